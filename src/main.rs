@@ -1,0 +1,2 @@
+//! args → run → report → exit status.
+fn main() {}

@@ -1,0 +1,18 @@
+//! The plain nouns. Nothing here opens, asks, logs or signals, and nothing here imports another module of the crate.
+
+mod endpoint;
+mod process;
+mod scene;
+mod socket;
+mod unit;
+mod verdict;
+
+pub use endpoint::{Endpoint, EndpointError, EndpointRange, Host, Port, Protocol};
+pub use process::{Invocation, InvocationId, Lineage, Owner, Pid, Process, Session, StartTime};
+pub use scene::{
+    BlindSpot, EndpointScene, ForeignRule, Guarded, HeldSocket, Phase, Probe, Rules, Run, Scene, Signal, StaleRule,
+    StopRules,
+};
+pub use socket::{CgroupId, CgroupPath, Inode, Socket, SocketState};
+pub use unit::{UnitName, UnitNameError, UnitType};
+pub use verdict::{Action, Finding, Relation, Verdict};

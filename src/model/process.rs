@@ -1,0 +1,136 @@
+//! A process that holds a socket, as plain facts.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::{CgroupPath, UnitName};
+
+/// A process id, in the pid namespace of portguard. It is a name for messages, and no proof of identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pid(pub i32);
+
+impl Pid {
+    /// The service manager, or whatever is PID 1 here.
+    pub const INIT: Self = Self(1);
+}
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// When a process began, in clock ticks since boot (field 22 of `/proc/PID/stat`, proc(5)).
+/// With the pid it names a process once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StartTime(pub u64);
+
+/// The 128-bit id that systemd gives to each run of a unit (systemd.exec(5), `$INVOCATION_ID`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InvocationId(pub u128);
+
+impl FromStr for InvocationId {
+    type Err = ();
+
+    /// 32 hexadecimal digits, not all zero.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(());
+        }
+        match u128::from_str_radix(text, 16) {
+            Ok(0) | Err(_) => Err(()),
+            Ok(id) => Ok(Self(id)),
+        }
+    }
+}
+
+impl fmt::Display for InvocationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for InvocationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InvocationId({self})")
+    }
+}
+
+/// What a process's environment says of its invocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Invocation {
+    /// `INVOCATION_ID=` was there.
+    Known(InvocationId),
+    /// The environment was read and has none, or the process wrote over it.
+    Absent,
+    /// The environment could not be read.
+    Unreadable,
+}
+
+/// How a process stands to portguard and the kernel, whatever unit it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lineage {
+    /// portguard itself.
+    Itself,
+    /// Its parent, grandparent and so on.
+    Ancestor,
+    /// A kernel thread.
+    Kernel,
+    /// Any other process.
+    Other,
+}
+
+/// A login session (logind).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Session {
+    /// The N of `session-N.scope`.
+    pub id: String,
+}
+
+/// Whose process it is, as far as the manager or its cgroup tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A unit of the system manager.
+    Unit(UnitName),
+    /// A unit of the manager of this user.
+    UserUnit {
+        /// The user.
+        uid: u32,
+        /// The unit in that user's manager.
+        unit: UnitName,
+    },
+    /// A login session.
+    Session(Session),
+    /// PID 1's own scope.
+    Init,
+    /// In no unit: the root cgroup, or one that is nobody's.
+    Nobody,
+    /// Its cgroup could not be read.
+    Unknown,
+}
+
+/// A process that has a socket open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its id.
+    pub pid: Pid,
+    /// When it began.
+    pub start: StartTime,
+    /// Its real user.
+    pub uid: u32,
+    /// Its name (at most 15 bytes, and whatever bytes the process chose).
+    pub comm: String,
+    /// Its executable, where it may be read.
+    pub exe: Option<PathBuf>,
+    /// Its arguments; empty where they may not be read.
+    pub argv: Vec<String>,
+    /// Its cgroup.
+    pub cgroup: Option<CgroupPath>,
+    /// Whose it is.
+    pub owner: Owner,
+    /// What its environment says.
+    pub invocation: Invocation,
+    /// How it stands to portguard.
+    pub lineage: Lineage,
+}

@@ -1,0 +1,183 @@
+//! Everything that was seen, and everything that the policy says: the two inputs of `judge`.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::{CgroupId, CgroupPath, Endpoint, InvocationId, Process, Socket, StartTime, UnitName};
+
+/// What a bind(2) of the endpoint said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Probe {
+    /// It could be bound: a server that starts now can bind it as well.
+    Free,
+    /// `EADDRINUSE`.
+    Busy,
+    /// `EACCES` or `EPERM`: a privileged port without the capability, `SocketBindDeny=`, a security module.
+    Denied,
+    /// `EADDRNOTAVAIL`: the address is not on this host, or not yet.
+    NotLocal,
+    /// Any other errno: the probe says nothing.
+    Failed(i32),
+}
+
+/// A socket in the way, and who holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldSocket {
+    /// The socket.
+    pub socket: Socket,
+    /// Where its birth cgroup is now; `None` where that cgroup is gone or could not be looked up.
+    pub birthplace: Option<CgroupPath>,
+    /// Every process that was seen to have it open.
+    pub holders: Vec<Process>,
+    /// The active socket unit that listens with it, where PID 1 has it.
+    pub socket_unit: Option<UnitName>,
+}
+
+/// One endpoint of the guarded unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointScene {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// What the probe said.
+    pub probe: Probe,
+    /// The sockets that are in its way, where one looked (only after a probe that was not free).
+    pub sockets: Vec<HeldSocket>,
+}
+
+/// Something that could not be seen. It turns "nobody" into "nobody that I could see".
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum BlindSpot {
+    /// The kernel's socket tables could not be read by either way; the reason.
+    Sockets(String),
+    /// The open files of so many processes could not be listed.
+    Processes {
+        /// How many.
+        hidden: usize,
+    },
+    /// The service manager did not answer; the reason.
+    Manager(String),
+    /// The ledger could not be read; the reason.
+    Ledger(String),
+}
+
+impl fmt::Display for BlindSpot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sockets(why) => write!(f, "the socket tables could not be read ({why})"),
+            Self::Processes { hidden } => write!(f, "the open files of {hidden} processes could not be listed"),
+            Self::Manager(why) => write!(f, "systemd could not be asked ({why})"),
+            Self::Ledger(why) => write!(f, "the ledger of earlier runs could not be read ({why})"),
+        }
+    }
+}
+
+/// Where in its life the guarded unit is, as far as that is proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// portguard runs inside the unit's own cgroup, and carries the invocation id that the manager gives to
+    /// the unit's present run: what carries another id is of an earlier run.
+    Within,
+    /// The manager says `inactive` or `failed`: whatever is in its cgroup is left over.
+    Stopped,
+    /// The manager says that it is up, or on its way up or down, and portguard is not part of that run.
+    Running,
+    /// Neither could be proven.
+    Unknown,
+}
+
+/// One earlier, guarded run of the unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Run {
+    /// The unit's cgroup in that run.
+    pub cgroup: Option<CgroupId>,
+    /// Its invocation id.
+    pub invocation: InvocationId,
+}
+
+/// The guarded unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guarded {
+    /// Its name, as systemd calls it.
+    pub unit: UnitName,
+    /// Its cgroup, where it has one.
+    pub cgroup: Option<CgroupPath>,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// The invocation id of its present run.
+    pub invocation: Option<InvocationId>,
+    /// When its present run began, as a process start time; `None` if the manager did not tell.
+    pub began: Option<StartTime>,
+    /// The socket units that start it (`TriggeredBy=`).
+    pub triggered_by: Vec<UnitName>,
+    /// Earlier runs from the ledger, never the present one.
+    pub runs: Vec<Run>,
+}
+
+/// All that was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scene {
+    /// The guarded unit.
+    pub guarded: Guarded,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointScene>,
+    /// What could not be seen.
+    pub blind_spots: Vec<BlindSpot>,
+}
+
+/// What to do about a leftover: `on-stale` in the policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum StaleRule {
+    /// Stop it.
+    #[default]
+    Stop,
+    /// Refuse the start.
+    Refuse,
+    /// Let the start go on.
+    Ignore,
+}
+
+/// What to do about a holder that is not stale: `on-foreign` in the policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ForeignRule {
+    /// Refuse the start.
+    #[default]
+    Refuse,
+    /// Wait for it to go, then refuse.
+    Wait,
+    /// Let the start go on.
+    Ignore,
+}
+
+/// A signal number, as in signal(7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Signal(pub i32);
+
+/// What the policy says of stopping; what it leaves open is the unit's own `KillSignal=` and so on (systemd.kill(5)).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StopRules {
+    /// How long to wait after the first signal: `stop-timeout`, else `TimeoutStopSec=`.
+    pub timeout: Option<Duration>,
+    /// `kill-signal`, else `KillSignal=`.
+    pub kill_signal: Option<Signal>,
+    /// `final-kill-signal`, else `FinalKillSignal=`.
+    pub final_kill_signal: Option<Signal>,
+    /// `send-sighup`, else `SendSIGHUP=`.
+    pub send_sighup: Option<bool>,
+    /// `send-sigkill`, else `SendSIGKILL=`.
+    pub send_sigkill: Option<bool>,
+}
+
+/// The policy of one unit, every specifier expanded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// What it is about to bind, each endpoint once.
+    pub endpoints: Vec<Endpoint>,
+    /// `on-stale`.
+    pub on_stale: StaleRule,
+    /// `on-foreign`.
+    pub on_foreign: ForeignRule,
+    /// `wait`: how long [`ForeignRule::Wait`] waits.
+    pub wait: Duration,
+    /// How to stop a leftover.
+    pub stop: StopRules,
+}

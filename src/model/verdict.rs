@@ -1,0 +1,169 @@
+//! What `judge` says.
+
+use std::fmt;
+
+use super::{Endpoint, Probe, Process, Socket, UnitName};
+
+/// How a holder stands to the guarded unit. The words are those of the journal field `PORTGUARD_RELATION=`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// PID 1 listens for one of the unit's own socket units.
+    OwnSocketUnit(UnitName),
+    /// PID 1 keeps it in the unit's own file descriptor store.
+    OwnFdStore,
+    /// A process of this very start, such as a helper of an earlier `ExecStartPre=`.
+    OwnStart,
+    /// A process of the unit, which is running, while portguard is not part of that run.
+    OwnRun,
+    /// In the unit's own cgroup, and of an earlier run.
+    Leftover,
+    /// Elsewhere, and proven by the ledger to be of an earlier run.
+    Escaped,
+    /// It has a socket that an earlier run of the unit made, and is not itself proven to be of that run.
+    Heir,
+    /// In the unit's own cgroup, and of which run could not be proven.
+    Unproven,
+    /// Another instance of the same template.
+    Sibling(UnitName),
+    /// The unit of the same name in another manager (system, or the one of a user).
+    Twin {
+        /// The user whose manager it is in; `None`: the system's.
+        uid: Option<u32>,
+    },
+    /// A process of another unit.
+    OtherUnit(UnitName),
+    /// A process of a unit in the manager of this user.
+    OtherUserUnit {
+        /// The user.
+        uid: u32,
+        /// The unit.
+        unit: UnitName,
+    },
+    /// PID 1 listens for a socket unit that is not the guarded unit's own.
+    OtherSocketUnit(UnitName),
+    /// PID 1 has it, and for whom could not be told.
+    Manager,
+    /// A process of a login session.
+    Session {
+        /// The N of `session-N.scope`.
+        id: String,
+    },
+    /// A process that belongs to no unit.
+    OtherProcess,
+    /// The near end of a connection has taken the port.
+    Client,
+    /// A connection that is over but for the waiting.
+    TimeWait,
+    /// No process has it, though every process could be looked into: the kernel itself does.
+    KernelHeld,
+    /// Some process may have it that could not be looked into.
+    Hidden,
+    /// The bind says busy, and no table shows why.
+    Unexplained,
+    /// The bind was not possible, for a reason that has nothing to do with a holder.
+    NotBindable(Probe),
+}
+
+impl Relation {
+    /// The stable word of `PORTGUARD_RELATION=`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::OwnSocketUnit(_) => "own-socket-unit",
+            Self::OwnFdStore => "own-fd-store",
+            Self::OwnStart => "own-start",
+            Self::OwnRun => "own-run",
+            Self::Leftover => "leftover",
+            Self::Escaped => "escaped",
+            Self::Heir => "heir",
+            Self::Unproven => "unproven",
+            Self::Sibling(_) => "sibling",
+            Self::Twin { .. } => "twin",
+            Self::OtherUnit(_) | Self::OtherUserUnit { .. } => "other-unit",
+            Self::OtherSocketUnit(_) => "other-socket-unit",
+            Self::Manager => "manager",
+            Self::Session { .. } => "session",
+            Self::OtherProcess => "other-process",
+            Self::Client => "client",
+            Self::TimeWait => "time-wait",
+            Self::KernelHeld => "kernel-held",
+            Self::Hidden => "hidden",
+            Self::Unexplained => "unexplained",
+            Self::NotBindable(_) => "not-bindable",
+        }
+    }
+}
+
+impl fmt::Display for Relation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// What is to be done about one holder. The words are those of the journal field `PORTGUARD_ACTION=`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Nothing: the service can start beside it.
+    Pass,
+    /// Stop it the way systemd would.
+    Stop,
+    /// Wait for it to go.
+    Wait,
+    /// Refuse the start and leave it alone.
+    Refuse,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pass => "pass",
+            Self::Stop => "stop",
+            Self::Wait => "wait",
+            Self::Refuse => "refuse",
+        })
+    }
+}
+
+/// One holder of one endpoint, and what is to be done about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The endpoint in whose way it is.
+    pub endpoint: Endpoint,
+    /// The socket, where one was seen.
+    pub socket: Option<Socket>,
+    /// The process, where one was seen.
+    pub holder: Option<Process>,
+    /// How it stands to the unit.
+    pub relation: Relation,
+    /// What is to be done.
+    pub action: Action,
+    /// It would have been stopped, but is one that is never signalled; why.
+    pub protected: Option<&'static str>,
+}
+
+/// The judgement of a whole scene. Only [`Verdict::Clear`] leads to a signal.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every endpoint was seen free.
+    Free,
+    /// What holds the endpoints does not hinder this unit.
+    Pass(Vec<Finding>),
+    /// All that is in the way may be stopped.
+    Clear(Vec<Finding>),
+    /// Something is in the way that the policy says to wait for; nothing that it says to refuse.
+    Wait(Vec<Finding>),
+    /// Something is in the way that must not be touched. Nothing at all is touched.
+    Refuse(Vec<Finding>),
+}
+
+impl Verdict {
+    /// What was found, in the order of the endpoints.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        match self {
+            Self::Free => &[],
+            Self::Pass(findings) | Self::Clear(findings) | Self::Wait(findings) | Self::Refuse(findings) => findings,
+        }
+    }
+}
