@@ -1,5 +1,18 @@
 //! portguard: before a systemd service starts, sees that its ports are free of its own left-over processes.
 //!
-//! The flow is policy → observe → judge → act → observe → report, in one direction.
+//! The flow is policy → observe → judge → act → observe → report, in one direction: [`guard`] leads through it,
+//! [`model`] has the nouns, and nothing points back. The library is there for the binary and its tests; its
+//! interface is not stable.
 
+pub mod act;
+pub mod cli;
+pub mod guard;
+pub mod judge;
+pub mod ledger;
 pub mod model;
+pub mod observe;
+pub mod policy;
+pub mod probe;
+pub mod report;
+mod sys;
+pub mod timespan;

@@ -1,9 +1,10 @@
 //! Everything that was seen, and everything that the policy says: the two inputs of `judge`.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{CgroupId, CgroupPath, Endpoint, InvocationId, Process, Socket, StartTime, UnitName};
+use super::{CgroupId, Endpoint, InvocationId, Owner, Process, Protocol, Socket, StartTime, UnitName};
 
 /// What a bind(2) of the endpoint said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,8 +26,8 @@ pub enum Probe {
 pub struct HeldSocket {
     /// The socket.
     pub socket: Socket,
-    /// Where its birth cgroup is now; `None` where that cgroup is gone or could not be looked up.
-    pub birthplace: Option<CgroupPath>,
+    /// Whose its birth cgroup is; `None` where that cgroup is gone or could not be looked up.
+    pub birthplace: Option<Owner>,
     /// Every process that was seen to have it open.
     pub holders: Vec<Process>,
     /// The active socket unit that listens with it, where PID 1 has it.
@@ -58,6 +59,26 @@ pub enum BlindSpot {
     Manager(String),
     /// The ledger could not be read; the reason.
     Ledger(String),
+}
+
+impl Guarded {
+    /// Whether something that belongs to `owner` belongs to this unit, in this manager.
+    #[must_use]
+    pub fn is(&self, owner: &Owner) -> bool {
+        match (owner, self.user) {
+            (Owner::Unit(unit), None) => *unit == self.unit,
+            (Owner::UserUnit { uid, unit }, Some(user)) => *uid == user && *unit == self.unit,
+            (
+                Owner::Unit(_)
+                | Owner::UserUnit { .. }
+                | Owner::Session(_)
+                | Owner::Init
+                | Owner::Nobody
+                | Owner::Unknown,
+                _,
+            ) => false,
+        }
+    }
 }
 
 impl fmt::Display for BlindSpot {
@@ -99,8 +120,8 @@ pub struct Run {
 pub struct Guarded {
     /// Its name, as systemd calls it.
     pub unit: UnitName,
-    /// Its cgroup, where it has one.
-    pub cgroup: Option<CgroupPath>,
+    /// The user whose manager it is in; `None`: the system's.
+    pub user: Option<u32>,
     /// Where it is in its life.
     pub phase: Phase,
     /// The invocation id of its present run.
@@ -152,6 +173,21 @@ pub enum ForeignRule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Signal(pub i32);
 
+impl Signal {
+    /// `SIGRTMIN` as programs see it: glibc and musl keep the kernel's 32 and 33 (34 too in musl) for themselves.
+    const RTMIN: i32 = 34;
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match nix::sys::signal::Signal::try_from(self.0) {
+            Ok(known) => f.write_str(known.as_str()),
+            Err(_) if self.0 >= Self::RTMIN => write!(f, "SIGRTMIN+{}", self.0 - Self::RTMIN),
+            Err(_) => write!(f, "signal {}", self.0),
+        }
+    }
+}
+
 /// What the policy says of stopping; what it leaves open is the unit's own `KillSignal=` and so on (systemd.kill(5)).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StopRules {
@@ -168,10 +204,12 @@ pub struct StopRules {
 }
 
 /// The policy of one unit, every specifier expanded.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// What it is about to bind, each endpoint once.
     pub endpoints: Vec<Endpoint>,
+    /// `reuse-address`: whether the service sets `SO_REUSEADDR`, so that `TIME_WAIT` does not hinder it.
+    pub reuse_address: bool,
     /// `on-stale`.
     pub on_stale: StaleRule,
     /// `on-foreign`.
@@ -180,4 +218,54 @@ pub struct Rules {
     pub wait: Duration,
     /// How to stop a leftover.
     pub stop: StopRules,
+}
+
+/// What the manager's `ActiveState` means here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ActiveState {
+    /// It was not told.
+    #[default]
+    Unknown,
+    /// `inactive` or `failed`.
+    Down,
+    /// Anything else: active, on its way up or down, reloading, under maintenance.
+    Up,
+}
+
+/// What the manager says of the guarded unit. Times are of `CLOCK_MONOTONIC`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnitFacts {
+    /// Its name without aliases.
+    pub id: Option<UnitName>,
+    /// Whether it is up.
+    pub active: ActiveState,
+    /// `InvocationID`.
+    pub invocation: Option<InvocationId>,
+    /// `InactiveExitTimestampMonotonic`: when its present run began.
+    pub began: Option<Duration>,
+    /// `TriggeredBy`.
+    pub triggered_by: Vec<UnitName>,
+    /// `KillSignal=`.
+    pub kill_signal: Option<Signal>,
+    /// `FinalKillSignal=`.
+    pub final_kill_signal: Option<Signal>,
+    /// `SendSIGHUP=`.
+    pub send_sighup: Option<bool>,
+    /// `SendSIGKILL=`.
+    pub send_sigkill: Option<bool>,
+    /// `TimeoutStopSec=`; `None` where it has no bound or was not told.
+    pub timeout_stop: Option<Duration>,
+    /// `TimeoutStartSec=`; `None` where it has no bound or was not told.
+    pub timeout_start: Option<Duration>,
+    /// `NotifyAccess=` is `exec` or `all`: an `ExecStartPre=` may ask for more time.
+    pub helpers_may_notify: bool,
+}
+
+/// A socket unit that listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketUnit {
+    /// Its name.
+    pub unit: UnitName,
+    /// Its TCP and UDP addresses.
+    pub listens: Vec<(Protocol, SocketAddr)>,
 }

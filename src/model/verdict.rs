@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Endpoint, Probe, Process, Socket, UnitName};
+use super::{Endpoint, Owner, Probe, Process, Socket, UnitName};
 
 /// How a holder stands to the guarded unit. The words are those of the journal field `PORTGUARD_RELATION=`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,6 +133,8 @@ pub struct Finding {
     pub socket: Option<Socket>,
     /// The process, where one was seen.
     pub holder: Option<Process>,
+    /// Whose cgroup the socket was born in, where that is known.
+    pub birthplace: Option<Owner>,
     /// How it stands to the unit.
     pub relation: Relation,
     /// What is to be done.

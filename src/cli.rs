@@ -1,0 +1,109 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::model::{EndpointRange, UnitName, UnitType};
+
+/// The command line.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "portguard",
+    version,
+    about = "Frees a systemd unit's ports of its own left-over processes before it starts, or says who is in the way",
+    after_help = "Put it in front of a service, with the plus:\n\n    \
+        ExecStartPre=+/usr/bin/portguard --unit %n\n\n\
+        Exit status: 0 free or freed, 64 usage, 69 held by something it may not touch, 70 internal error,\n\
+        75 still held at the deadline, 77 not permitted to see or signal, 78 policy error."
+)]
+pub struct Cli {
+    /// The unit that is about to start: a .service or a .socket, %n in a unit file
+    #[arg(long, value_name = "NAME", value_parser = guardable)]
+    pub unit: UnitName,
+
+    /// One more port that it binds, besides those of the policy: 8080, 8080/tcp, 127.0.0.1:9090/tcp, [::1]:53/udp,
+    /// 8000-8010/tcp
+    #[arg(long = "port", value_name = "ENDPOINT")]
+    pub ports: Vec<EndpointRange>,
+
+    /// Read this policy alone, instead of /etc/portguard/portguard.toml and its kin
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+
+    /// The unit is one of the calling user's own service manager
+    #[arg(long)]
+    pub user: bool,
+
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Say more of what was seen
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// A unit that can have an `ExecStartPre=` and a port: systemd.service(5), systemd.socket(5).
+fn guardable(text: &str) -> Result<UnitName, String> {
+    let unit: UnitName = text.parse().map_err(|error: crate::model::UnitNameError| error.to_string())?;
+    if unit.is_template() {
+        let example = text.replace('@', "@NAME");
+        return Err(format!("\"{unit}\" is a template: name an instance, such as {example}"));
+    }
+    match unit.unit_type() {
+        UnitType::Service | UnitType::Socket => Ok(unit),
+        UnitType::Target
+        | UnitType::Device
+        | UnitType::Mount
+        | UnitType::Automount
+        | UnitType::Swap
+        | UnitType::Timer
+        | UnitType::Path
+        | UnitType::Slice
+        | UnitType::Scope => Err(format!("\"{unit}\" binds no port: name a .service or a .socket")),
+    }
+}
+
+/// What the arguments ask for, when it is not a run.
+#[derive(Debug)]
+pub enum Otherwise {
+    /// `--help` or `--version`: the text for standard output.
+    Show(String),
+    /// They make no sense: the text for standard error.
+    Usage(String),
+}
+
+impl Cli {
+    /// Reads the arguments of this process.
+    ///
+    /// # Errors
+    /// They ask for a text, or make no sense.
+    pub fn from_args() -> Result<Self, Otherwise> {
+        Self::try_parse().map_err(|error| match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Otherwise::Show(error.to_string()),
+            _ => Otherwise::Usage(error.to_string()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_can_start_and_bind_is_guarded() {
+        for good in ["app.service", "app@1.service", "app.socket"] {
+            assert!(guardable(good).is_ok(), "{good}");
+        }
+        for bad in ["app", "app@.service", "../app.service", "/etc/app.service", "app.timer", "", "a b.service"] {
+            assert!(guardable(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

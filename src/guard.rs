@@ -1,0 +1,264 @@
+//! One run, from the policy to the outcome: policy → observe → judge → act → observe again.
+
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+
+use crate::act::{self, ActError, Budget, Ladder, Target};
+use crate::cli::Cli;
+use crate::judge::judge;
+use crate::ledger;
+use crate::model::{Action, Finding, Outcome, Probe, Process, Relation, Rules, Verdict};
+use crate::observe::{Look, Place};
+use crate::policy;
+use crate::probe::probe;
+use crate::report::Report;
+
+/// A holder that starts anew whenever it is stopped is given up after so many rounds.
+const MAX_ROUNDS: usize = 8;
+
+/// How often a wait looks again for what no process's end can tell: `TIME_WAIT`, a socket that is closed.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// Guards one start of one unit, and reports all of it. The caller only has to exit.
+pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Report) -> Outcome {
+    let rules = match rules(args, policies) {
+        Ok(rules) => rules,
+        Err(error) => {
+            let outcome = Outcome::BadPolicy(error.to_string().lines().map(str::to_owned).collect());
+            report.outcome(&outcome, &[], &[]);
+            return outcome;
+        }
+    };
+    let mut guard =
+        Guard { args, place, rules: &rules, report, began: Instant::now(), stopped: 0, findings: Vec::new() };
+    let outcome = guard.run();
+    let Guard { report, findings, .. } = guard;
+    report.outcome(&outcome, &rules.endpoints, &findings);
+    outcome
+}
+
+fn rules(args: &Cli, policies: &policy::Roots) -> Result<Rules, policy::PolicyError> {
+    let policy = match &args.policy {
+        Some(file) => policy::Policy::load_file(file)?,
+        None => policy::Policy::load(policies)?,
+    };
+    policy.rules_for(&args.unit, &|name| std::env::var(name).ok(), &args.ports)
+}
+
+struct Guard<'a> {
+    args: &'a Cli,
+    place: &'a Place,
+    rules: &'a Rules,
+    report: &'a mut Report,
+    began: Instant,
+    stopped: usize,
+    findings: Vec<Finding>,
+}
+
+/// What one round came to.
+enum Round {
+    Done(Outcome),
+    LookAgain,
+}
+
+impl Guard<'_> {
+    fn run(&mut self) -> Outcome {
+        if self.rules.endpoints.is_empty() {
+            return Outcome::NoPorts;
+        }
+        self.record();
+        if self.all_free() {
+            return Outcome::Free;
+        }
+        self.clear_the_way()
+    }
+
+    /// Enters this start into the ledger: what it leaves behind can then be told, wherever it goes.
+    fn record(&self) {
+        if self.args.dry_run {
+            return;
+        }
+        if let Some(run) = self.place.present_run()
+            && let Err(error) = ledger::record(&self.place.ledger, &self.args.unit, run)
+        {
+            self.report.warn(&format!("this start is not in the ledger, ignoring: {error}"));
+        }
+    }
+
+    /// The fast path: nearly every start ends here.
+    fn all_free(&self) -> bool {
+        self.rules.endpoints.iter().all(|endpoint| {
+            let seen = probe(endpoint, self.rules.reuse_address);
+            self.report.detail(|| format!("{endpoint}: probe says {seen:?}"));
+            seen == Probe::Free
+        })
+    }
+
+    /// The slow path: looks, judges and acts, until everything was seen free, or it has to be given up.
+    fn clear_the_way(&mut self) -> Outcome {
+        let mut deadlines = None;
+        for _ in 0..MAX_ROUNDS {
+            let round = match self.round(&mut deadlines) {
+                Ok(round) => round,
+                Err(error) => return self.failed(error),
+            };
+            if let Round::Done(outcome) = round {
+                return outcome;
+            }
+        }
+        self.still_held(&format!("it came back {MAX_ROUNDS} times"))
+    }
+
+    fn round(&mut self, deadlines: &mut Option<Deadlines>) -> Result<Round, ActError> {
+        let look = self.place.look(&self.args.unit, self.rules);
+        let verdict = judge(&look.scene, self.rules);
+        self.tell(&look, &verdict);
+        let deadlines = deadlines.get_or_insert_with(|| Deadlines::new(self.rules, &look, self.began));
+        let done = match &verdict {
+            Verdict::Free | Verdict::Pass(_) if self.stopped > 0 => {
+                Outcome::Freed { stopped: self.stopped, took: self.began.elapsed() }
+            }
+            Verdict::Free => Outcome::Free,
+            Verdict::Pass(_) => Outcome::Passed,
+            Verdict::Refuse(findings) => self.refused(findings),
+            Verdict::Wait(_) if self.args.dry_run => Outcome::WouldWait,
+            Verdict::Clear(_) if self.args.dry_run => Outcome::WouldStop,
+            Verdict::Wait(findings) => return self.wait(findings, deadlines),
+            Verdict::Clear(findings) => return self.stop(findings, deadlines),
+        };
+        Ok(Round::Done(done))
+    }
+
+    fn tell(&mut self, look: &Look, verdict: &Verdict) {
+        self.report.findings(verdict.findings());
+        // What could not be seen matters only to somebody who is not let through.
+        if matches!(verdict, Verdict::Refuse(_) | Verdict::Wait(_)) || self.args.verbose {
+            self.report.blind_spots(&look.scene.blind_spots);
+        }
+        self.findings = verdict.findings().to_vec();
+    }
+
+    fn refused(&self, findings: &[Finding]) -> Outcome {
+        let mut refused = findings.iter().filter(|finding| finding.action == Action::Refuse);
+        if refused.all(|finding| finding.relation == Relation::Hidden) {
+            Outcome::NotPermitted("who holds it may not be seen".to_owned())
+        } else {
+            Outcome::Refused { stopped: self.stopped }
+        }
+    }
+
+    fn stop(&mut self, findings: &[Finding], deadlines: &Deadlines) -> Result<Round, ActError> {
+        let Some(budget) = deadlines.budget_from(Instant::now()) else {
+            return Ok(Round::Done(self.still_held("it does not end")));
+        };
+        let targets = targets(findings);
+        ask_for_time(budget.extend, &format!("stopping {} left-over processes", targets.len()));
+        let report = &self.report;
+        self.stopped +=
+            act::stop(&targets, &self.place.roots.proc, &deadlines.ladder, &budget, &mut |step| report.step(step))?;
+        Ok(Round::LookAgain)
+    }
+
+    fn wait(&mut self, findings: &[Finding], deadlines: &Deadlines) -> Result<Round, ActError> {
+        let holders: Vec<&Process> = findings.iter().filter_map(|finding| finding.holder.as_ref()).collect();
+        ask_for_time(deadlines.extend_wait, "waiting for a port that is held");
+        while Instant::now() < deadlines.wait_until {
+            let left = deadlines.wait_until.saturating_duration_since(Instant::now());
+            act::wait_for_one(&holders, &self.place.roots.proc, left.min(LOOK_AGAIN))?;
+            if self.all_free() {
+                return Ok(Round::LookAgain);
+            }
+        }
+        Ok(Round::Done(self.still_held("the wait is over")))
+    }
+
+    fn still_held(&self, why: &str) -> Outcome {
+        Outcome::StillHeld { took: self.began.elapsed(), why: why.to_owned() }
+    }
+
+    fn failed(&self, error: ActError) -> Outcome {
+        match error {
+            ActError::NotPermitted(_) => Outcome::NotPermitted(error.to_string()),
+            ActError::NoPidfd(_) | ActError::Wait(_) => self.still_held(&error.to_string()),
+        }
+    }
+}
+
+/// Each process once, with all of its sockets that are in the way.
+fn targets(findings: &[Finding]) -> Vec<Target> {
+    let mut targets: Vec<Target> = Vec::new();
+    for finding in findings.iter().filter(|finding| finding.action == Action::Stop) {
+        let (Some(process), Some(socket)) = (&finding.holder, &finding.socket) else { continue };
+        match targets.iter_mut().find(|target| target.process.pid == process.pid) {
+            Some(target) => target.inodes.push(socket.inode),
+            None => targets.push(Target { process: process.clone(), inodes: vec![socket.inode] }),
+        }
+    }
+    targets
+}
+
+/// Asks the manager for time; no error: whoever has no `NOTIFY_SOCKET` has nobody to ask.
+fn ask_for_time(extend: Option<Duration>, status: &str) {
+    let mut states = vec![NotifyState::Status(status)];
+    if let Some(extend) = extend {
+        states.push(NotifyState::ExtendTimeoutUsec(u32::try_from(extend.as_micros()).unwrap_or(u32::MAX)));
+    }
+    // Without an answer it is as if it had not been asked.
+    let _ = sd_notify::notify(&states);
+}
+
+/// By when all has to be over.
+struct Deadlines {
+    ladder: Ladder,
+    budget: Budget,
+    end: Instant,
+    wait_until: Instant,
+    extend_wait: Option<Duration>,
+}
+
+impl Deadlines {
+    fn new(rules: &Rules, look: &Look, began: Instant) -> Self {
+        let ladder = Ladder::new(&rules.stop, &look.facts);
+        let may_extend = look.facts.helpers_may_notify && std::env::var_os("NOTIFY_SOCKET").is_some();
+        let budget = Budget::fit(&ladder, look.left, may_extend);
+        let (wait, extend_wait) = match look.left {
+            Some(left) if left <= rules.wait && may_extend => (rules.wait, Some(rules.wait + budget.grace)),
+            Some(left) => (rules.wait.min(left.saturating_sub(budget.grace)), None),
+            None => (rules.wait, None),
+        };
+        Self { ladder, budget, end: began + budget.patience + budget.grace, wait_until: began + wait, extend_wait }
+    }
+
+    /// What is left of the budget; `None` once it is used up.
+    fn budget_from(&self, now: Instant) -> Option<Budget> {
+        let left = self.end.checked_duration_since(now).filter(|left| !left.is_zero())?;
+        let patience = self.budget.patience.min(left.saturating_sub(self.budget.grace));
+        Some(Budget { patience, ..self.budget })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::UnitFacts;
+
+    #[test]
+    fn ladder_and_wait_share_one_deadline() {
+        let began = Instant::now();
+        let secs = Duration::from_secs;
+        let ladder = Ladder::new(&crate::model::StopRules::default(), &UnitFacts::default());
+        let deadlines = Deadlines {
+            ladder,
+            budget: Budget { patience: secs(10), grace: secs(5), extend: None },
+            end: began + secs(15),
+            wait_until: began,
+            extend_wait: None,
+        };
+        let patience = |after| deadlines.budget_from(began + secs(after)).map(|budget| budget.patience);
+        assert_eq!(
+            [patience(0), patience(4), patience(12), patience(15)],
+            [Some(secs(10)), Some(secs(6)), Some(secs(0)), None]
+        );
+    }
+}

@@ -1,0 +1,458 @@
+//! Every rule is a row here; what must hold for every scene is a property below.
+
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{CgroupId, Endpoint, Host, Inode, InvocationId, Port, Protocol, Run, Session, StartTime, StopRules};
+
+const OURS: InvocationId = InvocationId(1);
+const EARLIER: InvocationId = InvocationId(2);
+const STRANGE: InvocationId = InvocationId(3);
+
+fn unit(name: &str) -> UnitName {
+    name.parse().unwrap()
+}
+
+fn endpoint() -> Endpoint {
+    Endpoint { host: Host::Any, port: Port::new(8080).unwrap(), protocol: Protocol::Tcp }
+}
+
+fn rules() -> Rules {
+    Rules {
+        endpoints: vec![endpoint()],
+        reuse_address: true,
+        on_stale: StaleRule::Stop,
+        on_foreign: ForeignRule::Refuse,
+        wait: std::time::Duration::ZERO,
+        stop: StopRules::default(),
+    }
+}
+
+fn guarded() -> Guarded {
+    Guarded {
+        unit: unit("app@1.service"),
+        user: None,
+        phase: Phase::Within,
+        invocation: Some(OURS),
+        began: Some(StartTime(1000)),
+        triggered_by: vec![unit("app.socket")],
+        runs: vec![Run { cgroup: Some(CgroupId(70)), invocation: EARLIER }],
+    }
+}
+
+fn process(owner: Owner) -> Process {
+    Process {
+        pid: Pid(500),
+        start: StartTime(100),
+        uid: 0,
+        comm: "python3".to_owned(),
+        exe: Some(PathBuf::from("/usr/bin/python3")),
+        argv: vec!["python3".to_owned()],
+        cgroup: None,
+        owner,
+        invocation: Invocation::Absent,
+        lineage: Lineage::Other,
+    }
+}
+
+fn held(holders: Vec<Process>) -> HeldSocket {
+    HeldSocket {
+        socket: Socket {
+            protocol: Protocol::Tcp,
+            local: "[::]:8080".parse().unwrap(),
+            peer: None,
+            v6only: false,
+            state: SocketState::Listen,
+            inode: Inode(9),
+            uid: 0,
+            cgroup: Some(CgroupId(60)),
+        },
+        birthplace: None,
+        holders,
+        socket_unit: None,
+    }
+}
+
+fn scene(guarded: Guarded, sockets: Vec<HeldSocket>) -> Scene {
+    let seen = EndpointScene { endpoint: endpoint(), probe: Probe::Busy, sockets };
+    Scene { guarded, endpoints: vec![seen], blind_spots: Vec::new() }
+}
+
+/// The one finding of a scene with one holder.
+fn judged(guarded: Guarded, socket: HeldSocket) -> (Relation, Action) {
+    let verdict = judge(&scene(guarded, vec![socket]), &rules());
+    let [finding] = verdict.findings() else { panic!("one finding expected: {verdict:?}") };
+    (finding.relation.clone(), finding.action)
+}
+
+fn of(owner: Owner) -> (Relation, Action) {
+    judged(guarded(), held(vec![process(owner)]))
+}
+
+fn own() -> Owner {
+    Owner::Unit(unit("app@1.service"))
+}
+
+#[test]
+fn a_holder_elsewhere_is_refused_and_named_for_what_it_is() {
+    let session = Owner::Session(Session { id: "3".to_owned() });
+    let user_unit = |name| Owner::UserUnit { uid: 1000, unit: unit(name) };
+    for (owner, relation) in [
+        (Owner::Unit(unit("web.service")), Relation::OtherUnit(unit("web.service"))),
+        (Owner::Unit(unit("app@2.service")), Relation::Sibling(unit("app@2.service"))),
+        (Owner::Unit(unit("docker-1234.scope")), Relation::OtherUnit(unit("docker-1234.scope"))),
+        (user_unit("web.service"), Relation::OtherUserUnit { uid: 1000, unit: unit("web.service") }),
+        (user_unit("app@1.service"), Relation::Twin { uid: Some(1000) }),
+        (session, Relation::Session { id: "3".to_owned() }),
+        (Owner::Nobody, Relation::OtherProcess),
+        (Owner::Unknown, Relation::OtherProcess),
+        (Owner::Init, Relation::OtherProcess),
+    ] {
+        assert_eq!(of(owner.clone()), (relation, Action::Refuse), "{owner:?}");
+    }
+}
+
+#[test]
+fn in_its_own_cgroup_only_what_is_of_an_earlier_run_is_left_over() {
+    use Invocation::{Absent, Known, Unreadable};
+    let began = Some(StartTime(1000));
+    let leftover = (Relation::Leftover, Action::Stop);
+    let own_start = (Relation::OwnStart, Action::Refuse);
+    let own_run = (Relation::OwnRun, Action::Refuse);
+    let unproven = (Relation::Unproven, Action::Refuse);
+    for (phase, invocation, start, began, expected) in [
+        (Phase::Within, Known(EARLIER), 100, began, &leftover),
+        (Phase::Within, Known(STRANGE), 100, began, &leftover),
+        // It was made after this run began, by a process of an earlier one.
+        (Phase::Within, Known(EARLIER), 2000, began, &leftover),
+        (Phase::Within, Known(OURS), 100, began, &own_start),
+        (Phase::Within, Absent, 999, began, &leftover),
+        (Phase::Within, Unreadable, 999, began, &leftover),
+        (Phase::Within, Absent, 1000, began, &own_start),
+        (Phase::Within, Unreadable, 1001, began, &own_start),
+        (Phase::Within, Absent, 100, None, &unproven),
+        (Phase::Within, Known(EARLIER), 100, None, &leftover),
+        (Phase::Stopped, Absent, 100, None, &leftover),
+        (Phase::Running, Known(EARLIER), 100, began, &own_run),
+        (Phase::Running, Absent, 100, began, &own_run),
+        (Phase::Unknown, Known(EARLIER), 100, None, &unproven),
+    ] {
+        let holder = Process { invocation, start: StartTime(start), ..process(own()) };
+        let seen = judged(Guarded { phase, began, ..guarded() }, held(vec![holder]));
+        assert_eq!(&seen, expected, "{phase:?} {invocation:?} {start} {began:?}");
+    }
+}
+
+#[test]
+fn only_a_process_that_itself_carries_an_earlier_invocation_has_escaped() {
+    let session = || Owner::Session(Session { id: "3".to_owned() });
+    let escaped = (Relation::Escaped, Action::Stop);
+    for (owner, id, expected) in [
+        (Owner::Unit(unit("run-1.scope")), EARLIER, escaped.clone()),
+        (session(), EARLIER, escaped.clone()),
+        (Owner::Nobody, EARLIER, escaped),
+        (Owner::Nobody, STRANGE, (Relation::OtherProcess, Action::Refuse)),
+        (Owner::Nobody, OURS, (Relation::OtherProcess, Action::Refuse)),
+        // A service has taken it over; or a container engine has.
+        (Owner::Unit(unit("web.service")), EARLIER, (Relation::OtherUnit(unit("web.service")), Action::Refuse)),
+        (Owner::Unit(unit("libpod-1.scope")), EARLIER, (Relation::OtherUnit(unit("libpod-1.scope")), Action::Refuse)),
+    ] {
+        let holder = Process { invocation: Invocation::Known(id), ..process(owner.clone()) };
+        assert_eq!(judged(guarded(), held(vec![holder])), expected, "{owner:?} {id:?}");
+    }
+}
+
+#[test]
+fn a_socket_that_was_handed_over_does_not_get_its_holder_stopped() {
+    for owner in [Owner::Session(Session { id: "3".to_owned() }), Owner::Nobody, Owner::Unknown] {
+        let mut socket = held(vec![process(owner)]);
+        socket.socket.cgroup = Some(CgroupId(70));
+        assert_eq!(judged(guarded(), socket), (Relation::Heir, Action::Refuse));
+    }
+    let mut socket = held(vec![process(Owner::Unit(unit("web.service")))]);
+    socket.socket.cgroup = Some(CgroupId(70));
+    assert_eq!(judged(guarded(), socket), (Relation::OtherUnit(unit("web.service")), Action::Refuse));
+}
+
+#[test]
+fn what_pid_1_holds_is_told_by_the_unit_it_holds_it_for() {
+    let init = || Process { pid: Pid::INIT, lineage: Lineage::Ancestor, ..process(Owner::Init) };
+    let own_socket = (Relation::OwnSocketUnit(unit("app.socket")), Action::Pass);
+    let other_socket = (Relation::OtherSocketUnit(unit("other.socket")), Action::Refuse);
+    for (socket_unit, birthplace, cgroup, expected) in [
+        (Some("app.socket"), None, 60, own_socket),
+        (Some("other.socket"), None, 60, other_socket),
+        (None, Some(own()), 60, (Relation::OwnFdStore, Action::Pass)),
+        (None, None, 70, (Relation::OwnFdStore, Action::Pass)),
+        (None, Some(Owner::Unit(unit("web.service"))), 60, (Relation::OtherUnit(unit("web.service")), Action::Refuse)),
+        (None, None, 60, (Relation::Manager, Action::Refuse)),
+        (None, Some(Owner::Init), 60, (Relation::Manager, Action::Refuse)),
+    ] {
+        let mut socket = HeldSocket { birthplace, socket_unit: socket_unit.map(unit), ..held(vec![init()]) };
+        socket.socket.cgroup = Some(CgroupId(cgroup));
+        assert_eq!(judged(guarded(), socket.clone()), expected, "{socket:?}");
+    }
+}
+
+#[test]
+fn a_socket_without_a_holder_is_hidden_unless_everything_was_seen() {
+    let hidden = BlindSpot::Processes { hidden: 1 };
+    for (state, blind, expected) in [
+        (SocketState::Listen, None, Relation::KernelHeld),
+        (SocketState::Listen, Some(hidden.clone()), Relation::Hidden),
+        (SocketState::TimeWait, Some(hidden), Relation::TimeWait),
+        (SocketState::Connected, None, Relation::Client),
+    ] {
+        let mut socket = held(Vec::new());
+        socket.socket.state = state;
+        let mut scene = scene(guarded(), vec![socket]);
+        scene.blind_spots.extend(blind);
+        assert_eq!(judge(&scene, &rules()).findings()[0].relation, expected, "{state:?}");
+    }
+}
+
+#[test]
+fn a_probe_that_says_nothing_is_not_free_but_a_table_that_says_nobody_is() {
+    let unread = BlindSpot::Sockets("denied".to_owned());
+    for (probe, blind, relation, action) in [
+        (Probe::Busy, None, Relation::Unexplained, Action::Refuse),
+        (Probe::Busy, Some(unread.clone()), Relation::Hidden, Action::Refuse),
+        (Probe::Denied, Some(unread.clone()), Relation::NotBindable(Probe::Denied), Action::Pass),
+        (Probe::Failed(5), Some(unread), Relation::NotBindable(Probe::Failed(5)), Action::Pass),
+        (Probe::NotLocal, None, Relation::NotBindable(Probe::NotLocal), Action::Pass),
+    ] {
+        let mut scene = scene(guarded(), Vec::new());
+        scene.endpoints[0].probe = probe;
+        scene.blind_spots.extend(blind);
+        let verdict = judge(&scene, &rules());
+        let [finding] = verdict.findings() else { panic!("{probe:?}: {verdict:?}") };
+        assert_eq!((&finding.relation, finding.action), (&relation, action), "{probe:?}");
+    }
+    let mut denied = scene(guarded(), Vec::new());
+    denied.endpoints[0].probe = Probe::Denied;
+    assert_eq!(judge(&denied, &rules()), Verdict::Free);
+}
+
+#[test]
+fn a_connection_explains_a_busy_port_only_where_no_listener_does() {
+    let mut connected = held(vec![process(Owner::Unit(unit("web.service")))]);
+    connected.socket.state = SocketState::Connected;
+    let listener = held(vec![process(own())]);
+    let both = judge(&scene(guarded(), vec![connected.clone(), listener]), &rules());
+    assert!(matches!(both, Verdict::Clear(found) if found.len() == 1));
+    assert_eq!(judged(guarded(), connected), (Relation::Client, Action::Refuse));
+}
+
+#[test]
+fn one_holder_to_refuse_keeps_every_other_from_being_touched() {
+    let leftover = Process { invocation: Invocation::Known(EARLIER), ..process(own()) };
+    let foreign = Process { pid: Pid(501), ..process(Owner::Unit(unit("web.service"))) };
+    let together = scene(guarded(), vec![held(vec![leftover.clone(), foreign])]);
+    assert!(matches!(judge(&together, &rules()), Verdict::Refuse(_)));
+    assert!(matches!(judge(&scene(guarded(), vec![held(vec![leftover])]), &rules()), Verdict::Clear(_)));
+}
+
+#[test]
+fn the_policy_chooses_between_its_words() {
+    let leftover = || held(vec![Process { invocation: Invocation::Known(EARLIER), ..process(own()) }]);
+    let foreign = || held(vec![process(Owner::Unit(unit("web.service")))]);
+    let action = |socket, rules: &Rules| judge(&scene(guarded(), vec![socket]), rules).findings()[0].action;
+    for (on_stale, expected) in
+        [(StaleRule::Stop, Action::Stop), (StaleRule::Refuse, Action::Refuse), (StaleRule::Ignore, Action::Pass)]
+    {
+        assert_eq!(action(leftover(), &Rules { on_stale, ..rules() }), expected);
+    }
+    for (on_foreign, expected) in
+        [(ForeignRule::Refuse, Action::Refuse), (ForeignRule::Wait, Action::Wait), (ForeignRule::Ignore, Action::Pass)]
+    {
+        assert_eq!(action(foreign(), &Rules { on_foreign, ..rules() }), expected);
+    }
+}
+
+#[test]
+fn programs_that_carry_others_are_never_signalled() {
+    for (exe, comm, protected) in [
+        (Some("/usr/bin/containerd-shim-runc-v2"), "x", true),
+        (Some("/usr/sbin/sshd (deleted)"), "x", true),
+        (Some("/usr/lib/systemd/systemd-networkd"), "x", true),
+        (Some("/usr/bin/docker-proxy"), "x", true),
+        (None, "dockerd", true),
+        // A name that the process chose itself does not protect it where the executable is known.
+        (Some("/usr/bin/python3"), "sshd", false),
+        (Some("/usr/bin/sshdaemon"), "x", false),
+    ] {
+        let holder = Process {
+            exe: exe.map(PathBuf::from),
+            comm: comm.to_owned(),
+            invocation: Invocation::Known(EARLIER),
+            ..process(own())
+        };
+        let (_, action) = judged(guarded(), held(vec![holder]));
+        assert_eq!(action == Action::Refuse, protected, "{exe:?} {comm}");
+    }
+}
+
+fn any_unit() -> impl Strategy<Value = UnitName> {
+    prop::sample::select(vec![
+        "app@1.service",
+        "app@2.service",
+        "web.service",
+        "run-1.scope",
+        "docker-1.scope",
+        "app.socket",
+    ])
+    .prop_map(unit)
+}
+
+fn any_owner() -> impl Strategy<Value = Owner> {
+    prop_oneof![
+        any_unit().prop_map(Owner::Unit),
+        (0u32..3, any_unit()).prop_map(|(uid, unit)| Owner::UserUnit { uid, unit }),
+        Just(Owner::Session(Session { id: "1".to_owned() })),
+        Just(Owner::Init),
+        Just(Owner::Nobody),
+        Just(Owner::Unknown),
+    ]
+}
+
+fn any_invocation() -> impl Strategy<Value = Invocation> {
+    prop_oneof![
+        (1u128..5).prop_map(|id| Invocation::Known(InvocationId(id))),
+        Just(Invocation::Absent),
+        Just(Invocation::Unreadable),
+    ]
+}
+
+fn any_process() -> impl Strategy<Value = Process> {
+    let lineage = prop::sample::select(vec![Lineage::Itself, Lineage::Ancestor, Lineage::Kernel, Lineage::Other]);
+    let exe = prop::option::of(prop::sample::select(vec!["/usr/bin/python3", "/usr/sbin/sshd", "/usr/bin/conmon"]));
+    (1i32..6, 900u64..1100, any_owner(), any_invocation(), lineage, exe).prop_map(
+        |(pid, start, owner, invocation, lineage, exe)| Process {
+            pid: Pid(pid),
+            start: StartTime(start),
+            invocation,
+            lineage,
+            exe: exe.map(PathBuf::from),
+            ..process(owner)
+        },
+    )
+}
+
+fn any_socket() -> impl Strategy<Value = HeldSocket> {
+    let state = prop::sample::select(vec![
+        SocketState::Listen,
+        SocketState::Bound,
+        SocketState::Unconnected,
+        SocketState::Connected,
+        SocketState::TimeWait,
+    ]);
+    let local = prop::sample::select(vec!["[::]:8080", "127.0.0.1:8080", "0.0.0.0:8080", "[::1]:8080", "[::]:8081"]);
+    let holders = prop::collection::vec(any_process(), 0..3);
+    (holders, state, local, 60u64..80, prop::option::of(any_owner()), prop::option::of(any_unit())).prop_map(
+        |(holders, state, local, cgroup, birthplace, socket_unit)| {
+            let mut socket = HeldSocket { birthplace, socket_unit, ..held(holders) };
+            socket.socket.state = state;
+            socket.socket.local = local.parse().unwrap();
+            socket.socket.cgroup = Some(CgroupId(cgroup));
+            socket
+        },
+    )
+}
+
+fn any_scene() -> impl Strategy<Value = Scene> {
+    let probe = prop::sample::select(vec![
+        Probe::Busy,
+        Probe::Busy,
+        Probe::Denied,
+        Probe::NotLocal,
+        Probe::Failed(5),
+        Probe::Free,
+    ]);
+    let phase = prop::sample::select(vec![Phase::Within, Phase::Stopped, Phase::Running, Phase::Unknown]);
+    let blind = prop::sample::select(vec![
+        None,
+        Some(BlindSpot::Processes { hidden: 2 }),
+        Some(BlindSpot::Sockets(String::new())),
+        Some(BlindSpot::Manager(String::new())),
+    ]);
+    let sockets = prop::collection::vec(any_socket(), 0..4);
+    (sockets, probe, phase, blind, prop::option::of(0u32..3), prop::option::of(950u64..1050)).prop_map(
+        |(sockets, probe, phase, blind, user, began)| {
+            let mut scene = scene(Guarded { phase, user, began: began.map(StartTime), ..guarded() }, sockets);
+            scene.endpoints[0].probe = probe;
+            scene.blind_spots.extend(blind);
+            scene
+        },
+    )
+}
+
+fn any_rules() -> impl Strategy<Value = Rules> {
+    let on_stale = prop::sample::select(vec![StaleRule::Stop, StaleRule::Refuse, StaleRule::Ignore]);
+    let on_foreign = prop::sample::select(vec![ForeignRule::Refuse, ForeignRule::Wait, ForeignRule::Ignore]);
+    (on_stale, on_foreign).prop_map(|(on_stale, on_foreign)| Rules { on_stale, on_foreign, ..rules() })
+}
+
+fn sorted(verdict: &Verdict) -> Vec<String> {
+    let mut all: Vec<String> = verdict.findings().iter().map(|finding| format!("{finding:?}")).collect();
+    all.sort();
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn unknown_is_never_free(scene in any_scene(), rules in any_rules()) {
+        if scene.endpoints[0].probe == Probe::Busy {
+            prop_assert_ne!(judge(&scene, &rules), Verdict::Free);
+        }
+    }
+
+    #[test]
+    fn nothing_but_a_proven_leftover_is_ever_stopped(scene in any_scene(), rules in any_rules()) {
+        for finding in judge(&scene, &rules).findings() {
+            if finding.action == Action::Stop {
+                let holder = finding.holder.as_ref().unwrap();
+                prop_assert!(matches!(finding.relation, Relation::Leftover | Relation::Escaped));
+                prop_assert!(holder.pid > Pid::INIT && protection(holder).is_none());
+                prop_assert_ne!(holder.invocation, Invocation::Known(OURS));
+                prop_assert!(!matches!(scene.guarded.phase, Phase::Running | Phase::Unknown) || finding.relation == Relation::Escaped);
+                prop_assert_eq!(rules.on_stale, StaleRule::Stop);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_stopped_beside_something_that_is_refused(scene in any_scene(), rules in any_rules()) {
+        let verdict = judge(&scene, &rules);
+        let refused = verdict.findings().iter().any(|finding| finding.action == Action::Refuse);
+        prop_assert_eq!(refused, matches!(verdict, Verdict::Refuse(_)));
+    }
+
+    #[test]
+    fn the_order_of_holders_does_not_matter(scene in any_scene(), rules in any_rules()) {
+        let mut turned = scene.clone();
+        turned.endpoints[0].sockets.reverse();
+        turned.endpoints[0].sockets.iter_mut().for_each(|socket| socket.holders.reverse());
+        let (one, other) = (judge(&scene, &rules), judge(&turned, &rules));
+        prop_assert_eq!(sorted(&one), sorted(&other));
+        prop_assert_eq!(std::mem::discriminant(&one), std::mem::discriminant(&other));
+    }
+
+    #[test]
+    fn a_stricter_policy_never_adds_a_stop(scene in any_scene(), rules in any_rules()) {
+        let stops = |rules: &Rules| judge(&scene, rules).findings().iter().filter(|f| f.action == Action::Stop).count();
+        let strict = Rules { on_stale: StaleRule::Refuse, ..rules.clone() };
+        prop_assert_eq!(stops(&strict), 0);
+        let protected = {
+            let mut scene = scene.clone();
+            for process in scene.endpoints[0].sockets.iter_mut().flat_map(|socket| &mut socket.holders) {
+                process.exe = Some(PathBuf::from("/usr/sbin/sshd"));
+            }
+            judge(&scene, &rules).findings().iter().filter(|f| f.action == Action::Stop).count()
+        };
+        prop_assert_eq!(protected, 0);
+    }
+}

@@ -1,0 +1,267 @@
+//! The births of the guarded unit: which cgroup and which invocation each of its guarded starts had.
+//!
+//! One small text file a unit below `/run/portguard` (`$XDG_RUNTIME_DIR/portguard` in a user manager), a line a run,
+//! oldest first: `INVOCATION_ID CGROUP_ID`. It lives on a tmpfs, exactly as long as those ids mean anything. What it
+//! says may get a process stopped, so a folder or file that somebody else could have written counts as unreadable.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat, renameat};
+use rustix::io::Errno;
+
+use crate::model::{CgroupId, Run, UnitName};
+
+/// So many runs are remembered; older ones are forgotten first.
+pub const MAX_RUNS: usize = 32;
+
+/// A line is at most 32 + 1 + 20 + 1 bytes long.
+const MAX_BYTES: u64 = 64 * MAX_RUNS as u64;
+
+/// Why the ledger could not be read or written.
+#[derive(Debug)]
+pub enum LedgerError {
+    /// A system call failed.
+    Io {
+        /// The folder or file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody else could have written it.
+    Untrusted {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl fmt::Display for LedgerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { path, source } => write!(f, "{}: {source}", path.display()),
+            Self::Untrusted { path, reason } => write!(f, "{}: {reason}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for LedgerError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            Self::Untrusted { .. } => None,
+        }
+    }
+}
+
+/// The runs in a ledger's text, oldest first; a line that is none is passed over.
+#[must_use]
+pub fn parse(text: &str) -> Vec<Run> {
+    text.lines()
+        .filter_map(|line| {
+            let (invocation, cgroup) = line.split_once(' ')?;
+            let cgroup = match cgroup {
+                "-" => None,
+                number => Some(CgroupId(number.parse().ok()?)),
+            };
+            Some(Run { cgroup, invocation: invocation.parse().ok()? })
+        })
+        .collect()
+}
+
+/// The text of a ledger.
+#[must_use]
+pub fn format(runs: &[Run]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for Run { cgroup, invocation } in runs {
+        // Writing to a String cannot fail.
+        let _ = match cgroup {
+            Some(id) => writeln!(text, "{invocation} {id}"),
+            None => writeln!(text, "{invocation} -"),
+        };
+    }
+    text
+}
+
+/// The recorded runs of `unit`, oldest first; none where there is no ledger.
+///
+/// # Errors
+/// A folder or file that cannot be read, or that somebody else could have written.
+pub fn read(folder: &Path, unit: &UnitName) -> Result<Vec<Run>, LedgerError> {
+    match open_folder(folder) {
+        Ok(dir) => read_from(&dir, folder, unit),
+        Err(LedgerError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Adds `run` to the ledger of `unit`, and returns what the ledger said of earlier runs.
+///
+/// The new text replaces the old by rename(2): a portguard that is killed in the middle leaves the old one.
+///
+/// # Errors
+/// A folder or file that cannot be read or written, or that somebody else could have written.
+pub fn record(folder: &Path, unit: &UnitName, run: Run) -> Result<(), LedgerError> {
+    let dir = open_or_make_folder(folder)?;
+    // What cannot be read is begun anew: it would be of no use to the next start either.
+    let mut runs = read_from(&dir, folder, unit).unwrap_or_default();
+    if runs.last() == Some(&run) {
+        return Ok(());
+    }
+    runs.retain(|earlier| *earlier != run);
+    runs.push(run);
+    let surplus = runs.len().saturating_sub(MAX_RUNS);
+    runs.drain(..surplus);
+
+    let new = format!(".{unit}.new");
+    let fail = |source: Errno| LedgerError::Io { path: folder.join(&new), source: source.into() };
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(&dir, new.as_str(), flags, Mode::RUSR | Mode::WUSR).map_err(fail)?;
+    std::fs::File::from(file)
+        .write_all(format(&runs).as_bytes())
+        .map_err(|source| LedgerError::Io { path: folder.join(&new), source })?;
+    renameat(&dir, new.as_str(), &dir, unit.as_str()).map_err(fail)
+}
+
+fn read_from(dir: &rustix::fd::OwnedFd, folder: &Path, unit: &UnitName) -> Result<Vec<Run>, LedgerError> {
+    let path = folder.join(unit.as_str());
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match openat(dir, unit.as_str(), flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Ok(Vec::new()),
+        Err(source) => return Err(LedgerError::Io { path, source: source.into() }),
+    };
+    require_ours(&file, &path, FileType::RegularFile)?;
+    let mut text = String::new();
+    match std::fs::File::from(file).take(MAX_BYTES).read_to_string(&mut text) {
+        Ok(_) => Ok(parse(&text)),
+        Err(source) => Err(LedgerError::Io { path, source }),
+    }
+}
+
+fn open_or_make_folder(folder: &Path) -> Result<rustix::fd::OwnedFd, LedgerError> {
+    match open_folder(folder) {
+        Err(LedgerError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            match mkdirat(CWD, folder, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => open_folder(folder),
+                Err(source) => Err(LedgerError::Io { path: folder.to_owned(), source: source.into() }),
+            }
+        }
+        other => other,
+    }
+}
+
+fn open_folder(folder: &Path) -> Result<rustix::fd::OwnedFd, LedgerError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = openat(CWD, folder, flags, Mode::empty())
+        .map_err(|source| LedgerError::Io { path: folder.to_owned(), source: source.into() })?;
+    require_ours(&dir, folder, FileType::Directory)?;
+    Ok(dir)
+}
+
+/// Owned by whoever runs portguard, and writable by nobody else.
+fn require_ours(file: &rustix::fd::OwnedFd, path: &Path, kind: FileType) -> Result<(), LedgerError> {
+    let untrusted = |reason| Err(LedgerError::Untrusted { path: path.to_owned(), reason });
+    let stat = fstat(file).map_err(|source| LedgerError::Io { path: path.to_owned(), source: source.into() })?;
+    let user = rustix::process::geteuid().as_raw();
+    if FileType::from_raw_mode(stat.st_mode) != kind {
+        untrusted("is not what portguard makes there; remove it".to_owned())
+    } else if stat.st_uid != user {
+        untrusted(format!("belongs to uid {}, not to uid {user}; remove it", stat.st_uid))
+    } else if stat.st_mode & 0o022 != 0 {
+        untrusted(format!("mode {:03o} lets others write it; remove it", stat.st_mode & 0o777))
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::InvocationId;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn run(number: u64) -> Run {
+        Run { cgroup: Some(CgroupId(number)), invocation: InvocationId(u128::from(number)) }
+    }
+
+    fn unit() -> UnitName {
+        "a@b.service".parse().unwrap()
+    }
+
+    #[test]
+    fn what_was_recorded_is_read_back_in_order() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("portguard");
+        assert_eq!(read(&folder, &unit()).unwrap(), []);
+        for number in 1..=3 {
+            record(&folder, &unit(), run(number)).unwrap();
+        }
+        record(&folder, &unit(), run(3)).unwrap();
+        assert_eq!(read(&folder, &unit()).unwrap(), [run(1), run(2), run(3)]);
+        assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn the_oldest_runs_are_forgotten_first() {
+        let root = tempfile::tempdir().unwrap();
+        for number in 1..=40 {
+            record(root.path(), &unit(), run(number)).unwrap();
+        }
+        let runs = read(root.path(), &unit()).unwrap();
+        assert_eq!(runs.len(), MAX_RUNS);
+        assert_eq!((runs[0], runs[MAX_RUNS - 1]), (run(9), run(40)));
+    }
+
+    #[test]
+    fn a_killed_writer_hinders_nobody() {
+        let root = tempfile::tempdir().unwrap();
+        record(root.path(), &unit(), run(1)).unwrap();
+        std::fs::write(root.path().join(".a@b.service.new"), "torn").unwrap();
+        record(root.path(), &unit(), run(2)).unwrap();
+        assert_eq!(read(root.path(), &unit()).unwrap(), [run(1), run(2)]);
+    }
+
+    #[test]
+    fn what_others_could_have_written_is_not_read() {
+        let root = tempfile::tempdir().unwrap();
+        record(root.path(), &unit(), run(1)).unwrap();
+        let file = root.path().join("a@b.service");
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o666)).unwrap();
+        assert!(matches!(read(root.path(), &unit()), Err(LedgerError::Untrusted { .. })));
+        std::fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &file).unwrap();
+        assert!(read(root.path(), &unit()).is_err());
+        std::fs::set_permissions(root.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        assert!(matches!(record(root.path(), &unit(), run(2)), Err(LedgerError::Untrusted { .. })));
+    }
+
+    #[test]
+    fn torn_and_foreign_lines_are_passed_over() {
+        let good = "0123456789abcdef0123456789abcdef 7\n";
+        for (text, count) in [
+            (good.to_owned(), 1),
+            (format!("{good}garbage\n{good}"), 2),
+            ("0123456789abcdef0123456789abcdef -\n".to_owned(), 1),
+            ("0123456789abcdef0123456789abcdef\n".to_owned(), 0),
+            ("00000000000000000000000000000000 7\n".to_owned(), 0),
+            ("0123456789abcdef0123456789abcdef 7".to_owned(), 1),
+            ("0123456789abcdef0123456789abcdeg 7\n".to_owned(), 0),
+            (String::new(), 0),
+        ] {
+            assert_eq!(parse(&text).len(), count, "{text:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn text_and_runs_are_the_same_thing(numbers in proptest::collection::vec((1u128.., proptest::option::of(0u64..)), 0..40)) {
+            let runs: Vec<Run> = numbers.into_iter()
+                .map(|(id, cgroup)| Run { cgroup: cgroup.map(CgroupId), invocation: InvocationId(id) }).collect();
+            proptest::prop_assert_eq!(parse(&format(&runs)), runs);
+        }
+    }
+}

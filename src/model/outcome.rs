@@ -1,0 +1,77 @@
+//! How a run of portguard ended.
+
+use std::time::Duration;
+
+/// How a run ended. The exit statuses are those of sysexits.h, which systemd shows by name in its log.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The policy and the command line name no port for this unit.
+    NoPorts,
+    /// Every endpoint was seen free.
+    Free,
+    /// Something has an endpoint, and the unit can start beside it.
+    Passed,
+    /// Leftovers were stopped, and every endpoint was seen free afterwards.
+    Freed {
+        /// How many processes were stopped.
+        stopped: usize,
+        /// How long it took, from the first look to the last.
+        took: Duration,
+    },
+    /// `--dry-run`: these would have been stopped.
+    WouldStop,
+    /// `--dry-run`: these would have been waited for.
+    WouldWait,
+    /// Something has an endpoint that must not be touched.
+    Refused {
+        /// So many leftovers had been stopped before it was seen; nearly always none.
+        stopped: usize,
+    },
+    /// What was done was not enough by the deadline.
+    StillHeld {
+        /// How long it took.
+        took: Duration,
+        /// Why it was given up.
+        why: String,
+    },
+    /// Not enough privilege to see or to signal.
+    NotPermitted(String),
+    /// The policy is no policy; every problem of it, a line each.
+    BadPolicy(Vec<String>),
+    /// portguard itself failed.
+    Internal(String),
+}
+
+impl Outcome {
+    /// The exit status, sysexits.h.
+    #[must_use]
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::NoPorts | Self::Free | Self::Passed | Self::Freed { .. } | Self::WouldStop => 0,
+            Self::Refused { .. } => 69,                     // EX_UNAVAILABLE
+            Self::Internal(_) => 70,                        // EX_SOFTWARE
+            Self::StillHeld { .. } | Self::WouldWait => 75, // EX_TEMPFAIL
+            Self::NotPermitted(_) => 77,                    // EX_NOPERM
+            Self::BadPolicy(_) => 78,                       // EX_CONFIG
+        }
+    }
+
+    /// The stable word of `PORTGUARD_VERDICT=`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::NoPorts => "no-ports",
+            Self::Free => "free",
+            Self::Passed => "passed",
+            Self::Freed { .. } => "freed",
+            Self::WouldStop => "would-stop",
+            Self::WouldWait => "would-wait",
+            Self::Refused { .. } => "refused",
+            Self::StillHeld { .. } => "still-held",
+            Self::NotPermitted(_) => "not-permitted",
+            Self::BadPolicy(_) => "bad-policy",
+            Self::Internal(_) => "internal-error",
+        }
+    }
+}

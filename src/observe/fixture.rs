@@ -1,0 +1,188 @@
+//! Real processes and real cgroups for the tests of the observers. They need root and a mounted cgroup2.
+//!
+//! A child is this very test binary, told to run the one ignored test below in a role of its own.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sys::stat::fstat;
+
+use super::holders;
+use crate::model::{Inode, Pid, Port};
+use crate::sys;
+
+/// What a child does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Listens.
+    Listen,
+    /// A second thread listens; the first ends.
+    DeadLeader,
+    /// A second thread listens, with a table of open files of its own.
+    OwnTable,
+    /// Looks, without any privilege, for `PORTGUARD_TEST_INODE` in `PORTGUARD_TEST_PID`.
+    LookAsNobody,
+}
+
+const ROLES: [Role; 4] = [Role::Listen, Role::DeadLeader, Role::OwnTable, Role::LookAsNobody];
+const NOBODY: u32 = 65534;
+
+/// A child that plays its role until it is dropped.
+pub(super) struct Child {
+    process: std::process::Child,
+    said: String,
+}
+
+impl Child {
+    /// Comes back when the child is ready. With `PORTGUARD_TEST_CGROUP` it first moves to that cgroup.
+    pub(super) fn spawn(role: Role, environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "observe::fixture::child", "--ignored", "--nocapture", "--test-threads=1"]);
+        command.env("PORTGUARD_TEST_ROLE", format!("{role:?}")).envs(environment.iter().copied());
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        if role == Role::LookAsNobody {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let mut process = command.spawn().unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let said = lines.find_map(|line| line.unwrap().strip_prefix("READY ").map(str::to_owned));
+        let child = Self { process, said: said.expect("the child is ready") };
+        if role == Role::DeadLeader {
+            // The other thread cannot know when the first has ended.
+            let stat = format!("/proc/{}/stat", child.pid());
+            while !std::fs::read_to_string(&stat).unwrap().contains(") Z ") {
+                std::thread::yield_now();
+            }
+        }
+        child
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        Pid(self.process.id().try_into().unwrap())
+    }
+
+    /// What it said when it was ready.
+    pub(super) fn said(&self) -> &str {
+        &self.said
+    }
+
+    /// The inode of its listener.
+    pub(super) fn inode(&self) -> Inode {
+        Inode(self.said.split(' ').next().unwrap().parse().unwrap())
+    }
+
+    /// The port of its listener, on 127.0.0.1.
+    pub(super) fn port(&self) -> Port {
+        Port::new(self.said.split(' ').nth(1).unwrap().parse().unwrap()).unwrap()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+#[ignore = "the body of the children that other tests spawn"]
+fn child() {
+    let Some(role) = std::env::var("PORTGUARD_TEST_ROLE").ok() else { return };
+    let role = ROLES.into_iter().find(|known| format!("{known:?}") == role).unwrap();
+    if let Ok(cgroup) = std::env::var("PORTGUARD_TEST_CGROUP") {
+        std::fs::write(Path::new(&cgroup).join("cgroup.procs"), "0").unwrap();
+    }
+    match role {
+        Role::Listen => listen(),
+        Role::DeadLeader => {
+            assert_eq!(nix::unistd::getpid(), nix::unistd::gettid(), "the test runs in the first thread");
+            std::thread::spawn(listen);
+            sys::end_this_thread();
+        }
+        Role::OwnTable => std::thread::spawn(|| {
+            sys::unshare_files().unwrap();
+            listen();
+        })
+        .join()
+        .unwrap(),
+        Role::LookAsNobody => {
+            let number = |name| std::env::var(name).unwrap().parse::<u32>().unwrap();
+            let pid = Pid(number("PORTGUARD_TEST_PID").try_into().unwrap());
+            let inode = Inode(number("PORTGUARD_TEST_INODE").into());
+            let holders::Open { inodes, sight } = holders::holds(Path::new("/proc"), pid, &[inode]);
+            ready(&format!("{inodes:?} {sight:?}"));
+        }
+    }
+}
+
+fn listen() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    ready(&format!("{} {}", fstat(&listener).unwrap().st_ino, listener.local_addr().unwrap().port()));
+}
+
+/// Says so, and waits to be ended.
+fn ready(said: &str) {
+    eprintln!("READY {said}");
+    let _ = std::io::stdin().lines().next();
+}
+
+pub(super) fn own_pid() -> Pid {
+    Pid(nix::unistd::getpid().as_raw())
+}
+
+/// A new cgroup below the one of this process, removed when it is dropped (after the children in it).
+pub(super) struct Cgroup {
+    dir: PathBuf,
+}
+
+impl Cgroup {
+    pub(super) fn create(name: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = cgroup2().join(format!("portguard-test-{}-{count}-{name}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        Self { dir }
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A cgroup below it.
+    pub(super) fn sub(&self, name: &str) -> PathBuf {
+        let dir = self.dir.join(name);
+        std::fs::create_dir(&dir).unwrap();
+        dir
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        remove(&self.dir);
+    }
+}
+
+/// A process that was just killed can keep its cgroup busy for a moment.
+fn remove(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(&entry.path());
+        }
+    }
+    for _ in 0..1000 {
+        if std::fs::remove_dir(dir).is_ok() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+/// Where cgroup2 is mounted on this machine.
+pub(super) fn cgroup2() -> PathBuf {
+    let places = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+    places.into_iter().map(PathBuf::from).find(|dir| dir.join("cgroup.procs").exists()).expect("cgroup2 is mounted")
+}

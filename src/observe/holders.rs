@@ -1,0 +1,452 @@
+//! Which processes have a socket open, by the links of `/proc/PID/fd` (proc(5)).
+//!
+//! It owns the order of the search and the scan, which has one readlinkat(2) an open file, and no stat and no
+//! allocation. It must not read anything else of a process, nor conclude anything from finding nobody.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use rustix::fs::{RawDir, readlinkat_raw};
+
+use super::proc::{is_gone, list_pids, open_dir, open_dir_at};
+use crate::model::{Inode, Pid};
+use crate::sys;
+
+/// Bytes of directory entries a getdents64(2).
+const LISTING_BYTES: usize = 16 * 1024;
+/// More than `socket:[18446744073709551615]`; what fills it is a link of another kind.
+const LINK_BYTES: usize = 32;
+/// At most so many cgroups below one are asked for their processes.
+const CGROUPS: usize = 4096;
+
+/// When all of `/proc` is walked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Thorough {
+    /// Only if some socket has nobody in the likely places. Other holders of a socket that has somebody can stay unseen.
+    IfNobodyFound,
+    /// Always: so that every holder of every socket is seen.
+    Always,
+}
+
+/// Where to look.
+#[derive(Clone, Copy, Debug)]
+pub struct Search<'a> {
+    /// The mount of procfs.
+    pub proc: &'a Path,
+    /// The directories of the likely cgroups, each with all below it: those in which the sockets were born, then the
+    /// unit's own. One that is not there any more is none.
+    pub cgroups: &'a [PathBuf],
+    /// Whether to look further.
+    pub thorough: Thorough,
+}
+
+/// Who was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holders {
+    /// The processes that have each socket open, each once and in order; a socket without any is not in here.
+    pub by_inode: HashMap<Inode, Vec<Pid>>,
+    /// So many processes could not be looked into, or not be seen at all.
+    pub hidden: usize,
+    /// Whether all of `/proc` was walked. Only then does an absent inode mean that no visible process has it.
+    pub walked: bool,
+}
+
+/// How much of a process could be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sight {
+    /// All of its open files.
+    Whole,
+    /// Not all: no permission.
+    Hidden,
+    /// It has ended.
+    Gone,
+}
+
+/// What a process has open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// Those of the wanted sockets that were seen, each once.
+    pub inodes: Vec<Inode>,
+    /// Whether there can be more.
+    pub sight: Sight,
+}
+
+/// Which of these sockets a process has open.
+///
+/// If its first thread shows none, as when that thread has ended, the other threads are looked at.
+#[must_use]
+pub fn holds(proc: &Path, pid: Pid, inodes: &[Inode]) -> Open {
+    match Scan::new(proc, inodes) {
+        Ok(mut scan) => scan.process(pid, Threads::WhereTheFirstHasNone),
+        Err(_) => Open { inodes: Vec::new(), sight: Sight::Hidden },
+    }
+}
+
+/// Which processes have these sockets open: in the likely cgroups, then PID 1, then anywhere.
+///
+/// If a walk of all processes leaves a socket without a holder, each thread with open files of its own
+/// (`unshare(CLONE_FILES)`) is looked at as well. Inode 0 is nobody's, and not looked for.
+#[must_use]
+pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
+    let inodes: Vec<Inode> = inodes.iter().copied().filter(|inode| inode.0 != 0).collect();
+    let Ok(mut scan) = Scan::new(search.proc, &inodes) else {
+        return Holders { hidden: 1, ..Holders::default() };
+    };
+    match search.thorough {
+        Thorough::IfNobodyFound => {
+            let likely = likely_places(search);
+            let found = scan.all(&likely.pids, Threads::WhereTheFirstHasNone);
+            if inodes.iter().all(|inode| found.by_inode.contains_key(inode)) {
+                return Holders { hidden: found.hidden + likely.invisible, ..found };
+            }
+        }
+        Thorough::Always => (),
+    }
+    let Ok(everybody) = list_pids(&scan.proc) else { return Holders { hidden: 1, ..Holders::default() } };
+    let mut found = scan.all(&everybody, Threads::WhereTheFirstHasNone);
+    if inodes.iter().any(|inode| !found.by_inode.contains_key(inode)) {
+        found = scan.all(&everybody, Threads::All);
+    }
+    // With hidepid= (proc(5)) others' processes are not even listed; PID 1 is somebody's in every pid namespace.
+    let unlisted = usize::from(!everybody.contains(&Pid::INIT));
+    Holders { hidden: found.hidden + unlisted, walked: true, ..found }
+}
+
+/// The processes of a cgroup and of all below it, in order.
+#[must_use]
+pub fn cgroup_pids(dir: &Path) -> Vec<Pid> {
+    members(dir).pids
+}
+
+/// The processes of a cgroup.
+#[derive(Debug, Default)]
+struct Members {
+    pids: Vec<Pid>,
+    /// Processes of another pid namespace, which `cgroup.procs` shows as 0 (cgroups(7)), and cgroups not read.
+    invisible: usize,
+}
+
+/// The processes of the likely cgroups, each once and in this order, then PID 1.
+fn likely_places(search: &Search<'_>) -> Members {
+    let mut likely = Members::default();
+    for dir in search.cgroups {
+        let Members { pids, invisible } = members(dir);
+        likely.invisible += invisible;
+        likely.pids.extend(pids);
+    }
+    likely.pids.push(Pid::INIT);
+    let mut seen = HashSet::new();
+    likely.pids.retain(|&pid| seen.insert(pid));
+    likely
+}
+
+fn members(dir: &Path) -> Members {
+    let mut members = Members::default();
+    let mut below = vec![dir.to_owned()];
+    let mut seen = 0;
+    while let Some(dir) = below.pop() {
+        seen += 1;
+        if seen > CGROUPS {
+            members.invisible += 1;
+            break;
+        }
+        members.add(&dir);
+        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        below.extend(
+            entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()),
+        );
+    }
+    members.pids.sort_unstable();
+    members.pids.dedup();
+    members
+}
+
+impl Members {
+    /// The processes of this very cgroup. Those of a threaded cgroup (`EOPNOTSUPP`) are only shown by the domain above
+    /// it (Linux `Documentation/admin-guide/cgroup-v2.rst`, "Threads").
+    fn add(&mut self, dir: &Path) {
+        for dir in dir.ancestors() {
+            match std::fs::read_to_string(dir.join("cgroup.procs")) {
+                Ok(text) => {
+                    let pids: Vec<Pid> = text.lines().filter_map(|line| line.parse().ok()).map(Pid).collect();
+                    self.invisible += pids.iter().filter(|pid| pid.0 == 0).count();
+                    self.pids.extend(pids.into_iter().filter(|pid| pid.0 != 0));
+                    return;
+                }
+                Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => (),
+                Err(error) => {
+                    // ENODEV: the cgroup was removed after it was opened.
+                    let gone = is_gone(&error) || error.raw_os_error() == Some(Errno::ENODEV as i32);
+                    self.invisible += usize::from(!gone);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Which threads of a process are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Threads {
+    /// The first; the others only where that one has nothing open, or cannot be looked into.
+    WhereTheFirstHasNone,
+    /// The first, and each with a table of open files of its own.
+    All,
+}
+
+/// What is wanted, and what the scan of many processes reuses.
+struct Scan<'a> {
+    proc: OwnedFd,
+    wanted: &'a [Inode],
+    listing: Vec<MaybeUninit<u8>>,
+}
+
+/// How one table of open files could be read, and how many it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Table {
+    Read { files: usize },
+    Hidden,
+    Gone,
+}
+
+impl<'a> Scan<'a> {
+    fn new(proc: &Path, wanted: &'a [Inode]) -> io::Result<Self> {
+        Ok(Self { proc: open_dir(proc)?, wanted, listing: vec![MaybeUninit::uninit(); LISTING_BYTES] })
+    }
+
+    fn all(&mut self, pids: &[Pid], threads: Threads) -> Holders {
+        let mut holders = Holders::default();
+        for &pid in pids {
+            let Open { inodes, sight } = self.process(pid, threads);
+            for inode in inodes {
+                holders.by_inode.entry(inode).or_default().push(pid);
+            }
+            match sight {
+                Sight::Hidden => holders.hidden += 1,
+                Sight::Whole | Sight::Gone => (),
+            }
+        }
+        for holders in holders.by_inode.values_mut() {
+            holders.sort_unstable();
+        }
+        holders
+    }
+
+    fn process(&mut self, pid: Pid, threads: Threads) -> Open {
+        let mut inodes = Vec::new();
+        let first = self.table(&format!("{pid}/fd"), &mut inodes);
+        let sight = match (first, threads) {
+            (Table::Gone, _) => Sight::Gone,
+            (Table::Read { files: 1.. }, Threads::WhereTheFirstHasNone) => Sight::Whole,
+            (Table::Read { files: 0 } | Table::Hidden, Threads::WhereTheFirstHasNone) | (_, Threads::All) => {
+                self.other_threads(pid, first, &mut inodes)
+            }
+        };
+        Open { inodes, sight }
+    }
+
+    /// The threads but the first, which shows nothing where it has ended (Linux `exit_files()`, `kernel/exit.c`).
+    fn other_threads(&mut self, pid: Pid, first: Table, inodes: &mut Vec<Inode>) -> Sight {
+        let all = open_dir_at(&self.proc, &format!("{pid}/task")).and_then(list_pids).unwrap_or_default();
+        let mut hidden = first == Table::Hidden && all.len() <= 1;
+        for thread in all.into_iter().filter(|&thread| thread != pid) {
+            let shares = matches!(first, Table::Read { files: 1.. }) && sys::share_files(pid, thread) == Some(true);
+            if !shares {
+                hidden |= self.table(&format!("{pid}/task/{thread}/fd"), inodes) == Table::Hidden;
+            }
+        }
+        if hidden { Sight::Hidden } else { Sight::Whole }
+    }
+
+    /// One table of open files.
+    fn table(&mut self, path: &str, inodes: &mut Vec<Inode>) -> Table {
+        let result =
+            open_dir_at(&self.proc, path).and_then(|dir| scan_table(&dir, self.wanted, &mut self.listing, inodes));
+        match result {
+            Ok(files) => Table::Read { files },
+            Err(error) if is_gone(&error) => Table::Gone,
+            // EACCES and EPERM, and what else may keep us from looking: it is not known to have nothing.
+            Err(_) => Table::Hidden,
+        }
+    }
+}
+
+/// Adds the wanted sockets among the links in this directory; returns how many links it has.
+fn scan_table(
+    dir: impl AsFd,
+    wanted: &[Inode],
+    listing: &mut [MaybeUninit<u8>],
+    inodes: &mut Vec<Inode>,
+) -> io::Result<usize> {
+    let dir = dir.as_fd();
+    let mut entries = RawDir::new(dir, listing);
+    let mut files = 0;
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        if entry.file_name().to_bytes().starts_with(b".") {
+            continue;
+        }
+        files += 1;
+        let mut link = [MaybeUninit::uninit(); LINK_BYTES];
+        let link = match readlinkat_raw(dir, entry.file_name(), &mut link[..]) {
+            Ok((link, _)) => &*link,
+            // Closed since it was listed.
+            Err(rustix::io::Errno::NOENT) => continue,
+            Err(errno) => return Err(errno.into()),
+        };
+        if let Some(inode) = socket_inode(link).filter(|inode| wanted.contains(inode) && !inodes.contains(inode)) {
+            inodes.push(inode);
+        }
+    }
+    Ok(files)
+}
+
+/// The N of `socket:[N]`.
+fn socket_inode(link: &[u8]) -> Option<Inode> {
+    let digits = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
+    std::str::from_utf8(digits).ok()?.parse().ok().map(Inode)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+    use std::os::fd::OwnedFd;
+    use std::process::{Command, Stdio};
+
+    use nix::sys::stat::fstat;
+
+    use super::*;
+    use crate::observe::fixture::{Cgroup, Child, Role, own_pid};
+
+    const PROC: &str = "/proc";
+
+    fn inode_of(socket: impl AsFd) -> Inode {
+        Inode(fstat(socket).unwrap().st_ino)
+    }
+
+    fn search(cgroups: &[PathBuf], thorough: Thorough) -> Search<'_> {
+        Search { proc: Path::new(PROC), cgroups, thorough }
+    }
+
+    #[test]
+    fn a_link_is_a_socket_only_in_its_whole_form() {
+        let rows: [(&[u8], Option<u64>); 7] = [
+            (b"socket:[4711]", Some(4711)),
+            (b"socket:[18446744073709551615]", Some(u64::MAX)),
+            (b"socket:[]", None),
+            (b"socket:[1", None),
+            (b"pipe:[4711]", None),
+            (b"/tmp/socket:[4711]", None),
+            (b"socket:[-1]", None),
+        ];
+        for (link, expected) in rows {
+            assert_eq!(socket_inode(link), expected.map(Inode), "{link:?}");
+        }
+    }
+
+    #[test]
+    fn a_process_holds_what_it_has_open_and_nothing_else() {
+        let (mine, other) = (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let wanted = [inode_of(&mine), Inode(u64::MAX)];
+        let _second = mine.try_clone().unwrap();
+        let open = holds(Path::new(PROC), own_pid(), &wanted);
+        assert_eq!(open, Open { inodes: vec![inode_of(&mine)], sight: Sight::Whole });
+
+        let mut child = Command::new("sleep").arg("60").stdin(OwnedFd::from(other)).spawn().unwrap();
+        let pid = Pid(child.id().try_into().unwrap());
+        assert_eq!(holds(Path::new(PROC), pid, &wanted), Open { inodes: Vec::new(), sight: Sight::Whole });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(holds(Path::new(PROC), pid, &wanted), Open { inodes: Vec::new(), sight: Sight::Gone });
+    }
+
+    #[test]
+    fn all_who_share_a_socket_are_found_by_a_walk() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let inode = inode_of(&listener);
+        let shared = OwnedFd::from(listener.try_clone().unwrap());
+        let mut child = Command::new("sleep").arg("60").stdin(Stdio::from(shared)).spawn().unwrap();
+        let pid = Pid(child.id().try_into().unwrap());
+        let mut expected = vec![pid, own_pid()];
+        expected.sort_unstable();
+        for thorough in [Thorough::IfNobodyFound, Thorough::Always] {
+            let found = holders(&search(&[], thorough), &[inode, inode, Inode(0)]);
+            assert_eq!(found.by_inode, HashMap::from([(inode, expected.clone())]), "{thorough:?}");
+            assert!(found.walked);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_dead_first_thread_does_not_hide_the_holder() {
+        let child = Child::spawn(Role::DeadLeader, &[]);
+        let open = holds(Path::new(PROC), child.pid(), &[child.inode()]);
+        assert_eq!(open, Open { inodes: vec![child.inode()], sight: Sight::Whole });
+    }
+
+    #[test]
+    fn a_thread_with_files_of_its_own_does_not_hide_the_holder() {
+        let child = Child::spawn(Role::OwnTable, &[]);
+        let cheap = holds(Path::new(PROC), child.pid(), &[child.inode()]);
+        assert_eq!(cheap, Open { inodes: Vec::new(), sight: Sight::Whole });
+        let found = holders(&search(&[], Thorough::IfNobodyFound), &[child.inode()]);
+        assert_eq!(found.by_inode, HashMap::from([(child.inode(), vec![child.pid()])]));
+    }
+
+    #[test]
+    fn no_permission_is_told_from_nothing_open() {
+        let child = Child::spawn(Role::Listen, &[]);
+        let (inode, pid) = (child.inode().0.to_string(), child.pid().to_string());
+        let blind = Child::spawn(Role::LookAsNobody, &[("PORTGUARD_TEST_INODE", &inode), ("PORTGUARD_TEST_PID", &pid)]);
+        assert_eq!(blind.said(), "[] Hidden");
+    }
+
+    #[test]
+    fn a_socket_that_nobody_has_is_found_with_nobody_after_a_walk() {
+        let found = holders(&search(&[], Thorough::IfNobodyFound), &[Inode(u64::MAX)]);
+        assert_eq!((found.by_inode.len(), found.walked), (0, true));
+    }
+
+    #[test]
+    fn the_likely_cgroups_are_enough_where_everybody_is_found_there() {
+        let cgroup = Cgroup::create("likely");
+        let sub = cgroup.sub("deeper");
+        let child = Child::spawn(Role::Listen, &[("PORTGUARD_TEST_CGROUP", sub.to_str().unwrap())]);
+        assert_eq!(cgroup_pids(cgroup.dir()), [child.pid()]);
+
+        let cgroups = [cgroup.dir().to_owned(), PathBuf::from("/nonexistent")];
+        let found = holders(&search(&cgroups, Thorough::IfNobodyFound), &[child.inode()]);
+        let expected = HashMap::from([(child.inode(), vec![child.pid()])]);
+        assert_eq!(found, Holders { by_inode: expected.clone(), hidden: 0, walked: false });
+        let found = holders(&search(&cgroups, Thorough::Always), &[child.inode()]);
+        assert_eq!((found.by_inode, found.walked), (expected, true));
+    }
+
+    #[test]
+    fn processes_of_threaded_cgroups_are_those_of_the_domain_above() {
+        let cgroup = Cgroup::create("threaded");
+        let sub = cgroup.sub("threads");
+        std::fs::write(sub.join("cgroup.type"), "threaded").unwrap();
+        let child = Child::spawn(Role::Listen, &[("PORTGUARD_TEST_CGROUP", cgroup.dir().to_str().unwrap())]);
+        assert_eq!(cgroup_pids(&sub), [child.pid()]);
+        assert_eq!(cgroup_pids(cgroup.dir()), [child.pid()]);
+        assert_eq!(cgroup_pids(Path::new("/nonexistent")), []);
+    }
+
+    #[test]
+    fn nobody_is_free_of_suspicion_where_the_listing_has_no_pid_1() {
+        let proc = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(proc.path().join("7/fd")).unwrap();
+        let search = Search { proc: proc.path(), cgroups: &[], thorough: Thorough::Always };
+        assert_eq!(holders(&search, &[Inode(1)]).hidden, 1);
+        std::fs::create_dir_all(proc.path().join("1/fd")).unwrap();
+        assert_eq!(holders(&search, &[Inode(1)]), Holders { walked: true, ..Holders::default() });
+        let nothing = Search { proc: Path::new("/nonexistent"), ..search };
+        assert_eq!(holders(&nothing, &[Inode(1)]).hidden, 1);
+    }
+}

@@ -1,0 +1,448 @@
+//! Builds the scene: who holds the endpoints, whose they are, and where the guarded unit is in its life.
+//!
+//! It only looks: nothing here judges, logs or signals. What cannot be seen becomes a blind spot in the scene, never
+//! an empty answer.
+
+pub mod cgroup;
+pub mod holders;
+pub mod net_tables;
+pub mod proc;
+pub mod sock_diag;
+pub mod systemd;
+pub mod users;
+
+#[cfg(test)]
+mod fixture;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::ledger;
+use crate::model::{
+    ActiveState, BlindSpot, CgroupId, CgroupPath, Endpoint, EndpointScene, Guarded, HeldSocket, Inode, InvocationId,
+    Lineage, Owner, Phase, Pid, Port, Probe, Process, Protocol, Rules, Run, Scene, Socket, SocketState, SocketUnit,
+    StartTime, UnitFacts, UnitName, UnitType,
+};
+use crate::probe::probe;
+use cgroup::PathLookup;
+use holders::{Holders, Search, Thorough};
+use systemd::{Answer, Question, Scope};
+
+/// The bus, and after it `systemctl`, have so long to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A holder that ends while it is looked at makes a picture that never was: so many looks to get one that fits.
+const MAX_LOOKS: usize = 4;
+
+/// Where the system is.
+#[derive(Clone, Debug)]
+pub struct Roots {
+    /// procfs.
+    pub proc: PathBuf,
+    /// Where the cgroup v2 hierarchy is on most hosts.
+    pub cgroup: PathBuf,
+    /// The folder of passwd.
+    pub etc: PathBuf,
+    /// `/run`, or `$XDG_RUNTIME_DIR` in a user manager.
+    pub run: PathBuf,
+}
+
+/// Where portguard runs, as seen at its start.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Where the system is.
+    pub roots: Roots,
+    /// The folder of the ledgers.
+    pub ledger: PathBuf,
+    scope: Scope,
+    /// Where the cgroup v2 hierarchy is mounted, if it is.
+    hierarchy: Option<cgroup::Mount>,
+    /// The guarded unit's cgroup, if portguard runs inside it.
+    within: Option<CgroupPath>,
+    /// `INVOCATION_ID` of portguard's environment.
+    invocation: Option<InvocationId>,
+    /// When portguard began.
+    began: Instant,
+}
+
+/// What a look has seen.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// What `judge` needs.
+    pub scene: Scene,
+    /// What `act` needs.
+    pub facts: UnitFacts,
+    /// How long the manager still waits for this start; `None` where it has no bound, or this is no start.
+    pub left: Option<Duration>,
+    /// It was not the bus that answered, but `systemctl`; why.
+    pub fallback: Option<String>,
+}
+
+impl Place {
+    /// Where this process runs. `user`: the unit is one of its user's own manager.
+    #[must_use]
+    pub fn here(roots: Roots, unit: &UnitName, user: bool) -> Self {
+        let own = proc::own_cgroup(&roots.proc);
+        let scope = if user { Scope::User } else { Scope::System };
+        let within = own.filter(|path| is_guarded(&cgroup::owner_of(path), unit, scope));
+        Self {
+            ledger: roots.run.join("portguard"),
+            hierarchy: cgroup::mount(&roots.proc, &roots.cgroup).ok(),
+            within: within.as_ref().and_then(cgroup::unit_cgroup),
+            invocation: std::env::var("INVOCATION_ID").ok().and_then(|id| id.parse().ok()),
+            began: Instant::now(),
+            roots,
+            scope,
+        }
+    }
+
+    /// The run of which portguard is part, for the ledger; `None` if it is not inside the guarded unit, or may not
+    /// write the ledger anyway.
+    #[must_use]
+    pub fn present_run(&self) -> Option<Run> {
+        let may_write = self.scope == Scope::User || rustix::process::geteuid().is_root();
+        let invocation = self.invocation.filter(|_| may_write)?;
+        let dir = self.directory(self.within.as_ref()?)?;
+        Some(Run { cgroup: cgroup::id_of(&dir).ok(), invocation })
+    }
+
+    fn directory(&self, path: &CgroupPath) -> Option<PathBuf> {
+        self.hierarchy.as_ref()?.dir_of(path)
+    }
+
+    /// Looks at everything that is in the way of these endpoints.
+    #[must_use]
+    pub fn look(&self, unit: &UnitName, rules: &Rules) -> Look {
+        for _ in 1..MAX_LOOKS {
+            let (look, steady) = self.look_once(unit, rules);
+            if steady {
+                return look;
+            }
+        }
+        self.look_once(unit, rules).0
+    }
+
+    /// A look, and whether nothing ended in the middle of it.
+    fn look_once(&self, unit: &UnitName, rules: &Rules) -> (Look, bool) {
+        let mut blind_spots = Vec::new();
+        let probed: Vec<(Endpoint, Probe)> =
+            rules.endpoints.iter().map(|endpoint| (*endpoint, probe(endpoint, rules.reuse_address))).collect();
+        let wanted = wanted(&probed);
+        let tables = self.tables(&probed, &wanted).unwrap_or_else(|why| {
+            blind_spots.push(BlindSpot::Sockets(why));
+            Vec::new()
+        });
+        let born = self.birthplaces(&tables);
+        let holders = self.holders(&tables, &born);
+        let unseen = tables.iter().any(|socket| !holders.by_inode.contains_key(&socket.inode));
+        if unseen && holders.hidden > 0 {
+            blind_spots.push(BlindSpot::Processes { hidden: holders.hidden });
+        }
+        let (processes, vanished) = self.processes(&holders);
+        let answer = self.ask(unit, &processes, &tables, &born).unwrap_or_else(|why| {
+            blind_spots.push(BlindSpot::Manager(why));
+            Answer::default()
+        });
+        let processes = adopt(processes, &answer);
+        let guarded = self.guarded(unit, &answer.unit, &mut blind_spots);
+        let unexplained = |(endpoint, seen): &(Endpoint, Probe)| {
+            *seen == Probe::Busy && !tables.iter().any(|socket| in_the_way(socket, endpoint))
+        };
+        let steady = !vanished && !probed.iter().any(unexplained);
+        let held: Vec<HeldSocket> = tables
+            .into_iter()
+            .map(|socket| assemble(socket, &born, &holders, &processes, &answer.socket_units))
+            .collect();
+        let endpoints = probed
+            .into_iter()
+            .map(|(endpoint, probe)| {
+                let sockets = held.iter().filter(|held| in_the_way(&held.socket, &endpoint)).cloned().collect();
+                EndpointScene { endpoint, probe, sockets }
+            })
+            .collect();
+        let left = match (guarded.phase, answer.unit.timeout_start) {
+            // systemd arms the timer anew for each command of ExecStartPre=: service_run_next_control() and
+            // service_spawn(), systemd v257 src/core/service.c.
+            (Phase::Within, Some(timeout)) => Some(timeout.saturating_sub(self.began.elapsed())),
+            (Phase::Within | Phase::Stopped | Phase::Running | Phase::Unknown, _) => None,
+        };
+        let scene = Scene { guarded, endpoints, blind_spots };
+        (Look { scene, facts: answer.unit, left, fallback: answer.fallback }, steady)
+    }
+
+    /// Every socket that has one of the wanted ports: those that wait for somebody; and where these do not explain
+    /// each busy endpoint, connections too.
+    fn tables(&self, probed: &[(Endpoint, Probe)], wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, String> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let waiting = match sock_diag::listeners(wanted) {
+            Ok(sockets) => sockets,
+            Err(netlink) => {
+                let from_tables = net_tables::sockets(&self.roots.proc, wanted);
+                return from_tables.map_err(|tables| format!("netlink: {netlink}; /proc/net: {tables}"));
+            }
+        };
+        let explained = |(endpoint, seen): &(Endpoint, Probe)| {
+            *seen != Probe::Busy || waiting.iter().any(|socket| in_the_way(socket, endpoint))
+        };
+        if probed.iter().all(explained) {
+            return Ok(waiting);
+        }
+        let connected = sock_diag::connections(wanted).map_err(|error| format!("netlink: {error}"))?;
+        Ok(waiting.into_iter().chain(connected).collect())
+    }
+
+    /// The cgroup in which each socket was born, as far as it is still there.
+    fn birthplaces(&self, tables: &[Socket]) -> HashMap<CgroupId, CgroupPath> {
+        let Some(hierarchy) = &self.hierarchy else { return HashMap::new() };
+        let ids: HashSet<CgroupId> = tables.iter().filter_map(|socket| socket.cgroup).collect();
+        ids.into_iter()
+            .filter_map(|id| match cgroup::path_of(&self.roots.proc, hierarchy, id) {
+                PathLookup::Found(path) => Some((id, path)),
+                PathLookup::Gone | PathLookup::Unknown(_) => None,
+            })
+            .collect()
+    }
+
+    fn holders(&self, tables: &[Socket], born: &HashMap<CgroupId, CgroupPath>) -> Holders {
+        // A socket that nobody can have does not make it worth a walk of all processes.
+        let inodes: Vec<Inode> =
+            tables.iter().filter(|socket| socket.state != SocketState::TimeWait).map(|socket| socket.inode).collect();
+        if inodes.is_empty() {
+            return Holders::default();
+        }
+        let likely: BTreeSet<&CgroupPath> = born.values().chain(&self.within).filter(|path| path.0 != "/").collect();
+        let cgroups: Vec<PathBuf> = likely.into_iter().filter_map(|path| self.directory(path)).collect();
+        let search = Search { proc: &self.roots.proc, cgroups: &cgroups, thorough: Thorough::IfNobodyFound };
+        holders::holders(&search, &inodes)
+    }
+
+    /// The facts of each holder, and whether one of them was gone before they could be read.
+    fn processes(&self, holders: &Holders) -> (HashMap<Pid, Process>, bool) {
+        let own = Pid(rustix::process::Pid::as_raw(Some(rustix::process::getpid())));
+        let ancestors = proc::ancestors(&self.roots.proc, own);
+        let pids: BTreeSet<Pid> = holders.by_inode.values().flatten().copied().collect();
+        let mut processes = HashMap::new();
+        let mut vanished = false;
+        for pid in pids {
+            let Ok(Some(facts)) = proc::process(&self.roots.proc, pid) else {
+                vanished = true;
+                continue;
+            };
+            let lineage = if pid == own {
+                Lineage::Itself
+            } else if ancestors.contains(&pid) {
+                Lineage::Ancestor
+            } else {
+                Lineage::Other
+            };
+            let owner = facts.cgroup.as_ref().map_or(Owner::Unknown, cgroup::owner_of);
+            processes.insert(pid, facts.into_process(owner, lineage));
+        }
+        (processes, vanished)
+    }
+
+    fn ask(
+        &self,
+        unit: &UnitName,
+        processes: &HashMap<Pid, Process>,
+        tables: &[Socket],
+        born: &HashMap<CgroupId, CgroupPath>,
+    ) -> Result<Answer, String> {
+        if tables.is_empty() {
+            return Ok(Answer::default());
+        }
+        let told = |socket: &Socket| socket.cgroup.and_then(|id| born.get(&id)).and_then(socket_unit_of).is_some();
+        let question = Question {
+            scope: self.scope,
+            unit: unit.clone(),
+            pids: processes.keys().copied().filter(|pid| *pid != Pid::INIT).collect(),
+            socket_units: processes.contains_key(&Pid::INIT) && !tables.iter().all(told),
+        };
+        systemd::ask(&question, PATIENCE).map_err(|error| error.to_string())
+    }
+
+    fn guarded(&self, unit: &UnitName, facts: &UnitFacts, blind_spots: &mut Vec<BlindSpot>) -> Guarded {
+        let invocation = facts.invocation.or_else(|| self.exported_invocation(unit));
+        let phase = phase(self.within.is_some(), self.invocation, invocation, facts.active);
+        let runs = ledger::read(&self.ledger, unit).unwrap_or_else(|error| {
+            // Without privilege there is none to read, and none was written.
+            if rustix::process::geteuid().is_root() {
+                blind_spots.push(BlindSpot::Ledger(error.to_string()));
+            }
+            Vec::new()
+        });
+        // Which of them is the present one must be known, or a live process could pass for one of an earlier run.
+        let present_known = invocation.is_some() || phase == Phase::Stopped;
+        let runs = runs.into_iter().filter(|run| present_known && Some(run.invocation) != invocation).collect();
+        Guarded {
+            unit: unit.clone(),
+            user: (self.scope == Scope::User).then(|| rustix::process::getuid().as_raw()),
+            phase,
+            invocation,
+            began: facts.began.map(start_time),
+            triggered_by: facts.triggered_by.clone(),
+            runs,
+        }
+    }
+
+    /// The invocation id of the unit's present run, which the manager writes before it runs any command of it:
+    /// `unit_export_invocation_id()`, systemd v257 `src/core/unit.c`.
+    fn exported_invocation(&self, unit: &UnitName) -> Option<InvocationId> {
+        let link = self.roots.run.join("systemd/units").join(format!("invocation:{unit}"));
+        std::fs::read_link(link).ok()?.to_str()?.parse().ok()
+    }
+}
+
+fn is_guarded(owner: &Owner, unit: &UnitName, scope: Scope) -> bool {
+    match (owner, scope) {
+        (Owner::Unit(own), Scope::System) => own == unit,
+        (Owner::UserUnit { uid, unit: own }, Scope::User) => own == unit && *uid == rustix::process::getuid().as_raw(),
+        (
+            Owner::Unit(_) | Owner::UserUnit { .. } | Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown,
+            Scope::System | Scope::User,
+        ) => false,
+    }
+}
+
+/// Where the unit is in its life.
+///
+/// Inside its cgroup is not enough: a process of an earlier run that is still there can call portguard as well, so
+/// its own invocation id has to be the one that the manager gives to the present run.
+fn phase(within: bool, own: Option<InvocationId>, present: Option<InvocationId>, active: ActiveState) -> Phase {
+    match (own, present) {
+        (Some(own), Some(present)) if within && own == present => Phase::Within,
+        _ => match active {
+            ActiveState::Down => Phase::Stopped,
+            ActiveState::Up => Phase::Running,
+            ActiveState::Unknown => Phase::Unknown,
+        },
+    }
+}
+
+/// A moment of `CLOCK_MONOTONIC` as a process start time. Those count the time asleep as well, so after a suspend
+/// this is too early, and nothing younger than the moment counts as older.
+fn start_time(moment: Duration) -> StartTime {
+    let ticks = u128::from(rustix::param::clock_ticks_per_second()) * moment.as_micros() / 1_000_000;
+    StartTime(u64::try_from(ticks).unwrap_or(u64::MAX))
+}
+
+/// The protocols and ports that a look is worth.
+fn wanted(probed: &[(Endpoint, Probe)]) -> Vec<(Protocol, Port)> {
+    let wanted: BTreeSet<(Protocol, Port)> = probed
+        .iter()
+        .filter(|(_, seen)| *seen != Probe::Free)
+        .map(|(endpoint, _)| (endpoint.protocol, endpoint.port))
+        .collect();
+    wanted.into_iter().collect()
+}
+
+fn in_the_way(socket: &Socket, endpoint: &Endpoint) -> bool {
+    socket.protocol == endpoint.protocol && endpoint.conflicts_with(socket.local, socket.v6only)
+}
+
+fn socket_unit_of(born: &CgroupPath) -> Option<UnitName> {
+    match cgroup::owner_of(born) {
+        Owner::Unit(unit) | Owner::UserUnit { unit, .. } => {
+            Some(unit).filter(|unit| unit.unit_type() == UnitType::Socket)
+        }
+        Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown => None,
+    }
+}
+
+/// What the manager says of a process counts where its cgroup names a system unit or nobody: sessions and the units
+/// of users are told more exactly by the cgroup.
+fn adopt(mut processes: HashMap<Pid, Process>, answer: &Answer) -> HashMap<Pid, Process> {
+    for (pid, process) in &mut processes {
+        let Some(unit) = answer.units.get(pid) else { continue };
+        match &process.owner {
+            Owner::Unit(_) | Owner::Nobody | Owner::Unknown => process.owner = Owner::Unit(unit.clone()),
+            Owner::UserUnit { .. } | Owner::Session(_) | Owner::Init => {}
+        }
+    }
+    processes
+}
+
+fn assemble(
+    socket: Socket,
+    born: &HashMap<CgroupId, CgroupPath>,
+    holders: &Holders,
+    processes: &HashMap<Pid, Process>,
+    socket_units: &[SocketUnit],
+) -> HeldSocket {
+    let birthplace = socket.cgroup.and_then(|id| born.get(&id));
+    let pids = holders.by_inode.get(&socket.inode).map_or(&[][..], Vec::as_slice);
+    let by_address = || {
+        let listens = |unit: &&SocketUnit| unit.listens.contains(&(socket.protocol, socket.local));
+        let kept_by_init = pids.contains(&Pid::INIT);
+        socket_units.iter().find(listens).filter(|_| kept_by_init).map(|listening| listening.unit.clone())
+    };
+    HeldSocket {
+        socket_unit: birthplace.and_then(socket_unit_of).or_else(by_address),
+        birthplace: birthplace.map(cgroup::owner_of),
+        holders: pids.iter().filter_map(|pid| processes.get(pid)).cloned().collect(),
+        socket,
+    }
+}
+
+/// The folders of this host.
+impl Roots {
+    /// `user`: for a unit of the calling user's own manager.
+    #[must_use]
+    pub fn of_host(user: bool) -> Self {
+        let run = match std::env::var_os("XDG_RUNTIME_DIR") {
+            Some(own) if user => PathBuf::from(own),
+            None if user => Path::new("/run/user").join(rustix::process::getuid().as_raw().to_string()),
+            Some(_) | None => PathBuf::from("/run"),
+        };
+        Self { proc: "/proc".into(), cgroup: "/sys/fs/cgroup".into(), etc: "/etc".into(), run }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_present_run_makes_portguard_part_of_a_start() {
+        let (ours, other) = (Some(InvocationId(1)), Some(InvocationId(2)));
+        for (within, own, present, active, expected) in [
+            (true, ours, ours, ActiveState::Up, Phase::Within),
+            (true, ours, ours, ActiveState::Unknown, Phase::Within),
+            // A process of an earlier run, still in the cgroup, calls portguard while the unit is up.
+            (true, ours, other, ActiveState::Up, Phase::Running),
+            (false, ours, ours, ActiveState::Up, Phase::Running),
+            (true, None, ours, ActiveState::Up, Phase::Running),
+            (true, ours, None, ActiveState::Unknown, Phase::Unknown),
+            (false, None, None, ActiveState::Unknown, Phase::Unknown),
+            (false, None, other, ActiveState::Down, Phase::Stopped),
+        ] {
+            assert_eq!(phase(within, own, present, active), expected, "{within} {own:?} {present:?} {active:?}");
+        }
+    }
+
+    #[test]
+    fn a_manager_that_names_a_unit_does_not_override_a_session() {
+        let of = |owner: &Owner| {
+            let process = Process {
+                pid: Pid(7),
+                start: StartTime(1),
+                uid: 0,
+                comm: String::new(),
+                exe: None,
+                argv: Vec::new(),
+                cgroup: None,
+                owner: owner.clone(),
+                invocation: crate::model::Invocation::Absent,
+                lineage: Lineage::Other,
+            };
+            let units = HashMap::from([(Pid(7), "user@0.service".parse().unwrap())]);
+            adopt(HashMap::from([(Pid(7), process)]), &Answer { units, ..Answer::default() })[&Pid(7)].owner.clone()
+        };
+        let session = Owner::Session(crate::model::Session { id: "1".to_owned() });
+        assert_eq!(of(&session), session);
+        assert_eq!(of(&Owner::Nobody), Owner::Unit("user@0.service".parse().unwrap()));
+    }
+}

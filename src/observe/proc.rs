@@ -1,0 +1,515 @@
+//! What `/proc/PID` says of a process (proc(5)): parsers of its files, and the opener that pins the process meanwhile.
+//!
+//! It must not look at open files (see [`super::holders`]), nor say whose process it is (see [`super::cgroup`] and the
+//! service manager). A process that goes away is a value, not an error. The `procfs` crate's parsers are not used
+//! here: its `stat` indexes past the end of a line that breaks off, its `cgroup` refuses names that are not UTF-8.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, RawDir, open, openat, readlinkat};
+use rustix::io::Errno;
+
+use crate::model::{CgroupPath, Invocation, InvocationId, Lineage, Owner, Pid, Process, StartTime};
+
+/// At most so many bytes of the arguments are kept.
+const ARGV_BYTES: u64 = 4 * 1024;
+/// An environment that is larger is not read to its end; a sane execve(2) cannot make it so.
+const ENVIRON_BYTES: u64 = 2 * 1024 * 1024;
+/// Larger than any `stat`, `status` or `cgroup` file.
+const FILE_BYTES: u64 = 64 * 1024;
+/// A chain of parents that is longer is a loop that pid reuse has made.
+const ANCESTORS: usize = 1024;
+/// `PF_KTHREAD`, Linux `include/linux/sched.h`.
+const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// Why a process that is there could not be read.
+#[derive(Debug)]
+pub enum ProcError {
+    /// A file of it could not be read.
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file of it is not as proc(5) says.
+    Parse {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl fmt::Display for ProcError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read { path, source } => write!(f, "{}: {source}", path.display()),
+            Self::Parse { path } => write!(f, "{}: not as proc(5) says", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for ProcError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Read { source, .. } => Some(source),
+            Self::Parse { .. } => None,
+        }
+    }
+}
+
+/// What `/proc` alone says of a process. Where its first thread has ended, all but the identity is that of a thread
+/// that lives: the kernel shows nothing else for the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Its id.
+    pub pid: Pid,
+    /// When it began, in clock ticks since boot (field 22 of `stat`).
+    pub start: StartTime,
+    /// Its parent; 0 for one from outside this pid namespace, and for PID 1.
+    pub ppid: Pid,
+    /// Its real user.
+    pub uid: u32,
+    /// Its name, with U+FFFD for what is not UTF-8.
+    pub comm: String,
+    /// Its executable, as the link says: with ` (deleted)` behind it where the file was removed or replaced.
+    pub exe: Option<PathBuf>,
+    /// Its arguments (the first 4 KiB), with U+FFFD for what is not UTF-8; empty where they cannot be read.
+    pub argv: Vec<String>,
+    /// Its cgroup; with ` (deleted)` behind it where that was removed, which happens to zombies alone.
+    pub cgroup: Option<CgroupPath>,
+    /// What its environment says.
+    pub invocation: Invocation,
+    /// Whether it is a kernel thread.
+    pub kernel_thread: bool,
+}
+
+impl Facts {
+    /// The process, with what only the caller knows. A kernel thread is [`Lineage::Kernel`] whatever the caller says.
+    #[must_use]
+    pub fn into_process(self, owner: Owner, lineage: Lineage) -> Process {
+        let Self { pid, start, ppid: _, uid, comm, exe, argv, cgroup, invocation, kernel_thread } = self;
+        let lineage = if kernel_thread { Lineage::Kernel } else { lineage };
+        Process { pid, start, uid, comm, exe, argv, cgroup, owner, invocation, lineage }
+    }
+}
+
+/// The facts of one process; `None` if it is not there, or went away meanwhile.
+///
+/// All is read through one open directory, which stays that process's even where its id is given to another.
+///
+/// # Errors
+/// `stat` or `status` can be opened and not read or parsed (`hidepid=`: proc(5)). What else cannot be read is a value.
+pub fn process(proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
+    let path = proc.join(pid.to_string());
+    let Some(dir) = there(open_dir(&path)).map_err(|source| read_error(&path, "", source))? else {
+        return Ok(None);
+    };
+    let Some(stat) = stat_of(&dir, &path)? else { return Ok(None) };
+    let Some(uid) = uid_of(&dir, &path)? else { return Ok(None) };
+    let living = if stat.is_over() { living_thread(&dir) } else { None };
+    let no_thread_lives = stat.is_over() && living.is_none();
+    let from = living.as_ref().unwrap_or(&dir);
+    let facts = Facts {
+        pid,
+        start: stat.start,
+        ppid: stat.ppid,
+        uid,
+        comm: stat.comm,
+        exe: readlinkat(from, "exe", Vec::new()).ok().map(|link| OsString::from_vec(link.into_bytes()).into()),
+        argv: read_at(from, "cmdline", ARGV_BYTES).map(|bytes| parse_argv(&bytes)).unwrap_or_default(),
+        cgroup: read_at(from, "cgroup", FILE_BYTES).ok().and_then(|bytes| parse_cgroup(&bytes)),
+        invocation: match read_at(from, "environ", ENVIRON_BYTES + 1) {
+            Ok(_) if no_thread_lives => Invocation::Unreadable,
+            Ok(bytes) => parse_invocation(&bytes),
+            Err(_) => Invocation::Unreadable,
+        },
+        kernel_thread: stat.flags & PF_KTHREAD != 0,
+    };
+    // If it ended on the way, the facts may be half of a process.
+    Ok(stat_of(&dir, &path)?.map(|_| facts))
+}
+
+/// The cgroup of the calling process; `None` where it cannot be read.
+#[must_use]
+pub fn own_cgroup(proc: &Path) -> Option<CgroupPath> {
+    parse_cgroup(&std::fs::read(proc.join("self/cgroup")).ok()?)
+}
+
+/// The parent of a process, its parent, and so on up to PID 1, or as far as they can be read.
+#[must_use]
+pub fn ancestors(proc: &Path, pid: Pid) -> Vec<Pid> {
+    let mut chain = Vec::new();
+    let mut current = pid;
+    while chain.len() < ANCESTORS {
+        let path = proc.join(current.to_string());
+        let Ok(Some(stat)) = open_dir(&path).map_or(Ok(None), |dir| stat_of(&dir, &path)) else { break };
+        if stat.ppid.0 <= 0 || stat.ppid == pid || chain.contains(&stat.ppid) {
+            break;
+        }
+        chain.push(stat.ppid);
+        current = stat.ppid;
+    }
+    chain
+}
+
+/// Every process that this procfs shows, in the order of its listing.
+///
+/// # Errors
+/// The listing itself cannot be read.
+pub fn pids(proc: &Path) -> Result<Vec<Pid>, ProcError> {
+    open_dir(proc).and_then(list_pids).map_err(|source| read_error(proc, "", source))
+}
+
+/// The entries of a directory that are numbers: processes in `/proc`, threads in `/proc/PID/task`.
+pub(super) fn list_pids(dir: impl AsFd) -> io::Result<Vec<Pid>> {
+    let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
+    let mut entries = RawDir::new(dir, &mut buffer);
+    let mut pids = Vec::new();
+    while let Some(entry) = entries.next() {
+        let number = entry?.file_name().to_str().ok().and_then(|name| name.parse().ok());
+        pids.extend(number.map(Pid));
+    }
+    Ok(pids)
+}
+
+/// Opens a directory for listing, and for what is below it.
+pub(super) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+    Ok(open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// As [`open_dir`], below another.
+pub(super) fn open_dir_at(dir: impl AsFd, path: &str) -> io::Result<OwnedFd> {
+    Ok(openat(dir, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Whether the error means that the process has ended: `ENOENT` before its file is opened, `ESRCH` after.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    [Errno::NOENT, Errno::SRCH].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+fn there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_at(dir: &OwnedFd, name: &str, limit: u64) -> io::Result<Vec<u8>> {
+    let file = File::from(openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
+    let mut bytes = Vec::new();
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn read_error(path: &Path, name: &str, source: io::Error) -> ProcError {
+    ProcError::Read { path: path.join(name), source }
+}
+
+fn stat_of(dir: &OwnedFd, path: &Path) -> Result<Option<Stat>, ProcError> {
+    let bytes = there(read_at(dir, "stat", FILE_BYTES)).map_err(|source| read_error(path, "stat", source))?;
+    bytes.map(|bytes| parse_stat(&bytes).ok_or_else(|| ProcError::Parse { path: path.join("stat") })).transpose()
+}
+
+fn uid_of(dir: &OwnedFd, path: &Path) -> Result<Option<u32>, ProcError> {
+    let bytes = there(read_at(dir, "status", FILE_BYTES)).map_err(|source| read_error(path, "status", source))?;
+    bytes.map(|bytes| parse_uid(&bytes).ok_or_else(|| ProcError::Parse { path: path.join("status") })).transpose()
+}
+
+/// A thread of the process that has not ended.
+fn living_thread(dir: &OwnedFd) -> Option<OwnedFd> {
+    let threads = open_dir_at(dir, "task").and_then(list_pids).ok()?;
+    threads.into_iter().find_map(|thread| {
+        let thread = open_dir_at(dir, &format!("task/{thread}")).ok()?;
+        let stat = parse_stat(&read_at(&thread, "stat", FILE_BYTES).ok()?)?;
+        (!stat.is_over()).then_some(thread)
+    })
+}
+
+/// The fields of `/proc/PID/stat` that matter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stat {
+    comm: String,
+    state: u8,
+    ppid: Pid,
+    flags: u32,
+    start: StartTime,
+}
+
+impl Stat {
+    /// A zombie, or dead: what it had open, and its memory, are gone.
+    fn is_over(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+/// The name may hold anything, also parentheses and newlines: it ends at the last `)` of the file.
+fn parse_stat(bytes: &[u8]) -> Option<Stat> {
+    let begin = bytes.iter().position(|&byte| byte == b'(')? + 1;
+    let end = bytes.iter().rposition(|&byte| byte == b')')?;
+    let comm = String::from_utf8_lossy(bytes.get(begin..end)?).into_owned();
+    let fields: Vec<&str> = std::str::from_utf8(bytes.get(end + 1..)?).ok()?.split_ascii_whitespace().collect();
+    // proc(5) counts from 1, and the name is field 2.
+    let field = |number: usize| fields.get(number - 3);
+    Some(Stat {
+        comm,
+        state: *field(3)?.as_bytes().first()?,
+        ppid: Pid(field(4)?.parse().ok()?),
+        flags: field(9)?.parse().ok()?,
+        start: StartTime(field(22)?.parse().ok()?),
+    })
+}
+
+/// The real user, the first of the four; the name in the line above is escaped by the kernel (proc(5)).
+fn parse_uid(status: &[u8]) -> Option<u32> {
+    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
+    std::str::from_utf8(line).ok()?.split_ascii_whitespace().next()?.parse().ok()
+}
+
+fn parse_argv(cmdline: &[u8]) -> Vec<String> {
+    if cmdline.is_empty() {
+        return Vec::new();
+    }
+    let cmdline = cmdline.strip_suffix(b"\0").unwrap_or(cmdline);
+    cmdline.split(|&byte| byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect()
+}
+
+/// The path in the hierarchy in which systemd keeps its units: the line `0::` of cgroup v2, or the one of
+/// `name=systemd` where there is no v2 or where v2 says nothing (`/`; some hybrid hosts mount v2 and do not use it).
+///
+/// systemd before v256 keeps the same tree in both on hybrid hosts (systemd v247 `src/basic/cgroup-util.c`).
+fn parse_cgroup(bytes: &[u8]) -> Option<CgroupPath> {
+    let path_of = |hierarchy: &str| {
+        bytes.split(|&byte| byte == b'\n').find_map(|line| {
+            let line = String::from_utf8_lossy(line);
+            let (_, rest) = line.split_once(':')?;
+            rest.strip_prefix(hierarchy)?.strip_prefix(':').map(str::to_owned)
+        })
+    };
+    let (unified, named) = (path_of(""), path_of("name=systemd"));
+    match (unified, named) {
+        (Some(unified), Some(named)) if unified == "/" => Some(CgroupPath(named)),
+        (Some(path), _) | (None, Some(path)) => Some(CgroupPath(path)),
+        (None, None) => None,
+    }
+}
+
+/// The first `INVOCATION_ID=`, as getenv(3) would find it.
+fn parse_invocation(environ: &[u8]) -> Invocation {
+    let value = environ.split(|&byte| byte == 0).find_map(|variable| variable.strip_prefix(b"INVOCATION_ID="));
+    let id = value.and_then(|value| std::str::from_utf8(value).ok()?.parse::<InvocationId>().ok());
+    match id {
+        Some(id) => Invocation::Known(id),
+        None if environ.len() as u64 > ENVIRON_BYTES => Invocation::Unreadable,
+        None => Invocation::Absent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::process::{Command, Stdio};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::observe::fixture::{Child, Role, own_pid};
+
+    const ID: &str = "0123456789abcdef0123456789abcdef";
+    const STAT_TAIL: &str = "1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
+
+    fn stat_line(comm: &[u8], tail: &str) -> Vec<u8> {
+        [b"7 (", comm, b") S ", tail.as_bytes(), b"\n"].concat()
+    }
+
+    #[test]
+    fn stat_is_read_past_any_name() {
+        let names: [&[u8]; 9] =
+            [b"nginx", b"a b", b"))) (", b") Z 1 (", b"new\nline", b"\x1b[2J\x07", b"", b"\xff\xfe", b"(sd-pam)"];
+        for name in names {
+            let stat = parse_stat(&stat_line(name, STAT_TAIL)).unwrap();
+            let comm = String::from_utf8_lossy(name).into_owned();
+            let expected = Stat { comm, state: b'S', ppid: Pid(1), flags: 0x0040_0100, start: StartTime(4711) };
+            assert_eq!(stat, expected);
+        }
+    }
+
+    #[test]
+    fn the_cgroup_is_that_of_the_hierarchy_in_which_systemd_keeps_its_units() {
+        let rows: [(&[u8], Option<&str>); 9] = [
+            (b"0::/system.slice/a.service\n", Some("/system.slice/a.service")),
+            (b"0::/\n", Some("/")),
+            (
+                b"12:memory:/x\n1:name=systemd:/system.slice/a.service\n0::/system.slice/a.service\n",
+                Some("/system.slice/a.service"),
+            ),
+            (b"1:name=systemd:/system.slice/a.service\n0::/\n", Some("/system.slice/a.service")),
+            (b"1:name=systemd:/\n0::/a.service\n", Some("/a.service")),
+            (b"1:name=systemd:/a.service\n", Some("/a.service")),
+            (b"0::/a.service/b:c::d\n", Some("/a.service/b:c::d")),
+            (b"0::/\xff.service\n", Some("/\u{fffd}.service")),
+            (b"4:memory:/x\n", None),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(parse_cgroup(text), expected.map(|path| CgroupPath(path.to_owned())), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_invocation_is_the_first_of_its_name_and_a_variable_of_its_own() {
+        let known = Invocation::Known(ID.parse().unwrap());
+        let rows = [
+            (format!("A=1\0INVOCATION_ID={ID}\0B=2\0"), known),
+            (format!("INVOCATION_ID={ID}"), known),
+            (format!("A=INVOCATION_ID={ID}\0"), Invocation::Absent),
+            (format!("INVOCATION_ID=\0INVOCATION_ID={ID}\0"), Invocation::Absent),
+            ("INVOCATION_ID=xyz\0".to_owned(), Invocation::Absent),
+            (format!("INVOCATION_ID={ID}0\0"), Invocation::Absent),
+            (String::new(), Invocation::Absent),
+            ("\0".repeat(2 * 1024 * 1024 + 1), Invocation::Unreadable),
+        ];
+        for (environ, expected) in rows {
+            assert_eq!(parse_invocation(environ.as_bytes()), expected);
+        }
+    }
+
+    #[test]
+    fn arguments_are_split_at_nul_and_may_be_empty() {
+        let rows: [(&[u8], &[&str]); 5] = [
+            (b"", &[]),
+            (b"a\0", &["a"]),
+            (b"a\0\0b c\0", &["a", "", "b c"]),
+            (b"set by the process", &["set by the process"]),
+            (b"\xff\0\x1b\0", &["\u{fffd}", "\x1b"]),
+        ];
+        for (cmdline, expected) in rows {
+            assert_eq!(parse_argv(cmdline), expected, "{cmdline:?}");
+        }
+    }
+
+    #[test]
+    fn the_real_user_is_the_first_of_four() {
+        assert_eq!(parse_uid(b"Name:\tUid:\\n5\nUid:\t1\t2\t3\t4\nGid:\t5\n"), Some(1));
+        assert_eq!(parse_uid(b"Name:\tx\n"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn parsers_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), name: Vec<u8>) {
+            let _ = (parse_stat(&bytes), parse_uid(&bytes), parse_argv(&bytes));
+            let _ = (parse_cgroup(&bytes), parse_invocation(&bytes));
+            let line = stat_line(&name, STAT_TAIL);
+            prop_assert_eq!(parse_stat(&line).unwrap().start, StartTime(4711));
+            for cut in 0..line.len() {
+                let _ = parse_stat(&line[..cut]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_process_in_a_tree_of_files_is_read_whole() {
+        let proc = tempfile::tempdir().unwrap();
+        let dir = proc.path().join("7");
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("stat"), stat_line(b"evil) S 1 \n\x1b[31m(", STAT_TAIL)).unwrap();
+        fs::write(dir.join("status"), "Name:\tevil\nUid:\t1000\t0\t0\t0\n").unwrap();
+        fs::write(dir.join("cmdline"), format!("evil\0{}", "x".repeat(10_000))).unwrap();
+        fs::write(dir.join("environ"), format!("INVOCATION_ID={ID}\0")).unwrap();
+        fs::write(dir.join("cgroup"), "0::/system.slice/evil.service\n").unwrap();
+        symlink("/opt/evil (deleted)", dir.join("exe")).unwrap();
+
+        let facts = process(proc.path(), Pid(7)).unwrap().unwrap();
+        assert_eq!(facts.argv.iter().map(String::len).sum::<usize>(), 4096 - 1);
+        let expected = Facts {
+            pid: Pid(7),
+            start: StartTime(4711),
+            ppid: Pid(1),
+            uid: 1000,
+            comm: "evil) S 1 \n\x1b[31m(".to_owned(),
+            exe: Some("/opt/evil (deleted)".into()),
+            argv: facts.argv.clone(),
+            cgroup: Some(CgroupPath("/system.slice/evil.service".to_owned())),
+            invocation: Invocation::Known(ID.parse().unwrap()),
+            kernel_thread: false,
+        };
+        assert_eq!(facts, expected);
+        assert_eq!(process(proc.path(), Pid(8)).unwrap(), None);
+        fs::write(dir.join("stat"), "7 (evil").unwrap();
+        assert!(matches!(process(proc.path(), Pid(7)), Err(ProcError::Parse { .. })));
+    }
+
+    #[test]
+    fn a_real_process_is_read_whole() {
+        let mut child = Command::new("sleep").arg("60").env("INVOCATION_ID", ID).stdin(Stdio::null()).spawn().unwrap();
+        let pid = Pid(child.id().try_into().unwrap());
+        let facts = process(Path::new("/proc"), pid).unwrap().unwrap();
+        assert_eq!((facts.pid, facts.ppid, &facts.comm[..]), (pid, own_pid(), "sleep"));
+        assert_eq!(facts.argv, ["sleep", "60"]);
+        assert_eq!(facts.uid, nix::unistd::getuid().as_raw());
+        assert!(facts.exe.unwrap().is_absolute());
+        assert_eq!(facts.invocation, Invocation::Known(ID.parse().unwrap()));
+        assert!(facts.cgroup.unwrap().0.starts_with('/'));
+        assert!(facts.start > StartTime(0) && !facts.kernel_thread);
+
+        child.kill().unwrap();
+        // Not waited for yet: a zombie, which is still there.
+        let facts = loop {
+            let facts = process(Path::new("/proc"), pid).unwrap().unwrap();
+            if facts.exe.is_none() {
+                break facts;
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!((facts.argv, facts.invocation), (Vec::new(), Invocation::Unreadable));
+        child.wait().unwrap();
+        assert_eq!(process(Path::new("/proc"), pid).unwrap(), None);
+    }
+
+    #[test]
+    fn a_process_whose_first_thread_has_ended_is_read_through_another() {
+        let child = Child::spawn(Role::DeadLeader, &[("INVOCATION_ID", ID)]);
+        let facts = process(Path::new("/proc"), child.pid()).unwrap().unwrap();
+        assert_eq!(facts.invocation, Invocation::Known(ID.parse().unwrap()));
+        assert!(facts.exe.is_some() && !facts.argv.is_empty() && facts.cgroup.is_some());
+    }
+
+    #[test]
+    fn kernel_threads_are_known_whatever_the_caller_says() {
+        // kthreadd is PID 2 wherever tests see the first pid namespace; else no kernel thread is to be seen at all.
+        let facts =
+            pids(Path::new("/proc")).unwrap().into_iter().filter_map(|pid| process(Path::new("/proc"), pid).ok()?);
+        let kernel_threads: Vec<Facts> = facts.filter(|facts| facts.kernel_thread).collect();
+        for facts in kernel_threads {
+            assert_eq!((&facts.exe, &facts.argv), (&None, &Vec::new()));
+            assert_eq!(facts.into_process(Owner::Nobody, Lineage::Other).lineage, Lineage::Kernel);
+        }
+    }
+
+    #[test]
+    fn ancestors_go_up_to_pid_1_and_never_round_in_circles() {
+        let own = ancestors(Path::new("/proc"), own_pid());
+        assert_eq!(own.first().copied(), Some(Pid(nix::unistd::getppid().as_raw())));
+        assert_eq!(own.last().copied(), Some(Pid::INIT));
+
+        let proc = tempfile::tempdir().unwrap();
+        for (pid, ppid) in [(1, 0), (5, 1), (6, 5), (7, 8), (8, 9), (9, 8), (10, 11)] {
+            let dir = proc.path().join(pid.to_string());
+            fs::create_dir(&dir).unwrap();
+            let tail = STAT_TAIL.replacen('1', &ppid.to_string(), 1);
+            fs::write(dir.join("stat"), stat_line(b"x", &tail)).unwrap();
+        }
+        let rows: [(i32, &[i32]); 5] = [(6, &[5, 1]), (1, &[]), (7, &[8, 9]), (10, &[11]), (99, &[])];
+        for (pid, expected) in rows {
+            let expected: Vec<Pid> = expected.iter().copied().map(Pid).collect();
+            assert_eq!(ancestors(proc.path(), Pid(pid)), expected, "of {pid}");
+        }
+    }
+}

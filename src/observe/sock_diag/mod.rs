@@ -1,0 +1,305 @@
+//! Which sockets have a port, asked of the kernel over `NETLINK_SOCK_DIAG` (sock_diag(7)), filtered there by port and state.
+//!
+//! It owns the netlink socket and the rules of a dump; [`codec`] owns the bytes. It must not look at processes, nor
+//! decide which socket is in whose way. No privilege is needed. Sockets are those of the calling network namespace.
+
+mod codec;
+
+use std::fmt;
+use std::io::IoSliceMut;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recvmsg, sendto, setsockopt, socket,
+    sockopt,
+};
+use nix::sys::time::TimeVal;
+
+use self::codec::{Family, Message, Request, States};
+use crate::model::{Port, Protocol, Socket, SocketState};
+
+/// How long one receive may take (the kernel answers at once; this is for the case that it never does).
+const RECEIVE_TIMEOUT_SECONDS: i64 = 1;
+/// How long one dump may take, however many messages it has.
+const DUMP_DEADLINE: Duration = Duration::from_secs(5);
+/// How often a dump that changed under our eyes, or overran our buffer, is begun again.
+const ATTEMPTS: u32 = 5;
+/// Up to so many ports of a protocol are filtered by the kernel, one dump each; more are one dump filtered here.
+const PORTS_FILTERED_BY_KERNEL: usize = 16;
+/// The kernel never makes a dump's datagram larger (`netlink_dump()`, Linux 4.7 and later, `net/netlink/af_netlink.c`).
+const DATAGRAM_BYTES: usize = 32 * 1024;
+
+/// Why the kernel's answer is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SockDiagError {
+    /// No netlink socket: `RestrictAddressFamilies=`, a security module, a kernel without it.
+    Open(Errno),
+    /// The request could not be sent.
+    Send(Errno),
+    /// The answer could not be received.
+    Receive(Errno),
+    /// The kernel answered with an error; `ENOENT`: it has no `inet_diag`, `tcp_diag` or `udp_diag` module.
+    Refused(Errno),
+    /// No answer in time.
+    Timeout,
+    /// Each of several dumps was inconsistent, or lost a part.
+    Unsteady,
+    /// An answer that breaks off, or is not formed as rtnetlink(7) says.
+    Malformed,
+}
+
+impl fmt::Display for SockDiagError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open(errno) => write!(f, "no sock_diag netlink socket: {errno}"),
+            Self::Send(errno) => write!(f, "sock_diag request not sent: {errno}"),
+            Self::Receive(errno) => write!(f, "sock_diag answer not received: {errno}"),
+            Self::Refused(errno) => write!(f, "sock_diag refused: {errno}"),
+            Self::Timeout => f.write_str("sock_diag did not answer in time"),
+            Self::Unsteady => f.write_str("the socket tables changed during each of several sock_diag dumps"),
+            Self::Malformed => f.write_str("malformed sock_diag answer"),
+        }
+    }
+}
+
+impl std::error::Error for SockDiagError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Open(errno) | Self::Send(errno) | Self::Receive(errno) | Self::Refused(errno) => Some(errno),
+            Self::Timeout | Self::Unsteady | Self::Malformed => None,
+        }
+    }
+}
+
+/// The sockets that wait for somebody on one of these ports: TCP listeners, bound idle TCP sockets (Linux 6.8 and
+/// later), and UDP sockets without a peer. Every local address; whoever asks knows which of them matter.
+///
+/// Before Linux 6.8 the bit of the bound idle state is one that no socket has: harmless, but the kernel then walks the
+/// table of connections as well (`inet_diag_dump_icsk()`, `net/ipv4/inet_diag.c`).
+///
+/// # Errors
+/// [`SockDiagError`]; [`super::net_tables`] has the same answer in a poorer form.
+pub fn listeners(wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, SockDiagError> {
+    ask(wanted, |protocol| match protocol {
+        Protocol::Tcp => States::TCP_WAITING,
+        Protocol::Udp => States::UDP_WAITING,
+    })
+}
+
+/// The sockets that have one of these ports as the local end of a connection, or of what is left of one.
+///
+/// It costs the kernel a walk of all connections: for when [`listeners`] explains nothing.
+///
+/// A [`SocketState::Connected`] socket of inode 0 is one that its listener has not accepted yet.
+///
+/// # Errors
+/// [`SockDiagError`], as for [`listeners`].
+pub fn connections(wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, SockDiagError> {
+    ask(wanted, |protocol| match protocol {
+        Protocol::Tcp => States::TCP_CONNECTED,
+        Protocol::Udp => States::UDP_CONNECTED,
+    })
+}
+
+fn ask(wanted: &[(Protocol, Port)], states: impl Fn(Protocol) -> States) -> Result<Vec<Socket>, SockDiagError> {
+    let mut asker = Asker { socket: open()?, sequence: 0 };
+    let mut found = Vec::new();
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let mut ports: Vec<Port> = wanted.iter().filter(|(p, _)| *p == protocol).map(|&(_, port)| port).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        let one_each: Vec<Option<Port>> = ports.iter().copied().map(Some).collect();
+        let filters = match ports.len() {
+            0..=PORTS_FILTERED_BY_KERNEL => &one_each[..],
+            _ => &[None],
+        };
+        for &port in filters {
+            for family in [Family::V4, Family::V6] {
+                let request = Request { family, protocol, states: states(protocol), port };
+                found.append(&mut asker.dump(&request, &ports)?);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn open() -> Result<OwnedFd, SockDiagError> {
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)
+        .map_err(SockDiagError::Open)?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(RECEIVE_TIMEOUT_SECONDS, 0))
+        .map_err(SockDiagError::Open)?;
+    Ok(socket)
+}
+
+/// One netlink socket, and the sequence number of its latest request.
+struct Asker {
+    socket: OwnedFd,
+    sequence: u32,
+}
+
+impl Asker {
+    /// The sockets of one dump, begun again where it was inconsistent.
+    fn dump(&mut self, request: &Request, ports: &[Port]) -> Result<Vec<Socket>, SockDiagError> {
+        for attempt in 1..=ATTEMPTS {
+            if attempt > 1 {
+                // A dump that was left half-way blocks the next one on its socket with EBUSY.
+                self.socket = open()?;
+            }
+            match self.try_dump(request, ports)? {
+                Outcome::Complete(sockets) => return Ok(sockets),
+                Outcome::Inconsistent => (),
+            }
+        }
+        Err(SockDiagError::Unsteady)
+    }
+
+    fn try_dump(&mut self, request: &Request, ports: &[Port]) -> Result<Outcome, SockDiagError> {
+        self.sequence += 1;
+        sendto(
+            self.socket.as_raw_fd(),
+            &request.encode(self.sequence),
+            &NetlinkAddr::new(KERNEL, 0),
+            MsgFlags::empty(),
+        )
+        .map_err(SockDiagError::Send)?;
+        let mut dump = Dump::new(self.sequence, request, ports);
+        let deadline = Instant::now() + DUMP_DEADLINE;
+        let mut buffer = vec![0; DATAGRAM_BYTES];
+        while Instant::now() < deadline {
+            match self.receive(&mut buffer)? {
+                Received::FromKernel(datagram) => {
+                    if let Step::Last(outcome) = dump.take(datagram)? {
+                        return Ok(outcome);
+                    }
+                }
+                Received::Nothing => (),
+                Received::Lost => return Ok(Outcome::Inconsistent),
+            }
+        }
+        Err(SockDiagError::Timeout)
+    }
+
+    fn receive<'b>(&self, buffer: &'b mut [u8]) -> Result<Received<'b>, SockDiagError> {
+        let (length, truncated, sender) = {
+            let mut parts = [IoSliceMut::new(buffer)];
+            match recvmsg::<NetlinkAddr>(self.socket.as_raw_fd(), &mut parts, None, MsgFlags::empty()) {
+                Ok(message) => (message.bytes, message.flags.contains(MsgFlags::MSG_TRUNC), message.address),
+                Err(Errno::EINTR) => return Ok(Received::Nothing),
+                Err(Errno::ENOBUFS) => return Ok(Received::Lost),
+                Err(Errno::EAGAIN) => return Err(SockDiagError::Timeout),
+                Err(errno) => return Err(SockDiagError::Receive(errno)),
+            }
+        };
+        if sender.is_none_or(|address| address.pid() != KERNEL) {
+            // Any process may send to us; only the kernel has port id 0 (netlink(7)).
+            return Ok(Received::Nothing);
+        }
+        if truncated {
+            return Err(SockDiagError::Malformed);
+        }
+        Ok(Received::FromKernel(&buffer[..length]))
+    }
+}
+
+/// The netlink port id of the kernel.
+const KERNEL: u32 = 0;
+
+enum Received<'b> {
+    FromKernel(&'b [u8]),
+    /// A signal came first, or somebody else sent it.
+    Nothing,
+    /// `ENOBUFS`: messages were dropped.
+    Lost,
+}
+
+/// How a dump ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Complete(Vec<Socket>),
+    /// `NLM_F_DUMP_INTR` or an overrun: something may be missing.
+    Inconsistent,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    More,
+    Last(Outcome),
+}
+
+/// The state of one dump, fed with what was received; apart from the socket.
+struct Dump<'a> {
+    sequence: u32,
+    protocol: Protocol,
+    states: States,
+    ports: &'a [Port],
+    interrupted: bool,
+    sockets: Vec<Socket>,
+}
+
+impl<'a> Dump<'a> {
+    fn new(sequence: u32, request: &Request, ports: &'a [Port]) -> Self {
+        let Request { protocol, states, .. } = *request;
+        Self { sequence, protocol, states, ports, interrupted: false, sockets: Vec::new() }
+    }
+
+    fn take(&mut self, datagram: &[u8]) -> Result<Step, SockDiagError> {
+        for message in codec::messages(datagram) {
+            let message = message.map_err(|codec::Malformed| SockDiagError::Malformed)?;
+            if message.sequence != self.sequence {
+                continue;
+            }
+            self.interrupted |= message.interrupted;
+            match message.content {
+                Message::Socket(payload) => self.keep(payload)?,
+                Message::Overrun => self.interrupted = true,
+                Message::Other => (),
+                Message::Error(Some(errno)) | Message::Done(Some(errno)) => return Err(SockDiagError::Refused(errno)),
+                // An error of 0 is an acknowledgement, which we never ask for.
+                Message::Error(None) => (),
+                Message::Done(None) => return Ok(Step::Last(self.end())),
+            }
+        }
+        Ok(Step::More)
+    }
+
+    /// Only what was asked for: a kernel that filters less than we think must not put a stranger in our way.
+    fn keep(&mut self, payload: &[u8]) -> Result<(), SockDiagError> {
+        let reply = codec::decode(payload).map_err(|codec::Malformed| SockDiagError::Malformed)?;
+        let Some(state) = socket_state(self.protocol, reply.state, reply.inode) else { return Ok(()) };
+        let wanted = Port::new(reply.local.port()).is_some_and(|port| self.ports.contains(&port));
+        if wanted && self.states.contains(reply.state) {
+            self.sockets.push(reply.into_socket(self.protocol, state));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Outcome {
+        if self.interrupted { Outcome::Inconsistent } else { Outcome::Complete(std::mem::take(&mut self.sockets)) }
+    }
+}
+
+/// What the number of a TCP state means to somebody who wants the port (Linux `include/net/tcp_states.h`; UDP uses two
+/// of them). `None`: a state that is none of ours.
+///
+/// `FIN_WAIT1`, `FIN_WAIT2`, `LAST_ACK` and `CLOSING` without an inode are a connection that its process has closed.
+fn socket_state(protocol: Protocol, number: u8, inode: u32) -> Option<SocketState> {
+    match (protocol, number) {
+        (Protocol::Tcp, codec::TCP_LISTEN) => Some(SocketState::Listen),
+        (Protocol::Tcp, codec::TCP_CLOSE | codec::TCP_BOUND_INACTIVE) => Some(SocketState::Bound),
+        (Protocol::Tcp, codec::TCP_TIME_WAIT) => Some(SocketState::TimeWait),
+        (Protocol::Tcp, codec::TCP_FIN_WAIT1 | codec::TCP_FIN_WAIT2 | codec::TCP_LAST_ACK | codec::TCP_CLOSING)
+            if inode == 0 =>
+        {
+            Some(SocketState::TimeWait)
+        }
+        (Protocol::Tcp, codec::TCP_ESTABLISHED..=codec::TCP_NEW_SYN_RECV) => Some(SocketState::Connected),
+        (Protocol::Udp, codec::TCP_CLOSE) => Some(SocketState::Unconnected),
+        (Protocol::Udp, codec::TCP_ESTABLISHED) => Some(SocketState::Connected),
+        (Protocol::Tcp | Protocol::Udp, _) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,237 @@
+//! Dumps that are made up (errors, interruptions), and the real kernel with sockets of this process.
+
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::sys::socket::{Backlog, SockaddrStorage, bind, getsockname, listen};
+use nix::sys::stat::fstat;
+use proptest::prelude::*;
+
+use super::codec::Reply;
+use super::codec::tests::{any_reply, encode_reply, message};
+use super::*;
+use crate::model::{CgroupId, Inode};
+use crate::observe::fixture::{Cgroup, Child, Role};
+
+const REQUEST: Request =
+    Request { family: Family::V4, protocol: Protocol::Tcp, states: States::TCP_WAITING, port: None };
+
+fn inode_of(socket: impl AsFd) -> Inode {
+    Inode(fstat(socket).unwrap().st_ino)
+}
+
+fn port_of(address: SocketAddr) -> Port {
+    Port::new(address.port()).unwrap()
+}
+
+fn find(sockets: Vec<Socket>, inode: Inode) -> Socket {
+    let found: Vec<Socket> = sockets.into_iter().filter(|socket| socket.inode == inode).collect();
+    let [socket] = &found[..] else { panic!("{} sockets have inode {inode:?}", found.len()) };
+    socket.clone()
+}
+
+/// The id of the cgroup that this process is in, by the file system; the machine of a test always mounts cgroup2.
+fn own_cgroup() -> CgroupId {
+    let line = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let path = line.lines().find_map(|line| line.strip_prefix("0::/")).unwrap().to_owned();
+    let mount = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        .into_iter()
+        .find(|dir| Path::new(dir).join("cgroup.procs").exists())
+        .unwrap();
+    CgroupId(std::fs::metadata(Path::new(mount).join(path)).unwrap().ino())
+}
+
+fn reply(local: &str, state: u8) -> Reply {
+    let peer = "0.0.0.0:0".parse().unwrap();
+    Reply { state, local: local.parse().unwrap(), peer, uid: 7, inode: 8, v6only: None, cgroup: Some(9) }
+}
+
+#[test]
+fn a_dump_keeps_what_was_asked_for_and_nothing_else() {
+    let ports = [Port::new(80).unwrap()];
+    let rows = [
+        (reply("127.0.0.1:80", 10), 5, 1),
+        (reply("127.0.0.1:80", 7), 5, 1),
+        (reply("127.0.0.1:80", 1), 5, 0),
+        (reply("127.0.0.1:80", 99), 5, 0),
+        (reply("127.0.0.1:81", 10), 5, 0),
+        (reply("127.0.0.1:80", 10), 4, 0),
+    ];
+    for (reply, sequence, expected) in rows {
+        let mut dump = Dump::new(5, &REQUEST, &ports);
+        assert_eq!(dump.take(&message(20, 2, sequence, &encode_reply(&reply))), Ok(Step::More));
+        match dump.take(&message(3, 2, 5, &[0; 4])) {
+            Ok(Step::Last(Outcome::Complete(sockets))) => assert_eq!(sockets.len(), expected, "{reply:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_dump_never_ends_in_silence_when_something_is_missing() {
+    let refused = |errno: Errno| Err(SockDiagError::Refused(errno));
+    let negative = |errno: Errno| (-(errno as i32)).to_ne_bytes();
+    let rows = [
+        (message(3, 2, 5, &[0; 4]), Ok(Step::Last(Outcome::Complete(Vec::new())))),
+        (message(3, 2, 5, &[]), Ok(Step::Last(Outcome::Complete(Vec::new())))),
+        (message(3, 2, 5, &negative(Errno::ENOMEM)), refused(Errno::ENOMEM)),
+        (message(2, 0, 5, &negative(Errno::ENOENT)), refused(Errno::ENOENT)),
+        (message(2, 0, 5, &i32::MIN.to_ne_bytes()), refused(Errno::UnknownErrno)),
+        (message(2, 0, 5, &[0; 4]), Ok(Step::More)),
+        (message(1, 0, 5, &[]), Ok(Step::More)),
+        (message(3, 2 | 0x10, 5, &[0; 4]), Ok(Step::Last(Outcome::Inconsistent))),
+        ([message(4, 0, 5, &[]), message(3, 2, 5, &[0; 4])].concat(), Ok(Step::Last(Outcome::Inconsistent))),
+        (message(3, 2, 4, &[0; 4]), Ok(Step::More)),
+        (message(20, 2, 5, &[0; 71]), Err(SockDiagError::Malformed)),
+        (message(20, 2, 5, &[0; 72]), Err(SockDiagError::Malformed)),
+        (vec![1, 2, 3], Err(SockDiagError::Malformed)),
+    ];
+    for (datagram, expected) in rows {
+        assert_eq!(Dump::new(5, &REQUEST, &[]).take(&datagram), expected, "{datagram:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_dump_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = Dump::new(5, &REQUEST, &[]).take(&bytes);
+    }
+
+    #[test]
+    fn every_socket_of_a_dump_has_a_wanted_port(replies in prop::collection::vec(any_reply(), 0..20)) {
+        let ports: Vec<Port> = replies.iter().step_by(2).filter_map(|reply| Port::new(reply.local.port())).collect();
+        let mut dump = Dump::new(5, &REQUEST, &ports);
+        for reply in &replies {
+            dump.take(&message(20, 2, 5, &encode_reply(reply))).unwrap();
+        }
+        for socket in dump.sockets {
+            prop_assert!(ports.contains(&port_of(socket.local)));
+        }
+    }
+}
+
+#[test]
+fn a_listener_is_found_with_its_address_user_inode_and_cgroup() {
+    for (bound, v6only) in [("127.0.0.1:0", false), ("0.0.0.0:0", false), ("[::1]:0", true), ("[::]:0", false)] {
+        let listener = TcpListener::bind(bound).unwrap();
+        let local = listener.local_addr().unwrap();
+        let found = find(listeners(&[(Protocol::Tcp, port_of(local))]).unwrap(), inode_of(&listener));
+        let expected = Socket {
+            protocol: Protocol::Tcp,
+            local,
+            peer: None,
+            v6only,
+            state: SocketState::Listen,
+            inode: inode_of(&listener),
+            uid: nix::unistd::getuid().as_raw(),
+            cgroup: Some(own_cgroup()),
+        };
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn a_udp_socket_is_found_among_the_waiting_and_with_a_peer_among_the_connections() {
+    for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
+        let socket = UdpSocket::bind(address).unwrap();
+        let wanted = [(Protocol::Udp, port_of(socket.local_addr().unwrap()))];
+        let found = find(listeners(&wanted).unwrap(), inode_of(&socket));
+        assert_eq!((found.state, found.local), (SocketState::Unconnected, socket.local_addr().unwrap()));
+        assert_eq!(found.cgroup, Some(own_cgroup()));
+
+        let peer = if address.starts_with("127") { "127.0.0.1:9" } else { "[::1]:9" };
+        socket.connect(peer).unwrap();
+        let found = find(connections(&wanted).unwrap(), inode_of(&socket));
+        assert_eq!((found.state, found.peer), (SocketState::Connected, Some(peer.parse().unwrap())));
+    }
+}
+
+/// A socket with IPv6 alone, or bound and idle, or of MPTCP: what the standard library cannot make.
+fn special(protocol: Option<SockProtocol>, listens: bool) -> (OwnedFd, Port) {
+    let held = socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, protocol).unwrap();
+    setsockopt(&held, sockopt::Ipv6V6Only, &true).unwrap();
+    let address: SocketAddr = "[::]:0".parse().unwrap();
+    bind(held.as_raw_fd(), &SockaddrStorage::from(address)).unwrap();
+    if listens {
+        listen(&held, Backlog::new(1).unwrap()).unwrap();
+    }
+    let name: SockaddrStorage = getsockname(held.as_raw_fd()).unwrap();
+    let port = Port::new(name.as_sockaddr_in6().unwrap().port()).unwrap();
+    (held, port)
+}
+
+#[test]
+fn ipv6_alone_is_told_from_dual_stack() {
+    let (held, port) = special(None, true);
+    let found = find(listeners(&[(Protocol::Tcp, port)]).unwrap(), inode_of(&held));
+    assert!(found.v6only);
+}
+
+#[test]
+fn a_bound_idle_socket_is_found() {
+    // Linux 6.8 and later, which the machines that run the tests have.
+    let (held, port) = special(None, false);
+    let found = find(listeners(&[(Protocol::Tcp, port)]).unwrap(), inode_of(&held));
+    assert_eq!((found.state, found.v6only, found.cgroup), (SocketState::Bound, true, Some(own_cgroup())));
+}
+
+#[test]
+fn an_mptcp_listener_is_found_as_tcp_with_the_inode_that_its_process_shows() {
+    let held = crate::sys::mptcp_socket().unwrap();
+    let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    bind(held.as_raw_fd(), &SockaddrStorage::from(address)).unwrap();
+    listen(&held, Backlog::new(1).unwrap()).unwrap();
+    let name: SockaddrStorage = getsockname(held.as_raw_fd()).unwrap();
+    let port = Port::new(name.as_sockaddr_in().unwrap().port()).unwrap();
+    let found = find(listeners(&[(Protocol::Tcp, port)]).unwrap(), inode_of(&held));
+    assert_eq!((found.state, found.cgroup), (SocketState::Listen, Some(own_cgroup())));
+}
+
+#[test]
+fn a_socket_keeps_the_cgroup_in_which_it_was_born() {
+    let (born, later) = (Cgroup::create("born"), Cgroup::create("later"));
+    let child = Child::spawn(Role::Listen, &[("PORTGUARD_TEST_CGROUP", born.dir().to_str().unwrap())]);
+    std::fs::write(later.dir().join("cgroup.procs"), child.pid().to_string()).unwrap();
+    let found = find(listeners(&[(Protocol::Tcp, child.port())]).unwrap(), child.inode());
+    assert_eq!(found.cgroup, Some(CgroupId(std::fs::metadata(born.dir()).unwrap().ino())));
+}
+
+#[test]
+fn connections_and_what_is_left_of_them_are_found_by_their_local_port() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    let client = TcpStream::connect(address).unwrap();
+    let client_address = client.local_addr().unwrap();
+    let (accepted, _) = server.accept().unwrap();
+
+    let found = find(connections(&[(Protocol::Tcp, port_of(client_address))]).unwrap(), inode_of(&client));
+    assert_eq!((found.state, found.peer), (SocketState::Connected, Some(address)));
+    let found = find(connections(&[(Protocol::Tcp, port_of(address))]).unwrap(), inode_of(&accepted));
+    assert_eq!((found.local, found.peer), (address, Some(client_address)));
+
+    // The side that closes first waits: as FIN_WAIT2 while the other is open, then as TIME_WAIT.
+    drop(accepted);
+    for client in [Some(client), None] {
+        let found = connections(&[(Protocol::Tcp, port_of(address))]).unwrap();
+        let found = found.into_iter().find(|socket| socket.peer == Some(client_address)).unwrap();
+        assert_eq!((found.state, found.inode), (SocketState::TimeWait, Inode(0)), "client open: {}", client.is_some());
+    }
+}
+
+#[test]
+fn more_ports_than_the_kernel_is_asked_for_one_by_one_give_the_same_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = port_of(listener.local_addr().unwrap());
+    let mut wanted: Vec<_> = (1..200).map(|n| (Protocol::Tcp, Port::new(n).unwrap())).collect();
+    wanted.push((Protocol::Tcp, port));
+    let sockets = listeners(&wanted).unwrap();
+    assert!(sockets.iter().all(|socket| wanted.contains(&(socket.protocol, port_of(socket.local)))));
+    find(sockets, inode_of(&listener));
+}
+
+#[test]
+fn no_ports_are_no_sockets() {
+    assert_eq!(listeners(&[]), Ok(Vec::new()));
+}

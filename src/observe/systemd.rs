@@ -1,0 +1,503 @@
+//! What the service manager knows: the guarded unit, the units of the holders, the socket units.
+//!
+//! It asks over the bus first; where the bus is not there or hangs, `systemctl show`, which root's manager answers
+//! on its private socket. Both have a deadline. It only asks: nothing here starts, stops or signals.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use zbus::fdo::PropertiesProxy;
+use zbus::names::InterfaceName;
+use zbus::{ObjectPath, OwnedObjectPath, OwnedVariant};
+
+use crate::model::{ActiveState, InvocationId, Pid, Protocol, Signal, SocketUnit, UnitFacts, UnitName};
+use crate::timespan;
+
+/// Which manager is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The system's.
+    System,
+    /// The one of the user who runs portguard.
+    User,
+}
+
+/// What to ask, all at once.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Which manager.
+    pub scope: Scope,
+    /// The guarded unit.
+    pub unit: UnitName,
+    /// Whose are these?
+    pub pids: Vec<Pid>,
+    /// Whether the active socket units are wanted.
+    pub socket_units: bool,
+}
+
+/// What the manager said.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// The guarded unit.
+    pub unit: UnitFacts,
+    /// The unit of each process of which it knows one; slices are no answer.
+    pub units: HashMap<Pid, UnitName>,
+    /// The socket units that listen.
+    pub socket_units: Vec<SocketUnit>,
+    /// It was not the bus that answered; why the bus did not.
+    pub fallback: Option<String>,
+}
+
+/// Why the manager gave no answer.
+#[derive(Debug)]
+pub struct ManagerError {
+    bus: String,
+    systemctl: String,
+}
+
+impl fmt::Display for ManagerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "D-Bus: {}; systemctl: {}", self.bus, self.systemctl)
+    }
+}
+
+impl std::error::Error for ManagerError {}
+
+/// Asks the manager, with `patience` for the bus and as much again for `systemctl`.
+///
+/// # Errors
+/// Neither of the two answered in time.
+pub fn ask(question: &Question, patience: Duration) -> Result<Answer, ManagerError> {
+    let bus = match ask_bus(question, patience) {
+        Ok(answer) => return Ok(answer),
+        Err(why) => why,
+    };
+    match ask_systemctl(question, patience) {
+        Ok(answer) => Ok(Answer { fallback: Some(bus), ..answer }),
+        Err(systemctl) => Err(ManagerError { bus, systemctl }),
+    }
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1"
+)]
+trait Manager {
+    #[zbus(name = "GetUnitByPID")]
+    fn get_unit_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
+
+    /// Since systemd 253.
+    #[zbus(name = "GetUnitByPIDFD")]
+    fn get_unit_by_pidfd(&self, pidfd: zbus::Fd<'_>) -> zbus::Result<(OwnedObjectPath, String, Vec<u8>)>;
+
+    #[expect(clippy::type_complexity, reason = "the shape that org.freedesktop.systemd1(5) gives")]
+    fn list_units_by_patterns(
+        &self,
+        states: &[&str],
+        patterns: &[&str],
+    ) -> zbus::Result<
+        Vec<(String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath)>,
+    >;
+}
+
+/// The connection is made in a thread of its own: a hung bus accepts it and then says nothing, which no timeout of
+/// the library covers. A thread that never comes back ends with the process.
+fn ask_bus(question: &Question, patience: Duration) -> Result<Answer, String> {
+    let (send, receive) = mpsc::sync_channel(1);
+    let question = question.clone();
+    std::thread::Builder::new()
+        .name("dbus".to_owned())
+        .spawn(move || {
+            let answer = zbus::block_on(converse(&question, patience)).map_err(|error| error.to_string());
+            // The receiver is gone if this came too late.
+            let _ = send.send(answer);
+        })
+        .map_err(|error| format!("no thread for it: {error}"))?;
+    receive.recv_timeout(patience).unwrap_or_else(|_| Err(format!("no answer within {}", timespan::show(patience))))
+}
+
+async fn converse(question: &Question, patience: Duration) -> zbus::Result<Answer> {
+    let builder = match question.scope {
+        Scope::System => zbus::connection::Builder::system(),
+        Scope::User => zbus::connection::Builder::session(),
+    };
+    let bus = builder.method_timeout(patience).build().await?;
+    let manager = ManagerProxy::builder(&bus).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
+    let mut answer = Answer { unit: unit_facts(&bus, &question.unit).await?, ..Answer::default() };
+    for &pid in &question.pids {
+        if let Some(unit) = unit_of(&manager, pid).await? {
+            answer.units.insert(pid, unit);
+        }
+    }
+    if question.socket_units {
+        answer.socket_units = socket_units(&bus, &manager).await?;
+    }
+    Ok(answer)
+}
+
+async fn properties(
+    bus: &zbus::Connection,
+    unit: &UnitName,
+    interface: &'static str,
+) -> zbus::Result<HashMap<String, OwnedVariant>> {
+    let path = ObjectPath::try_from(object_path(unit))?;
+    let proxy = PropertiesProxy::builder(bus)
+        .destination("org.freedesktop.systemd1")
+        .path(path)
+        .cache_properties(zbus::proxy::CacheProperties::No)
+        .build()
+        .await?;
+    Ok(proxy.get_all(InterfaceName::from_static_str(interface)?.into()).await?)
+}
+
+async fn unit_facts(bus: &zbus::Connection, unit: &UnitName) -> zbus::Result<UnitFacts> {
+    let mut all = properties(bus, unit, "org.freedesktop.systemd1.Unit").await?;
+    let own = match unit.unit_type() {
+        crate::model::UnitType::Socket => "org.freedesktop.systemd1.Socket",
+        _ => "org.freedesktop.systemd1.Service",
+    };
+    all.extend(properties(bus, unit, own).await?);
+    Ok(facts(&all))
+}
+
+async fn unit_of(manager: &ManagerProxy<'_>, pid: Pid) -> zbus::Result<Option<UnitName>> {
+    let Some(raw) = rustix::process::Pid::from_raw(pid.0) else { return Ok(None) };
+    // Pinned, so that the answer is about the process that was seen and not about a later one of the same number:
+    // the caller compares its start time afterwards, while the pin still holds the number.
+    let Ok(pin) = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()) else { return Ok(None) };
+    let reply = match manager.get_unit_by_pidfd(pin.as_fd().into()).await {
+        Ok((_, id, _)) => Ok(id.parse().ok()),
+        Err(error) if is_error(&error, "org.freedesktop.DBus.Error.UnknownMethod") => {
+            manager.get_unit_by_pid(pid.0.unsigned_abs()).await.map(|path| unit_from_path(path.as_str()))
+        }
+        Err(error) => Err(error),
+    };
+    match reply {
+        Ok(unit) => Ok(unit.filter(|unit: &UnitName| unit.unit_type() != crate::model::UnitType::Slice)),
+        // "In no unit" is an answer; only a bus that fails is none.
+        Err(zbus::Error::MethodError(..)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_error(error: &zbus::Error, name: &str) -> bool {
+    matches!(error, zbus::Error::MethodError(found, ..) if found.as_str() == name)
+}
+
+async fn socket_units(bus: &zbus::Connection, manager: &ManagerProxy<'_>) -> zbus::Result<Vec<SocketUnit>> {
+    let mut units = Vec::new();
+    for listed in manager.list_units_by_patterns(&["active"], &["*.socket"]).await? {
+        let Ok(unit) = listed.0.parse::<UnitName>() else { continue };
+        let all = properties(bus, &unit, "org.freedesktop.systemd1.Socket").await?;
+        let listens: Vec<(String, String)> =
+            all.get("Listen").and_then(|value| value.try_clone().ok()?.try_into().ok()).unwrap_or_default();
+        let listens = listens.iter().filter_map(|(kind, address)| listen(kind, address)).collect();
+        units.push(SocketUnit { unit, listens });
+    }
+    Ok(units)
+}
+
+/// A line of `Listen=`; `None` for what is no TCP or UDP socket.
+fn listen(kind: &str, address: &str) -> Option<(Protocol, SocketAddr)> {
+    let protocol = match kind {
+        "Stream" => Protocol::Tcp,
+        "Datagram" => Protocol::Udp,
+        _ => return None,
+    };
+    Some((protocol, address.parse().ok()?))
+}
+
+/// The object path of a unit: what is no letter or digit becomes `_` and two hexadecimal digits, and so does a
+/// digit in front. Source: `bus_label_escape()`, systemd v257 `src/basic/bus-label.c`.
+fn object_path(unit: &UnitName) -> String {
+    use fmt::Write as _;
+    let mut path = String::from("/org/freedesktop/systemd1/unit/");
+    for (index, byte) in unit.as_str().bytes().enumerate() {
+        if byte.is_ascii_alphabetic() || (index > 0 && byte.is_ascii_digit()) {
+            path.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(path, "_{byte:02x}");
+        }
+    }
+    path
+}
+
+/// The unit of an object path.
+fn unit_from_path(path: &str) -> Option<UnitName> {
+    let label = path.strip_prefix("/org/freedesktop/systemd1/unit/")?;
+    let mut name = Vec::new();
+    let mut bytes = label.bytes();
+    while let Some(byte) = bytes.next() {
+        name.push(if byte == b'_' {
+            let digits = [bytes.next()?, bytes.next()?];
+            u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+        } else {
+            byte
+        });
+    }
+    String::from_utf8(name).ok()?.parse().ok()
+}
+
+/// A unit's properties, in the shape of the bus or in that of `systemctl show`.
+trait Properties {
+    fn text(&self, key: &str) -> Option<String>;
+    fn number(&self, key: &str) -> Option<i32>;
+    fn flag(&self, key: &str) -> Option<bool>;
+    /// `None` where it is not there or has no bound.
+    fn span(&self, key: &str) -> Option<Duration>;
+    /// Microseconds of `CLOCK_MONOTONIC`; `None` for a moment that has not come.
+    fn moment(&self, key: &str) -> Option<Duration>;
+    fn invocation(&self) -> Option<InvocationId>;
+    fn units(&self, key: &str) -> Vec<UnitName>;
+}
+
+fn facts(all: &impl Properties) -> UnitFacts {
+    UnitFacts {
+        id: all.text("Id").and_then(|id| id.parse().ok()),
+        active: match all.text("ActiveState").as_deref() {
+            Some("inactive" | "failed") => ActiveState::Down,
+            Some(_) => ActiveState::Up,
+            None => ActiveState::Unknown,
+        },
+        invocation: all.invocation(),
+        began: all.moment("InactiveExitTimestampMonotonic"),
+        triggered_by: all.units("TriggeredBy"),
+        kill_signal: all.number("KillSignal").map(Signal),
+        final_kill_signal: all.number("FinalKillSignal").map(Signal),
+        send_sighup: all.flag("SendSIGHUP"),
+        send_sigkill: all.flag("SendSIGKILL"),
+        timeout_stop: all.span("TimeoutStopUSec"),
+        timeout_start: all.span("TimeoutStartUSec"),
+        helpers_may_notify: matches!(all.text("NotifyAccess").as_deref(), Some("exec" | "all")),
+    }
+}
+
+impl Properties for HashMap<String, OwnedVariant> {
+    fn text(&self, key: &str) -> Option<String> {
+        self.get(key).and_then(|value| <&str>::try_from(value).ok()).map(str::to_owned)
+    }
+
+    fn number(&self, key: &str) -> Option<i32> {
+        self.get(key).and_then(|value| i32::try_from(value).ok())
+    }
+
+    fn flag(&self, key: &str) -> Option<bool> {
+        self.get(key).and_then(|value| bool::try_from(value).ok())
+    }
+
+    fn span(&self, key: &str) -> Option<Duration> {
+        // USEC_INFINITY, systemd v257 src/basic/time-util.h.
+        self.moment(key).filter(|span| *span != Duration::from_micros(u64::MAX))
+    }
+
+    fn moment(&self, key: &str) -> Option<Duration> {
+        self.get(key).and_then(|value| u64::try_from(value).ok()).filter(|usec| *usec != 0).map(Duration::from_micros)
+    }
+
+    fn invocation(&self) -> Option<InvocationId> {
+        let bytes: Vec<u8> = self.get("InvocationID")?.try_clone().ok()?.try_into().ok()?;
+        let id = u128::from_be_bytes(bytes.try_into().ok()?);
+        (id != 0).then_some(InvocationId(id))
+    }
+
+    fn units(&self, key: &str) -> Vec<UnitName> {
+        let names: Option<Vec<String>> = self.get(key).and_then(|value| value.try_clone().ok()?.try_into().ok());
+        names.unwrap_or_default().iter().filter_map(|name| name.parse().ok()).collect()
+    }
+}
+
+impl Properties for HashMap<&str, &str> {
+    fn text(&self, key: &str) -> Option<String> {
+        self.get(key).filter(|text| !text.is_empty()).map(|text| (*text).to_owned())
+    }
+
+    fn number(&self, key: &str) -> Option<i32> {
+        self.get(key)?.parse().ok()
+    }
+
+    fn flag(&self, key: &str) -> Option<bool> {
+        self.get(key).map(|text| *text == "yes")
+    }
+
+    fn span(&self, key: &str) -> Option<Duration> {
+        timespan::parse(self.get(key)?).ok().filter(|span| !span.is_zero())
+    }
+
+    fn moment(&self, key: &str) -> Option<Duration> {
+        self.get(key)?.parse().ok().filter(|usec| *usec != 0).map(Duration::from_micros)
+    }
+
+    fn invocation(&self) -> Option<InvocationId> {
+        self.get("InvocationID")?.parse().ok()
+    }
+
+    fn units(&self, key: &str) -> Vec<UnitName> {
+        self.get(key).unwrap_or(&"").split_whitespace().filter_map(|name| name.parse().ok()).collect()
+    }
+}
+
+const WANTED: &str = "Id,ActiveState,InvocationID,InactiveExitTimestampMonotonic,TriggeredBy,KillSignal,\
+    FinalKillSignal,SendSIGHUP,SendSIGKILL,TimeoutStopUSec,TimeoutStartUSec,NotifyAccess";
+
+/// `systemctl` has no question for "whose is this process" that all versions know; the cgroup answers that.
+fn ask_systemctl(question: &Question, patience: Duration) -> Result<Answer, String> {
+    let deadline = Instant::now() + patience;
+    let show =
+        |what: &str, wanted: &str| systemctl(question.scope, &["show", "--property", wanted, "--", what], deadline);
+    let unit = show(question.unit.as_str(), WANTED)?;
+    let unit = blocks(&unit).next().map(|all| facts(&all)).unwrap_or_default();
+    if unit.active == ActiveState::Unknown {
+        return Err("its answer has no ActiveState".to_owned());
+    }
+    let socket_units =
+        if question.socket_units { socket_blocks(&show("*.socket", "Id,ActiveState,Listen")?) } else { Vec::new() };
+    Ok(Answer { unit, socket_units, ..Answer::default() })
+}
+
+/// One unit a block; blocks are parted by an empty line.
+fn blocks(text: &str) -> impl Iterator<Item = HashMap<&str, &str>> {
+    text.split("\n\n").map(|block| block.lines().filter_map(|line| line.split_once('=')).collect())
+}
+
+fn socket_blocks(text: &str) -> Vec<SocketUnit> {
+    text.split("\n\n")
+        .filter_map(|block| {
+            let values = |key| block.lines().filter_map(move |line| line.strip_prefix(key)?.strip_prefix('='));
+            let unit = values("Id").next()?.parse().ok()?;
+            values("ActiveState").find(|state| *state == "active")?;
+            // Listen=[::]:8080 (Stream)
+            let one = |line: &str| {
+                let (address, kind) = line.split_once(' ')?;
+                listen(kind.trim_matches(['(', ')']), address)
+            };
+            Some(SocketUnit { unit, listens: values("Listen").filter_map(one).collect() })
+        })
+        .collect()
+}
+
+fn systemctl(scope: Scope, args: &[&str], deadline: Instant) -> Result<String, String> {
+    let mut command = Command::new("systemctl");
+    // A clean environment: neither the unit's PATH nor its locale or bus address has a say in what root runs.
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C.UTF-8");
+    if scope == Scope::User {
+        command.arg("--user").envs(std::env::vars_os().filter(|(key, _)| key == "XDG_RUNTIME_DIR"));
+    }
+    let mut child = command
+        .args(["--no-pager", "--no-ask-password"])
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    let output = child.stdout.take().map_or(Ok(String::new()), |pipe| read_until(pipe, deadline));
+    if output.is_err() {
+        // Our own child, not yet waited for: its number is still its own.
+        let _ = child.kill();
+    }
+    let status = child.wait().map_err(|error| error.to_string())?;
+    match output? {
+        text if status.success() => Ok(text),
+        _ => Err(format!("systemctl ended with {status}")),
+    }
+}
+
+fn read_until(mut pipe: impl Read + AsFd, deadline: Instant) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = rustix::time::Timespec::try_from(left).map_err(|error| error.to_string())?;
+        match poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return Err("no answer in time".to_owned()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        match pipe.read(&mut chunk) {
+            Ok(0) => return String::from_utf8(bytes).map_err(|error| error.to_string()),
+            Ok(count) => bytes.extend_from_slice(&chunk[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn object_paths_and_unit_names_are_the_same_thing() {
+        for (unit, path) in [
+            ("nginx.service", "nginx_2eservice"),
+            ("0a@b.service", "_30a_40b_2eservice"),
+            (r"dev-disk-by\x2dlabel.swap", "dev_2ddisk_2dby_5cx2dlabel_2eswap"),
+        ] {
+            let unit: UnitName = unit.parse().unwrap();
+            let path = format!("/org/freedesktop/systemd1/unit/{path}");
+            assert_eq!(object_path(&unit), path);
+            assert_eq!(unit_from_path(&path), Some(unit));
+        }
+        for bad in
+            ["", "/", "/org/freedesktop/systemd1/unit/a_2", "/org/freedesktop/systemd1/unit/a_zz", "/x/a_2eservice"]
+        {
+            assert_eq!(unit_from_path(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_systemctl_shows_is_understood() {
+        let text = "Id=app.service\nActiveState=activating\nInvocationID=0123456789abcdef0123456789abcdef\n\
+            InactiveExitTimestampMonotonic=1500000\nTriggeredBy=a.socket b.socket\nKillSignal=15\nSendSIGHUP=no\n\
+            SendSIGKILL=yes\nTimeoutStopUSec=1min 30s\nTimeoutStartUSec=infinity\nNotifyAccess=exec\n";
+        let facts = blocks(text).next().map(|all| facts(&all)).unwrap();
+        assert_eq!(
+            facts,
+            UnitFacts {
+                id: "app.service".parse().ok(),
+                active: ActiveState::Up,
+                invocation: "0123456789abcdef0123456789abcdef".parse().ok(),
+                began: Some(Duration::from_millis(1500)),
+                triggered_by: vec!["a.socket".parse().unwrap(), "b.socket".parse().unwrap()],
+                kill_signal: Some(Signal(15)),
+                final_kill_signal: None,
+                send_sighup: Some(false),
+                send_sigkill: Some(true),
+                timeout_stop: Some(Duration::from_secs(90)),
+                timeout_start: None,
+                helpers_may_notify: true,
+            }
+        );
+    }
+
+    #[test]
+    fn what_systemctl_shows_of_sockets_is_understood() {
+        let text = "Id=a.socket\nActiveState=active\nListen=[::]:8080 (Stream)\nListen=/run/a (Stream)\n\n\
+            Id=b.socket\nActiveState=inactive\nListen=[::]:9 (Stream)\n\nId=c.socket\nActiveState=active\nListen=0.0.0.0:53 (Datagram)\n";
+        let unit = |name: &str| name.parse::<UnitName>().unwrap();
+        assert_eq!(
+            socket_blocks(text),
+            [
+                SocketUnit { unit: unit("a.socket"), listens: vec![(Protocol::Tcp, "[::]:8080".parse().unwrap())] },
+                SocketUnit { unit: unit("c.socket"), listens: vec![(Protocol::Udp, "0.0.0.0:53".parse().unwrap())] },
+            ]
+        );
+    }
+
+    #[test]
+    fn a_systemctl_that_hangs_is_given_up_in_time() {
+        let (read, _kept_open) = std::io::pipe().unwrap();
+        let begin = Instant::now();
+        assert!(read_until(read, begin + Duration::from_millis(50)).is_err());
+        assert!(begin.elapsed() < Duration::from_secs(5));
+    }
+}

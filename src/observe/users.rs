@@ -1,0 +1,35 @@
+//! User names, from `/etc/passwd` alone: a static binary cannot load NSS plugins, and must not wait for a directory
+//! server before a service starts.
+
+use std::path::Path;
+
+/// The name of a user in passwd(5) text.
+#[must_use]
+pub fn name_in(passwd: &str, uid: u32) -> Option<&str> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
+    })
+}
+
+/// `root`, or `uid 1000` where the file does not name that user. `etc` is the folder of `passwd`.
+#[must_use]
+pub fn user_name(etc: &Path, uid: u32) -> String {
+    let passwd = std::fs::read_to_string(etc.join("passwd")).unwrap_or_default();
+    name_in(&passwd, uid).map_or_else(|| format!("uid {uid}"), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_found_by_number_and_torn_lines_are_passed_over() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\n\nbad\nx:y\nweb:x:33:33::/:/bin/false\n";
+        assert_eq!(name_in(passwd, 0), Some("root"));
+        assert_eq!(name_in(passwd, 33), Some("web"));
+        assert_eq!(name_in(passwd, 1), None);
+        assert_eq!(user_name(Path::new("/nonexistent"), 1000), "uid 1000");
+    }
+}

@@ -1,0 +1,287 @@
+//! What is wrong with a policy, where, and what to do about it. Only words: nothing is opened or decided here.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{MAX_ENDPOINTS, MAX_FILE_BYTES};
+use crate::model::{EndpointError, UnitName, UnitNameError};
+
+/// All that is wrong with the policy; at least one problem. Shown one a line, each `FILE:LINE:COLUMN: what: hint`.
+#[derive(Debug)]
+pub struct PolicyError {
+    problems: Vec<Problem>,
+}
+
+/// One fault and its place.
+#[derive(Debug)]
+pub struct Problem {
+    /// Where.
+    pub place: Place,
+    /// What.
+    pub fault: Fault,
+}
+
+/// Where a fault is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A file or a folder as a whole.
+    File(Arc<Path>),
+    /// A place in the text of a file.
+    Text {
+        /// The file.
+        file: Arc<Path>,
+        /// The line, from 1.
+        line: usize,
+        /// The character in the line, from 1.
+        column: usize,
+    },
+    /// A port on the command line.
+    CommandLine,
+}
+
+impl Place {
+    /// The place of this byte offset.
+    pub(super) fn of_offset(file: &Arc<Path>, text: &[u8], offset: usize) -> Self {
+        let before = &text[..offset.min(text.len())];
+        let lines = before.split(|b| *b == b'\n').enumerate();
+        let (index, line) = lines.last().unwrap_or_default();
+        let column = String::from_utf8_lossy(line).chars().count() + 1;
+        Self::Text { file: Arc::clone(file), line: index + 1, column }
+    }
+}
+
+/// What is wrong.
+#[derive(Debug)]
+pub enum Fault {
+    /// A file or folder could not be opened or read.
+    Io {
+        /// What was tried: `open`, `read`, `list`.
+        doing: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Somebody else than root (or the caller, where that is not root) could change it.
+    Untrusted {
+        /// The file, folder or symbolic link; on the way to the place of this problem, or that itself.
+        path: PathBuf,
+        /// Who owns it.
+        owner: u32,
+        /// Its permission bits.
+        mode: u32,
+        /// Who should own it.
+        wanted: u32,
+    },
+    /// Neither a regular file nor the null device.
+    NotRegular,
+    /// More than [`MAX_FILE_BYTES`].
+    TooLarge,
+    /// A byte that is no UTF-8.
+    NotUtf8,
+    /// No TOML; what its parser says.
+    Syntax(String),
+    /// A key that does not belong here.
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// What to do instead.
+        hint: String,
+    },
+    /// A value of another type.
+    WrongType {
+        /// The key.
+        key: String,
+        /// What it is.
+        found: &'static str,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// A value of the right type that cannot be used.
+    BadValue {
+        /// The key.
+        key: String,
+        /// Why.
+        reason: String,
+    },
+    /// The NAME of `[unit."NAME"]`.
+    BadUnit {
+        /// Why.
+        source: UnitNameError,
+        /// The whole table header, where only the quotes are missing.
+        unquoted: Option<String>,
+    },
+    /// An element of `ports` that is no endpoint.
+    BadEndpoint(EndpointError),
+    /// An element of `ports` that has a wrong `%` or `${}`, or one that means nothing for this unit.
+    BadExpansion {
+        /// The element as written.
+        text: String,
+        /// Why.
+        reason: String,
+    },
+    /// An element of `ports` that is no endpoint once it is expanded.
+    BadExpanded {
+        /// The element as written.
+        text: String,
+        /// What was filled in: as written, and its value.
+        filled: Vec<(String, String)>,
+        /// Why.
+        source: Box<EndpointError>,
+    },
+    /// More than [`MAX_ENDPOINTS`] for one unit.
+    TooManyEndpoints(UnitName),
+}
+
+impl PolicyError {
+    /// `problems` has at least one.
+    pub(super) fn new(problems: Vec<Problem>) -> Self {
+        debug_assert!(!problems.is_empty(), "an error without a problem");
+        Self { problems }
+    }
+
+    /// The problems, file by file and in the order of the text.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, Problem { place, fault }) in self.problems.iter().enumerate() {
+            let line_end = if index == 0 { "" } else { "\n" };
+            write!(f, "{line_end}{place}: {fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for PolicyError {
+    /// That of the first problem.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.problems.first().and_then(|problem| problem.fault.source())
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file) => write!(f, "{}", shown_path(file)),
+            Self::Text { file, line, column } => write!(f, "{}:{line}:{column}", shown_path(file)),
+            Self::CommandLine => f.write_str("--port"),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { doing, source } => write!(f, "cannot {doing}: {source}"),
+            Self::Untrusted { path, owner, mode, wanted } => write_untrusted(f, path, *owner, *mode, *wanted),
+            Self::NotRegular => {
+                f.write_str("is no regular file: a policy is one, or a link to /dev/null that masks it")
+            }
+            Self::TooLarge => write!(f, "is larger than {} KiB", MAX_FILE_BYTES / 1024),
+            Self::NotUtf8 => f.write_str("is not UTF-8 here: TOML is"),
+            Self::Syntax(message) => write!(f, "no TOML: {message}"),
+            Self::UnknownKey { key, hint } => write!(f, "unknown key \"{}\": {hint}", shown(key)),
+            Self::WrongType { key, found, wanted } => write!(f, "{}: {found} where {wanted} should be", shown(key)),
+            Self::BadValue { key, reason } => write!(f, "{}: {reason}", shown(key)),
+            Self::BadUnit { source, unquoted: None } => write!(f, "{source}"),
+            Self::BadUnit { unquoted: Some(header), .. } => write!(f, "the unit's name needs quotes: {header}"),
+            Self::BadEndpoint(source) => write!(f, "ports: {source}"),
+            Self::BadExpansion { text, reason } => write!(f, "ports: \"{}\": {reason}", shown(text)),
+            Self::BadExpanded { text, filled, source } => write_expanded(f, text, filled, source),
+            Self::TooManyEndpoints(unit) => {
+                write!(f, "{unit} has more than {MAX_ENDPOINTS} ports: name those alone that it binds")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Fault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            Self::BadUnit { source, .. } => Some(source),
+            Self::BadEndpoint(source) => Some(source),
+            Self::BadExpanded { source, .. } => Some(source.as_ref()),
+            Self::Untrusted { .. }
+            | Self::NotRegular
+            | Self::TooLarge
+            | Self::NotUtf8
+            | Self::Syntax(_)
+            | Self::UnknownKey { .. }
+            | Self::WrongType { .. }
+            | Self::BadValue { .. }
+            | Self::BadExpansion { .. }
+            | Self::TooManyEndpoints(_) => None,
+        }
+    }
+}
+
+fn write_untrusted(f: &mut fmt::Formatter<'_>, path: &Path, owner: u32, mode: u32, wanted: u32) -> fmt::Result {
+    let file = quoted_for_shell(path);
+    let name = if wanted == 0 { "root".to_owned() } else { wanted.to_string() };
+    let whole = shown_path(path);
+    write!(
+        f,
+        "{whole} belongs to uid {owner} with mode {mode:04o}, so others than {name} could decide what is stopped"
+    )?;
+    write!(f, ": chown {name}: {file} && chmod go-w {file}")
+}
+
+fn write_expanded(
+    f: &mut fmt::Formatter<'_>,
+    text: &str,
+    filled: &[(String, String)],
+    source: &EndpointError,
+) -> fmt::Result {
+    write!(f, "ports: \"{}\"", shown(text))?;
+    for (index, (written, value)) in filled.iter().enumerate() {
+        let joint = if index == 0 { ", where " } else { ", " };
+        write!(f, "{joint}{written} is \"{}\"", shown(value))?;
+    }
+    write!(f, ": {source}")
+}
+
+/// The text with whatever could steer a terminal escaped.
+pub(super) fn shown(text: &str) -> String {
+    text.escape_debug().collect()
+}
+
+fn shown_path(path: &Path) -> String {
+    shown(&path.to_string_lossy())
+}
+
+/// A word that a shell reads as this path, where the path is UTF-8.
+fn quoted_for_shell(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-@%+:,".contains(&b)) {
+        return text.into_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_count_lines_and_characters_from_one() {
+        let file: Arc<Path> = Arc::from(Path::new("f"));
+        let text = "a\nöäü x\n";
+        for (offset, line, column) in [(0, 1, 1), (1, 1, 2), (2, 2, 1), (4, 2, 2), (9, 2, 5), (11, 3, 1), (99, 3, 1)] {
+            let place = Place::Text { file: Arc::clone(&file), line, column };
+            assert_eq!(Place::of_offset(&file, text.as_bytes(), offset), place, "{offset}");
+        }
+    }
+
+    #[test]
+    fn the_hint_can_be_pasted_into_a_shell() {
+        for (path, word) in [("/etc/x.toml", "/etc/x.toml"), ("/etc/a b", "'/etc/a b'"), ("/e/it's", r"'/e/it'\''s'")] {
+            assert_eq!(quoted_for_shell(Path::new(path)), word);
+        }
+    }
+}

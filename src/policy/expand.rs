@@ -1,0 +1,176 @@
+//! The elements of `ports`: `%i`, `%p`, `%n` and `${NAME}` in them, and what they mean for one unit. Pure text.
+
+use super::Place;
+use super::error::Fault;
+use crate::model::{EndpointRange, UnitName};
+
+/// An element of `ports`, with its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PortText {
+    pub(super) place: Place,
+    text: String,
+    meaning: Meaning,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Meaning {
+    /// The same for every unit.
+    Fixed(EndpointRange),
+    /// Known once the unit and its environment are.
+    Open(Vec<Piece>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    Plain(String),
+    Specifier(Specifier),
+    /// The name in `${NAME}`.
+    Variable(String),
+}
+
+/// Those of systemd.unit(5) that can be part of a port, with the same meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Specifier {
+    /// `%i`, escapes and all. A unit that is no instance has none: an error here, where systemd takes it as empty,
+    /// since `80%i` must not become port 80 by mistake.
+    Instance,
+    /// `%p`.
+    Prefix,
+    /// `%n`.
+    Name,
+}
+
+impl Specifier {
+    fn written(self) -> &'static str {
+        match self {
+            Self::Instance => "%i",
+            Self::Prefix => "%p",
+            Self::Name => "%n",
+        }
+    }
+
+    fn value(self, unit: &UnitName) -> Option<&str> {
+        match self {
+            Self::Instance => unit.instance(),
+            Self::Prefix => Some(unit.prefix()),
+            Self::Name => Some(unit.as_str()),
+        }
+    }
+}
+
+impl PortText {
+    /// Reads an element. What has nothing to expand is checked at once.
+    ///
+    /// `%%` is a `%`. A `$` is always the beginning of `${NAME}`: no endpoint has one, so nothing stands for it, and a bare
+    /// `$NAME` is not expanded.
+    pub(super) fn parse(text: &str, place: Place) -> Result<Self, Fault> {
+        let pieces = pieces(text).map_err(|reason| Fault::BadExpansion { text: text.to_owned(), reason })?;
+        let plain: Option<String> = pieces.iter().map(Piece::plain).collect();
+        let meaning = match plain {
+            Some(plain) => Meaning::Fixed(plain.parse().map_err(Fault::BadEndpoint)?),
+            None => Meaning::Open(pieces),
+        };
+        Ok(Self { place, text: text.to_owned(), meaning })
+    }
+
+    /// What it means for `unit`, whose environment `env` gives.
+    pub(super) fn expand(&self, unit: &UnitName, env: &dyn Fn(&str) -> Option<String>) -> Result<EndpointRange, Fault> {
+        let pieces = match &self.meaning {
+            Meaning::Fixed(range) => return Ok(*range),
+            Meaning::Open(pieces) => pieces,
+        };
+        let mut expanded = String::new();
+        let mut filled = Vec::new();
+        for piece in pieces {
+            let (written, value) = match piece {
+                Piece::Plain(text) => {
+                    expanded.push_str(text);
+                    continue;
+                }
+                Piece::Specifier(specifier) => (specifier.written().to_owned(), self.specified(*specifier, unit)?),
+                Piece::Variable(name) => (format!("${{{name}}}"), self.looked_up(name, env)?),
+            };
+            expanded.push_str(&value);
+            filled.push((written, value));
+        }
+        expanded.parse().map_err(|source| Fault::BadExpanded {
+            text: self.text.clone(),
+            filled,
+            source: Box::new(source),
+        })
+    }
+
+    fn specified(&self, specifier: Specifier, unit: &UnitName) -> Result<String, Fault> {
+        specifier
+            .value(unit)
+            .map(str::to_owned)
+            .ok_or_else(|| self.bad(format!("{} is the name of an instance, and {unit} is none", specifier.written())))
+    }
+
+    fn looked_up(&self, name: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, Fault> {
+        env(name).ok_or_else(|| {
+            self.bad(format!("${{{name}}} is not set: set it with Environment= or EnvironmentFile= in the unit"))
+        })
+    }
+
+    fn bad(&self, reason: String) -> Fault {
+        Fault::BadExpansion { text: self.text.clone(), reason }
+    }
+}
+
+impl Piece {
+    fn plain(&self) -> Option<&str> {
+        match self {
+            Self::Plain(text) => Some(text),
+            Self::Specifier(_) | Self::Variable(_) => None,
+        }
+    }
+}
+
+fn pieces(text: &str) -> Result<Vec<Piece>, String> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(['%', '$']) {
+        if at > 0 {
+            pieces.push(Piece::Plain(rest[..at].to_owned()));
+        }
+        let (piece, after) =
+            if rest[at..].starts_with('%') { specifier(&rest[at + 1..])? } else { variable(&rest[at + 1..])? };
+        pieces.push(piece);
+        rest = after;
+    }
+    if !rest.is_empty() || pieces.is_empty() {
+        pieces.push(Piece::Plain(rest.to_owned()));
+    }
+    Ok(pieces)
+}
+
+/// What follows a `%`.
+fn specifier(text: &str) -> Result<(Piece, &str), String> {
+    let mut chars = text.chars();
+    let piece = match chars.next() {
+        Some('i') => Piece::Specifier(Specifier::Instance),
+        Some('p') => Piece::Specifier(Specifier::Prefix),
+        Some('n') => Piece::Specifier(Specifier::Name),
+        Some('%') => Piece::Plain("%".to_owned()),
+        Some(other) => return Err(format!("unknown specifier %{}: %i, %p, %n and %% are known", other.escape_debug())),
+        None => return Err("a specifier should follow the %: %i, %p, %n or %%".to_owned()),
+    };
+    Ok((piece, chars.as_str()))
+}
+
+/// What follows a `$`.
+fn variable(text: &str) -> Result<(Piece, &str), String> {
+    let Some(inside) = text.strip_prefix('{') else {
+        return Err("a $ begins a variable, which is written ${NAME}".to_owned());
+    };
+    let (name, after) = inside.split_once('}').ok_or("missing } after ${")?;
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(is_name) {
+        let shown = name.escape_debug();
+        return Err(format!(
+            "\"{shown}\" is no name of a variable: letters, digits and _ make one, and no default can be given"
+        ));
+    }
+    Ok((Piece::Variable(name.to_owned()), after))
+}

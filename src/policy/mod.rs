@@ -1,0 +1,187 @@
+//! What the administrator says of each unit: which endpoints it binds, and what may be done about who holds them.
+//!
+//! [`parse`] turns text into a [`Policy`] and opens nothing; [`load`] opens files, as root's, and understands nothing;
+//! [`expand`] fills in a unit's name and variables. Nothing here looks at sockets, or decides about a holder.
+
+mod error;
+mod expand;
+mod load;
+mod parse;
+mod value;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use error::{Fault, Place, PolicyError, Problem};
+pub use load::{DEFAULT_ROOTS, MAX_FILE_BYTES, Roots};
+
+use crate::model::{EndpointRange, ForeignRule, Rules, StaleRule, StopRules, UnitName};
+use expand::PortText;
+
+/// How long `on-foreign = "wait"` waits where the policy has no `wait`.
+pub const DEFAULT_WAIT: Duration = Duration::from_secs(30);
+
+/// The most endpoints of one unit. Each costs a bind probe at every start.
+pub const MAX_ENDPOINTS: usize = 4096;
+
+/// All that was read, merged: later files over earlier ones, key by key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    defaults: Settings,
+    units: BTreeMap<UnitName, Section>,
+}
+
+/// A `[unit."NAME"]` table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Section {
+    ports: Option<Vec<PortText>>,
+    settings: Settings,
+}
+
+/// The keys that `[defaults]` and `[unit."NAME"]` share; `None` is a key that is not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Settings {
+    on_stale: Option<StaleRule>,
+    on_foreign: Option<ForeignRule>,
+    wait: Option<Duration>,
+    reuse_address: Option<bool>,
+    stop: StopRules,
+}
+
+impl Settings {
+    /// `self`, and `below` for what it leaves open.
+    fn over(self, below: &Self) -> Self {
+        Self {
+            on_stale: self.on_stale.or(below.on_stale),
+            on_foreign: self.on_foreign.or(below.on_foreign),
+            wait: self.wait.or(below.wait),
+            reuse_address: self.reuse_address.or(below.reuse_address),
+            stop: StopRules {
+                timeout: self.stop.timeout.or(below.stop.timeout),
+                kill_signal: self.stop.kill_signal.or(below.stop.kill_signal),
+                final_kill_signal: self.stop.final_kill_signal.or(below.stop.final_kill_signal),
+                send_sighup: self.stop.send_sighup.or(below.stop.send_sighup),
+                send_sigkill: self.stop.send_sigkill.or(below.stop.send_sigkill),
+            },
+        }
+    }
+}
+
+impl Section {
+    fn over(self, below: &Self) -> Self {
+        Self { ports: self.ports.or_else(|| below.ports.clone()), settings: self.settings.over(&below.settings) }
+    }
+}
+
+impl Policy {
+    /// Reads and merges the files below `roots`; no file at all is an empty policy. See [`Roots`] for the order.
+    ///
+    /// # Errors
+    /// Every problem of every file: one that may not be trusted or read, and all that is wrong in the text.
+    pub fn load(roots: &Roots) -> Result<Self, PolicyError> {
+        let (texts, problems) = load::layered(roots);
+        Self::merged(&texts, problems)
+    }
+
+    /// Reads this file alone, as `--policy FILE` wants. The null device is an empty policy.
+    ///
+    /// # Errors
+    /// As [`Policy::load`]; a file that is not there is an error here.
+    pub fn load_file(file: &Path) -> Result<Self, PolicyError> {
+        let text = load::single(file).map_err(|problem| PolicyError::new(vec![problem]))?;
+        Self::merged(&[text], Vec::new())
+    }
+
+    /// Reads the text of a policy; `file` is for messages alone.
+    ///
+    /// # Errors
+    /// Every problem of the text, in its order; where it is no TOML at all, only why it is none.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, PolicyError> {
+        parse::parse(text, &Arc::from(file)).map_err(PolicyError::new)
+    }
+
+    /// What the policy says of `unit`: `[defaults]`, under the section of its template, under its own section, key by key.
+    ///
+    /// `env` gives a variable of the unit's environment. `extra_ports` come after those of the policy. Each endpoint is
+    /// there once, in the order in which it was first written.
+    ///
+    /// # Errors
+    /// A port that is no endpoint once expanded, each of them; or more than [`MAX_ENDPOINTS`], each as often as it is written.
+    pub fn rules_for(
+        &self,
+        unit: &UnitName,
+        env: &dyn Fn(&str) -> Option<String>,
+        extra_ports: &[EndpointRange],
+    ) -> Result<Rules, PolicyError> {
+        let section = self.section_of(unit);
+        let ranges = expanded(section.ports.as_deref().unwrap_or_default(), unit, env)?;
+        let settings = section.settings.over(&self.defaults);
+        let extra = extra_ports.iter().map(|range| (Place::CommandLine, *range));
+        let mut rules = Rules {
+            endpoints: Vec::new(),
+            on_stale: settings.on_stale.unwrap_or_default(),
+            on_foreign: settings.on_foreign.unwrap_or_default(),
+            wait: settings.wait.unwrap_or(DEFAULT_WAIT),
+            reuse_address: settings.reuse_address.unwrap_or(true),
+            stop: settings.stop,
+        };
+        let mut seen = HashSet::new();
+        let mut written = 0;
+        for (place, range) in ranges.into_iter().chain(extra) {
+            written += range.port_count();
+            if written > MAX_ENDPOINTS {
+                return Err(PolicyError::new(vec![Problem { place, fault: Fault::TooManyEndpoints(unit.clone()) }]));
+            }
+            rules.endpoints.extend(range.endpoints().filter(|endpoint| seen.insert(*endpoint)));
+        }
+        Ok(rules)
+    }
+
+    fn section_of(&self, unit: &UnitName) -> Section {
+        let own = self.units.get(unit).cloned().unwrap_or_default();
+        match unit.template().and_then(|template| self.units.get(&template)) {
+            Some(template) => own.over(template),
+            None => own,
+        }
+    }
+
+    fn merged(texts: &[load::Text], mut problems: Vec<Problem>) -> Result<Self, PolicyError> {
+        let mut policy = Self::default();
+        for load::Text { file, text } in texts {
+            match parse::parse(text, file) {
+                Ok(layer) => policy = layer.over(policy),
+                Err(more) => problems.extend(more),
+            }
+        }
+        if problems.is_empty() { Ok(policy) } else { Err(PolicyError::new(problems)) }
+    }
+
+    fn over(self, mut below: Self) -> Self {
+        for (name, section) in self.units {
+            let merged = section.over(&below.units.remove(&name).unwrap_or_default());
+            below.units.insert(name, merged);
+        }
+        Self { defaults: self.defaults.over(&below.defaults), units: below.units }
+    }
+}
+
+fn expanded(
+    ports: &[PortText],
+    unit: &UnitName,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<(Place, EndpointRange)>, PolicyError> {
+    let mut ranges = Vec::new();
+    let mut problems = Vec::new();
+    for port in ports {
+        match port.expand(unit, env) {
+            Ok(range) => ranges.push((port.place.clone(), range)),
+            Err(fault) => problems.push(Problem { place: port.place.clone(), fault }),
+        }
+    }
+    if problems.is_empty() { Ok(ranges) } else { Err(PolicyError::new(problems)) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,259 @@
+//! Whether an endpoint can be bound: one bind(2) that is undone at once.
+//!
+//! It owns the choice of socket options that makes the answer that of the service's own bind. It never listens, never
+//! sets `SO_REUSEPORT` (as root that hides a stale twin), and says nothing about who is there.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt};
+
+use crate::model::{Endpoint, Host, Probe, Protocol};
+
+/// Binds the endpoint and lets go of it.
+///
+/// `reuse_address`: whether the service sets `SO_REUSEADDR` on its TCP sockets, as nearly all do; without it, a
+/// `TIME_WAIT` counts as busy. UDP is always tried without it: two UDP sockets that set it coexist unseen (socket(7)).
+///
+/// [`Host::Any`] is tried as a dual-stack `::`, and as `0.0.0.0` where this host has no IPv6.
+#[must_use]
+pub fn probe(endpoint: &Endpoint, reuse_address: bool) -> Probe {
+    let try_bind = |address| bind_once(address, endpoint, reuse_address);
+    let result = match endpoint.host {
+        Host::Any => bind_wildcard(endpoint.port.get(), try_bind),
+        Host::Ip(_) => try_bind(endpoint.socket_addr()),
+    };
+    match result {
+        Ok(()) => Probe::Free,
+        Err(Errno::EADDRINUSE) => Probe::Busy,
+        Err(Errno::EACCES | Errno::EPERM) => Probe::Denied,
+        Err(Errno::EADDRNOTAVAIL) => Probe::NotLocal,
+        Err(other) => Probe::Failed(other as i32),
+    }
+}
+
+/// `::`, or `0.0.0.0` where there is no IPv6: `EAFNOSUPPORT` from socket(2) with `ipv6.disable=1` on the kernel's
+/// command line or a kernel without it, `EADDRNOTAVAIL` from bind(2) where it is off in another way.
+fn bind_wildcard(port: u16, try_bind: impl Fn(SocketAddr) -> Result<(), Errno>) -> Result<(), Errno> {
+    match try_bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))) {
+        Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => try_bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+        result => result,
+    }
+}
+
+fn bind_once(address: SocketAddr, endpoint: &Endpoint, reuse_address: bool) -> Result<(), Errno> {
+    let (family, kind) = match (address, endpoint.protocol) {
+        (SocketAddr::V4(_), Protocol::Tcp) => (AddressFamily::Inet, SockType::Stream),
+        (SocketAddr::V4(_), Protocol::Udp) => (AddressFamily::Inet, SockType::Datagram),
+        (SocketAddr::V6(_), Protocol::Tcp) => (AddressFamily::Inet6, SockType::Stream),
+        (SocketAddr::V6(_), Protocol::Udp) => (AddressFamily::Inet6, SockType::Datagram),
+    };
+    let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    match endpoint.protocol {
+        Protocol::Tcp => setsockopt(&socket, sockopt::ReuseAddr, &reuse_address)?,
+        Protocol::Udp => (),
+    }
+    if address.is_ipv6() {
+        // Set either way: the default is net.ipv6.bindv6only. A v4-mapped address cannot be bound with it on.
+        setsockopt(&socket, sockopt::Ipv6V6Only, &is_ipv6_alone(endpoint.host))?;
+    }
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))
+}
+
+fn is_ipv6_alone(host: Host) -> bool {
+    match host {
+        Host::Any => false,
+        Host::Ip(ip) => ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::{AsRawFd, OwnedFd};
+
+    use nix::sys::socket::{Backlog, getsockname, listen};
+
+    use super::*;
+    use crate::model::Port;
+
+    /// What stands on the port.
+    #[derive(Clone, Copy, Debug)]
+    struct Stand {
+        address: IpAddr,
+        v6only: bool,
+        reuse_address: bool,
+        reuse_port: bool,
+        listens: bool,
+    }
+
+    fn listener(address: &str) -> Stand {
+        let address = address.parse().unwrap();
+        Stand { address, v6only: false, reuse_address: true, reuse_port: false, listens: true }
+    }
+
+    /// On a port that the kernel picks, which no other test gets while it is held.
+    fn stand(stand: Stand, protocol: Protocol) -> (OwnedFd, Port) {
+        let family = if stand.address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let kind = match protocol {
+            Protocol::Tcp => SockType::Stream,
+            Protocol::Udp => SockType::Datagram,
+        };
+        let held = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        setsockopt(&held, sockopt::ReuseAddr, &stand.reuse_address).unwrap();
+        setsockopt(&held, sockopt::ReusePort, &stand.reuse_port).unwrap();
+        if stand.address.is_ipv6() {
+            setsockopt(&held, sockopt::Ipv6V6Only, &stand.v6only).unwrap();
+        }
+        bind(held.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(stand.address, 0))).unwrap();
+        if stand.listens {
+            listen(&held, Backlog::new(1).unwrap()).unwrap();
+        }
+        let name: SockaddrStorage = getsockname(held.as_raw_fd()).unwrap();
+        let port = name.as_sockaddr_in().map_or_else(|| name.as_sockaddr_in6().unwrap().port(), |v4| v4.port());
+        (held, Port::new(port).unwrap())
+    }
+
+    fn endpoint(host: &str, port: Port, protocol: Protocol) -> Endpoint {
+        let host = if host == "*" { Host::Any } else { Host::Ip(host.parse().unwrap()) };
+        Endpoint { host, port, protocol }
+    }
+
+    #[test]
+    fn tcp_probe_says_what_a_servers_bind_would() {
+        let v6only = |address| Stand { v6only: true, ..listener(address) };
+        let reuse_port = |address| Stand { reuse_port: true, ..listener(address) };
+        let idle = |reuse_address| Stand { reuse_address, listens: false, ..listener("127.0.0.1") };
+        let rows = [
+            (listener("127.0.0.1"), "*", Probe::Busy),
+            (listener("0.0.0.0"), "*", Probe::Busy),
+            (listener("::1"), "*", Probe::Busy),
+            (listener("::"), "*", Probe::Busy),
+            (v6only("::"), "*", Probe::Busy),
+            (reuse_port("127.0.0.1"), "*", Probe::Busy),
+            (reuse_port("0.0.0.0"), "*", Probe::Busy),
+            (reuse_port("::"), "*", Probe::Busy),
+            (reuse_port("127.0.0.1"), "127.0.0.1", Probe::Busy),
+            (idle(true), "*", Probe::Free),
+            (idle(true), "127.0.0.1", Probe::Free),
+            (idle(false), "*", Probe::Busy),
+            (idle(false), "127.0.0.1", Probe::Busy),
+            (idle(false), "127.0.0.2", Probe::Free),
+            (listener("127.0.0.1"), "0.0.0.0", Probe::Busy),
+            (listener("127.0.0.1"), "127.0.0.1", Probe::Busy),
+            (listener("127.0.0.1"), "127.0.0.2", Probe::Free),
+            (listener("127.0.0.1"), "::", Probe::Free),
+            (listener("127.0.0.1"), "::ffff:127.0.0.1", Probe::Busy),
+            (listener("::1"), "0.0.0.0", Probe::Free),
+            (listener("::1"), "::", Probe::Busy),
+            (listener("::1"), "::1", Probe::Busy),
+            (listener("::"), "0.0.0.0", Probe::Busy),
+            (listener("::"), "127.0.0.1", Probe::Busy),
+            (listener("::"), "::", Probe::Busy),
+            (v6only("::"), "0.0.0.0", Probe::Free),
+            (v6only("::"), "::1", Probe::Busy),
+        ];
+        for (there, host, expected) in rows {
+            let (_held, port) = stand(there, Protocol::Tcp);
+            assert_eq!(probe(&endpoint(host, port, Protocol::Tcp), true), expected, "{there:?} and {host}");
+        }
+    }
+
+    #[test]
+    fn udp_probe_sees_sockets_that_set_reuse_address() {
+        let socket = |address| Stand { listens: false, ..listener(address) };
+        let rows = [
+            (socket("127.0.0.1"), "*", Probe::Busy),
+            (socket("0.0.0.0"), "*", Probe::Busy),
+            (socket("::1"), "*", Probe::Busy),
+            (Stand { v6only: true, ..socket("::") }, "*", Probe::Busy),
+            (Stand { v6only: true, ..socket("::") }, "0.0.0.0", Probe::Free),
+            (Stand { reuse_port: true, ..socket("127.0.0.1") }, "*", Probe::Busy),
+            (Stand { reuse_address: false, ..socket("127.0.0.1") }, "127.0.0.1", Probe::Busy),
+            (socket("127.0.0.1"), "127.0.0.2", Probe::Free),
+        ];
+        for (there, host, expected) in rows {
+            for reuse in [true, false] {
+                let (_held, port) = stand(there, Protocol::Udp);
+                assert_eq!(probe(&endpoint(host, port, Protocol::Udp), reuse), expected, "{there:?} and {host}");
+            }
+        }
+    }
+
+    #[test]
+    fn time_wait_counts_only_without_reuse_address() {
+        let server = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = Port::new(server.local_addr().unwrap().port()).unwrap();
+        let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        // The side that closes first is the one that waits.
+        drop(server.accept().unwrap());
+        drop(server);
+        drop(client);
+        for (reuse, expected) in [(true, Probe::Free), (false, Probe::Busy)] {
+            assert_eq!(probe(&endpoint("*", port, Protocol::Tcp), reuse), expected, "reuse {reuse}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_was_given_the_port_is_in_the_way() {
+        let server = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        let port = Port::new(client.local_addr().unwrap().port()).unwrap();
+        assert_eq!(probe(&endpoint("*", port, Protocol::Tcp), true), Probe::Busy);
+
+        let client = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        client.connect(("127.0.0.1", 9)).unwrap();
+        let port = Port::new(client.local_addr().unwrap().port()).unwrap();
+        assert_eq!(probe(&endpoint("*", port, Protocol::Udp), true), Probe::Busy);
+    }
+
+    #[test]
+    fn accepted_connections_of_a_server_that_is_gone_are_not_in_the_way() {
+        let server = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let _client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        let (_accepted, _) = server.accept().unwrap();
+        let port = Port::new(server.local_addr().unwrap().port()).unwrap();
+        drop(server);
+        assert_eq!(probe(&endpoint("*", port, Protocol::Tcp), true), Probe::Free);
+    }
+
+    #[test]
+    fn a_probe_leaves_the_port_as_it_was() {
+        let (held, port) = stand(listener("127.0.0.1"), Protocol::Tcp);
+        drop(held);
+        for _ in 0..2 {
+            assert_eq!(probe(&endpoint("*", port, Protocol::Tcp), true), Probe::Free);
+        }
+    }
+
+    #[test]
+    fn an_address_of_another_host_is_not_local() {
+        let port = Port::new(8080).unwrap();
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            // TEST-NET-1 and the IPv6 documentation prefix (RFC 5737, RFC 3849) are nobody's.
+            assert_eq!(probe(&endpoint("192.0.2.1", port, protocol), true), Probe::NotLocal);
+            assert_eq!(probe(&endpoint("2001:db8::1", port, protocol), true), Probe::NotLocal);
+        }
+    }
+
+    #[test]
+    fn the_wildcard_is_ipv4_where_there_is_no_ipv6() {
+        let cases = [
+            (Ok(()), 1, Ok(())),
+            (Err(Errno::EADDRINUSE), 1, Err(Errno::EADDRINUSE)),
+            (Err(Errno::EACCES), 1, Err(Errno::EACCES)),
+            (Err(Errno::EAFNOSUPPORT), 2, Ok(())),
+            (Err(Errno::EADDRNOTAVAIL), 2, Ok(())),
+        ];
+        for (answer, tries, expected) in cases {
+            let tried = RefCell::new(Vec::new());
+            let result = bind_wildcard(1, |address| {
+                tried.borrow_mut().push(address);
+                if address.is_ipv6() { answer } else { Ok(()) }
+            });
+            assert_eq!((result, tried.borrow().len()), (expected, tries), "{answer:?}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The only part that speaks: what was found, what is done about it, and how it ended.
+//!
+//! Under systemd it writes to the journal, with fields; on a terminal the same sentences go to standard error.
+//! It decides nothing.
+
+mod journal;
+mod words;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use log::Level;
+
+pub use words::{clean, command_of};
+
+use crate::act::Step;
+use crate::model::{Action, BlindSpot, Endpoint, Finding, Outcome, Pid, Process, UnitName};
+
+/// So many holders are named a line each; more are counted.
+const MAX_FINDINGS: usize = 20;
+
+/// One line, with its fields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    level: Level,
+    message: String,
+    fields: Vec<(&'static str, String)>,
+}
+
+impl Entry {
+    fn new(level: Level, message: impl Into<String>) -> Self {
+        Self { level, message: message.into(), fields: Vec::new() }
+    }
+
+    fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.fields.push((name, value.to_string()));
+        self
+    }
+
+    fn with_some(self, name: &'static str, value: Option<impl ToString>) -> Self {
+        match value {
+            Some(value) => self.with(name, value),
+            None => self,
+        }
+    }
+}
+
+/// Speaks about one unit.
+pub struct Report {
+    unit: UnitName,
+    etc: PathBuf,
+    dry_run: bool,
+    verbose: bool,
+    sink: journal::Sink,
+    said: HashSet<(Endpoint, Option<Pid>, Action)>,
+}
+
+impl Report {
+    /// A report about `unit`; `etc` is the folder of `passwd`, for the names of users.
+    #[must_use]
+    pub fn new(unit: UnitName, user: bool, etc: PathBuf, dry_run: bool, verbose: bool) -> Self {
+        let sink = journal::Sink::open(&unit, user);
+        Self { unit, etc, dry_run, verbose, sink, said: HashSet::new() }
+    }
+
+    /// What was found, each holder of each endpoint once.
+    pub fn findings(&mut self, findings: &[Finding]) {
+        let (mut named, mut more) = (0, 0);
+        for finding in findings {
+            if !self.said.insert((finding.endpoint, finding.holder.as_ref().map(|holder| holder.pid), finding.action)) {
+                continue;
+            }
+            if named == MAX_FINDINGS {
+                more += 1;
+                continue;
+            }
+            named += 1;
+            self.sink.send(&words::finding(finding, &self.unit, &self.etc, self.dry_run));
+        }
+        if more > 0 {
+            self.sink.send(&Entry::new(Level::Warn, format!("… and {more} more processes that hold these ports")));
+        }
+    }
+
+    /// What could not be seen.
+    pub fn blind_spots(&self, spots: &[BlindSpot]) {
+        for spot in spots {
+            self.sink.send(&Entry::new(Level::Warn, clean(&format!("{spot}"))).with("PORTGUARD_UNIT", &self.unit));
+        }
+    }
+
+    /// A step of stopping, as it is taken.
+    pub fn step(&self, step: &Step<'_>) {
+        self.sink.send(&words::step(step, &self.unit));
+    }
+
+    /// Something that only `--verbose` asks for.
+    pub fn detail(&self, text: impl FnOnce() -> String) {
+        if self.verbose {
+            self.sink.send(&Entry::new(Level::Info, clean(&text())));
+        }
+    }
+
+    /// Something that went wrong and does not keep the service from starting.
+    pub fn warn(&self, text: &str) {
+        self.sink.send(&Entry::new(Level::Warn, clean(text)).with("PORTGUARD_UNIT", &self.unit));
+    }
+
+    /// How it ended: the last line, or lines where a policy has several problems.
+    pub fn outcome(&self, outcome: &Outcome, endpoints: &[Endpoint], findings: &[Finding]) {
+        for entry in words::outcome(outcome, &self.unit, endpoints, findings) {
+            self.sink.send(&entry);
+        }
+    }
+}
+
+/// The field for the unit of a holder.
+fn holder_unit(process: &Process) -> Option<String> {
+    use crate::model::Owner;
+    match &process.owner {
+        Owner::Unit(unit) | Owner::UserUnit { unit, .. } => Some(unit.to_string()),
+        Owner::Session(session) => Some(format!("session-{}.scope", session.id)),
+        Owner::Init => Some("init.scope".to_owned()),
+        Owner::Nobody | Owner::Unknown => None,
+    }
+}

@@ -1,0 +1,360 @@
+//! The sentences and their fields. Pure text: nothing is sent here.
+//!
+//! Whatever another process chose (its name, its arguments, its paths) goes through [`clean`] before it is shown.
+
+use std::path::Path;
+
+use log::Level;
+
+use super::{Entry, holder_unit};
+use crate::act::Step;
+use crate::model::{Action, Endpoint, Finding, Outcome, Owner, Probe, Process, Protocol, Relation, UnitName};
+use crate::observe::users::user_name;
+use crate::timespan;
+
+/// Message ids, stable for ever: `journalctl MESSAGE_ID=…` and the catalog find them.
+mod id {
+    pub(super) const FINDING: &str = "32c9727883fd4e3e9b8a739b4077c42b";
+    pub(super) const SIGNAL: &str = "b66a13058c0b4054839ea3cfe0b4f95c";
+    pub(super) const NO_PORTS: &str = "ab2bdecde2d844b39adc2af7462980a7";
+    pub(super) const FREE: &str = "fd724499beb04de1aae63904eca1141a";
+    pub(super) const PASSED: &str = "e011ec8671144a41ba01873c23f0e2ed";
+    pub(super) const FREED: &str = "3a5471e832e343348ddb7be4dbb3e021";
+    pub(super) const DRY_RUN: &str = "e1c9249c8a39482bb82e632457126c5b";
+    pub(super) const REFUSED: &str = "9e730c75146241839e98b653f60de5c1";
+    pub(super) const STILL_HELD: &str = "c0f9a60aba8f4885b58db5e25f49092b";
+    pub(super) const NOT_PERMITTED: &str = "f0c17cf7e41740f8b491bf497f308e67";
+    pub(super) const BAD_POLICY: &str = "44dff04284d241179c01e5dd319c2e35";
+    pub(super) const INTERNAL: &str = "8f3ad1a5ce3b4bd9a7ee6f0e8a0ad2c7";
+}
+
+/// At most this many characters of somebody else's command line.
+const MAX_COMMAND: usize = 100;
+
+/// Text that is safe in a log and on a terminal: whatever is no printable character is escaped, so that neither a
+/// line break, an escape sequence nor a change of writing direction gets through.
+#[must_use]
+pub fn clean(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| match c {
+            '\'' | '"' => vec![c],
+            // char::escape_debug escapes control, format, private and unassigned characters, and marks that combine.
+            _ => c.escape_debug().collect(),
+        })
+        .collect::<String>()
+        .replace("\\\\", "\\")
+}
+
+/// The command of a process for a human: its arguments, else its name; escaped, and cut at a hundred characters.
+#[must_use]
+pub fn command_of(process: &Process) -> String {
+    let command = if process.argv.is_empty() { process.comm.clone() } else { process.argv.join(" ") };
+    let shown = clean(&command);
+    match shown.char_indices().nth(MAX_COMMAND) {
+        Some((cut, _)) => format!("{}…", &shown[..cut]),
+        None => shown,
+    }
+}
+
+/// `pid 12 (nginx, user www-data: "nginx: worker process")`
+fn who(process: &Process, etc: &Path) -> String {
+    let (name, user, command) = (clean(&process.comm), user_name(etc, process.uid), command_of(process));
+    format!("pid {} ({name}, user {}: \"{command}\")", process.pid, clean(&user))
+}
+
+/// One holder: who, how it stands to the unit, what is done, and what to type next.
+pub(super) fn finding(finding: &Finding, unit: &UnitName, etc: &Path, dry_run: bool) -> Entry {
+    let holder = finding.holder.as_ref();
+    let level = match finding.action {
+        Action::Refuse => Level::Error,
+        Action::Stop | Action::Wait => Level::Warn,
+        Action::Pass if matches!(finding.relation, Relation::OwnSocketUnit(_) | Relation::OwnFdStore) => Level::Info,
+        Action::Pass => Level::Warn,
+    };
+    let subject = match holder {
+        Some(process) => format!("{} is held by {}", finding.endpoint, who(process, etc)),
+        None => finding.endpoint.to_string(),
+    };
+    let message = [subject, relation(finding, unit), decision(finding, dry_run), next(finding, unit)].concat();
+    Entry::new(level, message)
+        .with("MESSAGE_ID", id::FINDING)
+        .with("PORTGUARD_UNIT", unit)
+        .with("PORTGUARD_ENDPOINT", finding.endpoint)
+        .with("PORTGUARD_RELATION", finding.relation.word())
+        .with("PORTGUARD_ACTION", finding.action)
+        .with_some("PORTGUARD_HOLDER_PID", holder.map(|process| process.pid))
+        .with_some("PORTGUARD_HOLDER_UID", holder.map(|process| process.uid))
+        .with_some("PORTGUARD_HOLDER_UNIT", holder.and_then(holder_unit).or_else(|| unit_of_relation(finding)))
+        .with_some("PORTGUARD_HOLDER_EXE", holder.and_then(|p| p.exe.as_ref()).map(|exe| clean(&exe.to_string_lossy())))
+}
+
+fn unit_of_relation(finding: &Finding) -> Option<String> {
+    match (&finding.relation, &finding.birthplace) {
+        (Relation::OwnSocketUnit(unit) | Relation::OtherSocketUnit(unit), _)
+        | (_, Some(Owner::Unit(unit) | Owner::UserUnit { unit, .. })) => Some(unit.to_string()),
+        _ => None,
+    }
+}
+
+/// How it stands to the unit, as the rest of a sentence that began with the endpoint and the holder.
+fn relation(finding: &Finding, unit: &UnitName) -> String {
+    match &finding.relation {
+        Relation::OwnSocketUnit(own) => format!(", listening for {own}, which hands it to {unit} (own-socket-unit)"),
+        Relation::OwnFdStore => format!(", in the file descriptor store of {unit} (own-fd-store)"),
+        Relation::OwnStart => format!(", which this very start of {unit} left running before (own-start)"),
+        Relation::OwnRun => format!(", which is part of {unit} as it runs now (own-run)"),
+        Relation::Leftover => format!(", a leftover of an earlier run of {unit}"),
+        Relation::Escaped => format!(", escaped from an earlier run of {unit}, which the ledger proves"),
+        Relation::Heir => {
+            format!(
+                ", with a socket that an earlier run of {unit} made; that the process is of that run is not proven (heir)"
+            )
+        }
+        Relation::Unproven => format!(", in the cgroup of {unit}; of which run could not be proven (unproven)"),
+        Relation::Sibling(other) => format!(", which belongs to {other}, an instance of the same template (sibling)"),
+        Relation::Twin { uid: None } => format!(", which belongs to {unit} of the system manager (twin)"),
+        Relation::Twin { uid: Some(uid) } => format!(", which belongs to {unit} in the manager of uid {uid} (twin)"),
+        Relation::OtherUnit(other) => format!(", which belongs to {other} (other-unit)"),
+        Relation::OtherUserUnit { uid, unit } => format!(", which belongs to {unit} of uid {uid} (other-unit)"),
+        Relation::OtherSocketUnit(other) if finding.holder.is_some() => {
+            format!(", listening for {other} (other-socket-unit)")
+        }
+        Relation::OtherSocketUnit(other) => format!(" is held by PID 1, listening for {other} (other-socket-unit)"),
+        Relation::Manager => ", and for which unit could not be told (manager)".to_owned(),
+        Relation::Session { id } => format!(", which belongs to login session {id} (session)"),
+        Relation::OtherProcess => ", which belongs to no unit (other-process)".to_owned(),
+        Relation::Client => client(finding),
+        Relation::TimeWait => " is still in TIME_WAIT after a connection that ended (time-wait)".to_owned(),
+        Relation::KernelHeld => format!(" is held by no process{}: by the kernel itself (kernel-held)", born(finding)),
+        Relation::Hidden => format!(" is held by a process that could not be looked into{} (hidden)", born(finding)),
+        Relation::Unexplained => " cannot be bound, and no table shows why (unexplained)".to_owned(),
+        Relation::NotBindable(Probe::NotLocal) => {
+            " is at an address that this host does not have, or not yet (not-bindable)".to_owned()
+        }
+        Relation::NotBindable(Probe::Denied) => {
+            " may not be bound by portguard, so whether it is free was not seen (not-bindable)".to_owned()
+        }
+        Relation::NotBindable(Probe::Failed(errno)) => {
+            format!(" could not be tried: {} (not-bindable)", std::io::Error::from_raw_os_error(*errno))
+        }
+        Relation::NotBindable(Probe::Free | Probe::Busy) => " (not-bindable)".to_owned(),
+    }
+}
+
+fn client(finding: &Finding) -> String {
+    let peer = finding.socket.as_ref().and_then(|socket| socket.peer);
+    let peer = peer.map(|peer| format!(" to {peer}")).unwrap_or_default();
+    match (&finding.holder, &finding.birthplace) {
+        (Some(process), _) => match holder_unit(process) {
+            Some(unit) => format!(", as the near end of a connection{peer}; it belongs to {unit} (client)"),
+            None => format!(", as the near end of a connection{peer} (client)"),
+        },
+        (None, _) => format!(" is the near end of a connection{peer} (client)"),
+    }
+}
+
+fn born(finding: &Finding) -> String {
+    match &finding.birthplace {
+        Some(Owner::Unit(unit)) => format!(", with a socket that {unit} made"),
+        Some(Owner::UserUnit { uid, unit }) => format!(", with a socket that {unit} of uid {uid} made"),
+        Some(Owner::Session(session)) => format!(", with a socket that login session {} made", session.id),
+        Some(Owner::Init | Owner::Nobody | Owner::Unknown) | None => String::new(),
+    }
+}
+
+fn decision(finding: &Finding, dry_run: bool) -> String {
+    match (finding.action, finding.protected) {
+        (Action::Stop, _) if dry_run => "; would stop it".to_owned(),
+        (Action::Stop, _) => "; stopping it".to_owned(),
+        (Action::Wait, _) if dry_run => "; would wait for it".to_owned(),
+        (Action::Wait, _) => "; waiting for it".to_owned(),
+        (Action::Pass, _) => "; not in the way".to_owned(),
+        (Action::Refuse, Some(why)) => format!("; not touched, as {why}"),
+        (Action::Refuse, None) => "; not touched".to_owned(),
+    }
+}
+
+/// What to type next; empty where nothing needs to be typed.
+fn next(finding: &Finding, unit: &UnitName) -> String {
+    if finding.action != Action::Refuse {
+        return String::new();
+    }
+    let by_pid = || match &finding.holder {
+        Some(process) => format!("see `systemctl status {}`, and end it yourself: kill {0}", process.pid),
+        None => look(finding.endpoint),
+    };
+    let advice = match &finding.relation {
+        Relation::OtherUnit(other) | Relation::Sibling(other) | Relation::OtherSocketUnit(other) => {
+            format!("systemctl stop {}", shell(other))
+        }
+        Relation::OtherUserUnit { uid, unit } => format!("systemctl --user -M {uid}@ stop {}", shell(unit)),
+        Relation::Twin { uid: None } => format!("systemctl stop {}", shell(unit)),
+        Relation::Twin { uid: Some(uid) } => format!("systemctl --user -M {uid}@ stop {}", shell(unit)),
+        Relation::OwnRun => format!("it is running; systemctl restart {}", shell(unit)),
+        Relation::OwnStart => format!("correct the ExecStartPre= lines: systemctl cat {}", shell(unit)),
+        Relation::Session { id } => format!("loginctl session-status {id}, and end it there; or {}", by_pid()),
+        Relation::Hidden => {
+            format!(
+                "let portguard see it: ExecStartPre=+/usr/bin/portguard --unit {unit} (mind the plus); or, as root, {}",
+                look(finding.endpoint)
+            )
+        }
+        Relation::Leftover | Relation::Escaped if finding.protected.is_none() => {
+            format!("allow it: on-stale = \"stop\" for {unit} in the policy; or {}", by_pid())
+        }
+        Relation::Client => format!(
+            "keep the port out of the ephemeral range: sysctl net.ipv4.ip_local_reserved_ports={}; it is free when the connection ends",
+            finding.endpoint.port
+        ),
+        Relation::OwnSocketUnit(_)
+        | Relation::OwnFdStore
+        | Relation::Leftover
+        | Relation::Escaped
+        | Relation::Heir
+        | Relation::Unproven
+        | Relation::Manager
+        | Relation::OtherProcess
+        | Relation::TimeWait
+        | Relation::KernelHeld
+        | Relation::Unexplained
+        | Relation::NotBindable(_) => by_pid(),
+    };
+    format!(". Next: {advice}")
+}
+
+fn look(endpoint: Endpoint) -> String {
+    let table = match endpoint.protocol {
+        Protocol::Tcp => "-Htanp",
+        Protocol::Udp => "-Huanp",
+    };
+    format!("ss {table} 'sport = :{}'", endpoint.port)
+}
+
+/// A unit name as a shell takes it: `\x2d` needs its quotes.
+fn shell(unit: &UnitName) -> String {
+    if unit.as_str().contains('\\') { format!("'{unit}'") } else { unit.to_string() }
+}
+
+/// A step of stopping.
+pub(super) fn step(step: &Step<'_>, unit: &UnitName) -> Entry {
+    let entry = match step {
+        Step::Signal { process, signal } => {
+            Entry::new(Level::Warn, format!("sending {signal} to pid {} ({})", process.pid, clean(&process.comm)))
+                .with("OBJECT_PID", process.pid)
+                .with("PORTGUARD_SIGNAL", signal)
+        }
+        Step::Ended { process, after } => Entry::new(
+            Level::Info,
+            format!("pid {} ({}) ended after {}", process.pid, clean(&process.comm), timespan::show(*after)),
+        ),
+        Step::Changed { process, why } => Entry::new(
+            Level::Warn,
+            format!("pid {} ({}) is not signalled: {why}; looking again", process.pid, clean(&process.comm)),
+        ),
+    };
+    let process = step.process();
+    entry
+        .with("MESSAGE_ID", id::SIGNAL)
+        .with("PORTGUARD_UNIT", unit)
+        .with("PORTGUARD_HOLDER_PID", process.pid)
+        .with_some("PORTGUARD_HOLDER_UNIT", holder_unit(process))
+}
+
+/// How it ended.
+pub(super) fn outcome(outcome: &Outcome, unit: &UnitName, endpoints: &[Endpoint], findings: &[Finding]) -> Vec<Entry> {
+    let ports = list(endpoints.iter().map(ToString::to_string));
+    let held = || {
+        let mut held: Vec<Endpoint> =
+            findings.iter().filter(|finding| finding.action != Action::Pass).map(|finding| finding.endpoint).collect();
+        held.dedup();
+        list(held.iter().map(ToString::to_string))
+    };
+    let (level, message_id, messages) = match outcome {
+        Outcome::NoPorts => (
+            Level::Warn,
+            id::NO_PORTS,
+            vec![format!(
+                "nothing to guard: no port of {unit} is named; add [unit.\"{unit}\"] with ports = [\"8080/tcp\"] to /etc/portguard/portguard.toml"
+            )],
+        ),
+        Outcome::Free => (Level::Info, id::FREE, vec![format!("{ports} free; {unit} may start")]),
+        Outcome::Passed => (Level::Info, id::PASSED, vec![format!("{ports}: nothing hinders {unit}; it may start")]),
+        Outcome::Freed { stopped, took } => (
+            Level::Info,
+            id::FREED,
+            vec![format!(
+                "{ports} free; {unit} may start, after {stopped} left-over {} stopped within {}",
+                if *stopped == 1 { "process was" } else { "processes were" },
+                timespan::show(*took),
+            )],
+        ),
+        Outcome::WouldStop => (
+            Level::Info,
+            id::DRY_RUN,
+            vec![format!("dry run: would stop what is left over and free {} for {unit}", held())],
+        ),
+        Outcome::WouldWait => (Level::Info, id::DRY_RUN, vec![format!("dry run: would wait for {}", held())]),
+        Outcome::Refused { stopped: 0 } => (
+            Level::Error,
+            id::REFUSED,
+            vec![format!("{} held; {unit} must not start, and nothing was touched", held())],
+        ),
+        Outcome::Refused { stopped } => (
+            Level::Error,
+            id::REFUSED,
+            vec![format!("{} held, after {stopped} left-over processes were stopped; {unit} must not start", held())],
+        ),
+        Outcome::StillHeld { took, why } => (
+            Level::Error,
+            id::STILL_HELD,
+            vec![format!(
+                "{} still held after {}: {}; {unit} must not start",
+                held(),
+                timespan::show(*took),
+                clean(why)
+            )],
+        ),
+        Outcome::NotPermitted(why) => (
+            Level::Error,
+            id::NOT_PERMITTED,
+            vec![format!(
+                "{} held, and {}; {unit} must not start. Next: ExecStartPre=+/usr/bin/portguard --unit {unit} (mind the plus)",
+                held(),
+                clean(why)
+            )],
+        ),
+        Outcome::BadPolicy(problems) => {
+            let count = problems.len();
+            let mut lines: Vec<String> = problems.iter().map(|problem| clean(problem)).collect();
+            lines.push(format!(
+                "the policy has {count} {}; {unit} must not start, and nothing was touched",
+                if count == 1 { "problem" } else { "problems" }
+            ));
+            (Level::Error, id::BAD_POLICY, lines)
+        }
+        Outcome::Internal(why) => {
+            (Level::Error, id::INTERNAL, vec![format!("portguard itself failed: {}", clean(why))])
+        }
+    };
+    messages
+        .into_iter()
+        .map(|message| {
+            Entry::new(level, message)
+                .with("MESSAGE_ID", message_id)
+                .with("PORTGUARD_VERDICT", outcome.word())
+                .with("PORTGUARD_UNIT", unit)
+                .with("PORTGUARD_EXIT_STATUS", outcome.exit_status())
+        })
+        .collect()
+}
+
+/// `a, b, c`, and a count instead of a long tail.
+fn list(items: impl Iterator<Item = String>) -> String {
+    const SHOWN: usize = 8;
+    let all: Vec<String> = items.collect();
+    match all.len() {
+        0 => "no port".to_owned(),
+        1..=SHOWN => all.join(", "),
+        more => format!("{} and {} more", all[..SHOWN].join(", "), more - SHOWN),
+    }
+}

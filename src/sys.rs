@@ -1,0 +1,94 @@
+//! The two system calls that no crate of ours wraps. The only module with `unsafe`; it must not decide anything.
+
+#![expect(unsafe_code, reason = "each block says why it is sound")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use nix::libc;
+
+use crate::model::Pid;
+
+/// The type of a kernfs file handle: the 64-bit node id (`FILEID_KERNFS`, Linux 5.5 `include/linux/exportfs.h`).
+const FILEID_KERNFS: libc::c_int = 0xfe;
+
+/// `struct file_handle` (open_by_handle_at(2)) with room for the 8 bytes of a kernfs node id.
+#[repr(C)]
+struct KernfsHandle {
+    handle_bytes: libc::c_uint,
+    handle_type: libc::c_int,
+    node_id: [u8; 8],
+}
+
+/// Opens (`O_PATH`) the kernfs node of this id on the file system on which `mount` is open.
+///
+/// # Errors
+/// `ESTALE`: there is no such node any more. `EPERM`: no `CAP_DAC_READ_SEARCH`.
+pub(crate) fn open_kernfs_node(mount: impl AsFd, node_id: u64) -> io::Result<OwnedFd> {
+    let mut handle = KernfsHandle { handle_bytes: 8, handle_type: FILEID_KERNFS, node_id: node_id.to_ne_bytes() };
+    let flags = libc::O_PATH | libc::O_CLOEXEC | libc::O_DIRECTORY;
+    // SAFETY: `handle` has the layout of `struct file_handle` with `handle_bytes` bytes behind its header, it
+    // outlives the call, and the kernel only reads it; the descriptor of `mount` is open for as long as it is borrowed.
+    let fd = unsafe {
+        libc::open_by_handle_at(
+            mount.as_fd().as_raw_fd(),
+            std::ptr::from_mut(&mut handle).cast::<libc::file_handle>(),
+            flags,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so `fd` is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Whether two threads share one table of open files (kcmp(2), `KCMP_FILES`).
+/// `None` where the kernel does not tell (no `CONFIG_KCMP`, no permission, one of them gone).
+pub(crate) fn share_files(one: Pid, other: Pid) -> Option<bool> {
+    const KCMP_FILES: libc::c_int = 2;
+    // SAFETY: kcmp(2) with KCMP_FILES takes five integers, touches no memory of ours, and ignores the last two.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, one.0, other.0, KCMP_FILES, 0_u64, 0_u64) };
+    match order {
+        ..0 => None,
+        0 => Some(true),
+        1.. => Some(false),
+    }
+}
+
+/// Ends the calling thread alone, as no safe Rust can, so that a test has a process without its first thread.
+#[cfg(test)]
+pub(crate) fn end_this_thread() -> ! {
+    // SAFETY: exit(2), not exit_group(2), touches no memory; nothing on this thread's stack is used by another thread,
+    // and nobody waits for it.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+    unreachable!("exit(2) does not return")
+}
+
+/// Gives the calling thread a table of open files of its own, for a test.
+///
+/// # Errors
+/// unshare(2).
+#[cfg(test)]
+pub(crate) fn unshare_files() -> io::Result<()> {
+    // SAFETY: unshare(2) takes a number and touches no memory of ours; the descriptors of this thread stay open.
+    match unsafe { libc::unshare(libc::CLONE_FILES) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// An MPTCP socket of IPv4, for a test; neither nix nor std has the protocol.
+///
+/// # Errors
+/// socket(2).
+#[cfg(test)]
+pub(crate) fn mptcp_socket() -> io::Result<OwnedFd> {
+    // SAFETY: socket(2) takes three numbers and touches no memory of ours.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_MPTCP) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so `fd` is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -1,0 +1,172 @@
+//! Processes of an earlier run of the guarded service: they are stopped, all of them, and nobody else.
+
+use super::{
+    APP, assert_names, assert_unharmed, assert_up_without, finding, message, policy, started_guarded_app, workers,
+};
+use crate::machine::Machine;
+
+pub(super) fn leftover_is_stopped_and_the_service_comes_up(m: &Machine) {
+    m.given("a guarded service with KillMode=process whose worker survives a stop and holds 8080");
+    let old = started_guarded_app(m, "8080/tcp");
+    let pid = old[0].to_string();
+
+    m.when("it is restarted");
+    let restart = m.restart(APP);
+
+    m.then("it is up, the leftover gone, and the new main process holds the port");
+    assert!(restart.status.success(), "{restart:?}");
+    assert_up_without(m, "8080/tcp", &old);
+
+    m.then("the journal has the finding and the verdict as fields");
+    let leftover = finding(
+        m,
+        APP,
+        &[("RELATION", "leftover"), ("ACTION", "stop"), ("ENDPOINT", "8080/tcp"), ("HOLDER_PID", &pid)],
+    );
+    finding(m, APP, &[("VERDICT", "freed")]);
+
+    m.then("one line of plain `journalctl -u` names endpoint, process, relation and action");
+    let words = message(&leftover);
+    assert_names(words, &["8080/tcp", &pid, "python3", "stop"]);
+    assert!(words.contains("leftover") || words.contains("left-over"), "the relation is not named in: {words}");
+    assert_names(&m.journal(APP), &[words]);
+}
+
+pub(super) fn leftover_that_ignores_sigterm_is_killed(m: &Machine) {
+    m.given("a leftover that ignores SIGTERM, and a policy that waits for it for a second");
+    let old = started_guarded_app(m, "8080/tcp 1 stubborn");
+    policy(m, &format!("[defaults]\nstop-timeout = \"1s\"\n\n[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\n"));
+
+    m.when("the service is restarted");
+    let restart = m.restart(APP);
+
+    m.then("the leftover is killed and the service is up");
+    assert!(restart.status.success(), "{restart:?}");
+    assert_up_without(m, "8080/tcp", &old);
+    finding(m, APP, &[("VERDICT", "freed")]);
+}
+
+pub(super) fn leftover_that_reforks_on_sigterm_is_stopped(m: &Machine) {
+    m.given("a leftover that answers SIGTERM with a successor that has the socket");
+    let old = started_guarded_app(m, "8080/tcp 1 reforking");
+
+    m.when("the service is restarted");
+    let restart = m.restart(APP);
+
+    m.then("the successor is stopped as well, and the service is up with its own two processes only");
+    assert!(restart.status.success(), "{restart:?}");
+    assert_up_without(m, "8080/tcp", &old);
+    assert_eq!(m.holders("8080/tcp"), m.processes_of(APP));
+    assert_eq!(m.processes_of(APP).len(), 2);
+}
+
+pub(super) fn every_process_that_holds_the_port_goes(m: &Machine) {
+    m.given("three leftovers that share one listening socket");
+    let old = started_guarded_app(m, "8080/tcp 3");
+    assert_eq!(old.len(), 3);
+
+    m.when("the service is restarted");
+    let restart = m.restart(APP);
+
+    m.then("all three are gone, each with a finding of its own");
+    assert!(restart.status.success(), "{restart:?}");
+    assert_up_without(m, "8080/tcp", &old);
+    for pid in old {
+        finding(m, APP, &[("RELATION", "leftover"), ("HOLDER_PID", &pid.to_string())]);
+    }
+}
+
+/// The kernel shows no file descriptors of a process whose first thread has ended, though the others have them.
+pub(super) fn leader_thread_dead_still_found(m: &Machine) {
+    m.given("a leftover whose main thread has ended while another one serves");
+    let old = started_guarded_app(m, "8080/tcp 1 leaderless");
+    m.wait_until("the main thread is a zombie", super::SOON, || {
+        m.ok(&format!("cat /proc/{}/stat", old[0])).contains(") Z ")
+    });
+    m.stop(APP);
+    assert_eq!(m.connect(8080).stdout.trim(), format!("served by {}", old[0]));
+
+    m.when("the service is started");
+    let start = m.start(APP);
+
+    m.then("the leftover is found and stopped, and the service is up");
+    assert!(start.status.success(), "{start:?}");
+    assert_up_without(m, "8080/tcp", &old);
+    finding(m, APP, &[("RELATION", "leftover"), ("HOLDER_PID", &old[0].to_string())]);
+}
+
+pub(super) fn udp_leftover_is_stopped(m: &Machine) {
+    m.given("a leftover that holds 8080/udp");
+    let old = started_guarded_app(m, "8080/udp");
+
+    m.when("the service is restarted");
+    let restart = m.restart(APP);
+
+    m.then("the leftover is gone and the service is up");
+    assert!(restart.status.success(), "{restart:?}");
+    assert_up_without(m, "8080/udp", &old);
+    finding(m, APP, &[("RELATION", "leftover"), ("ENDPOINT", "8080/udp")]);
+}
+
+pub(super) fn dbus_down_leftover_is_still_stopped(m: &Machine) {
+    m.given("a leftover, and a system without its bus");
+    let old = started_guarded_app(m, "8080/tcp");
+    // dbus.service may refuse to be stopped by hand, so it is killed; masked, nothing brings it back.
+    m.ok("systemctl mask --runtime dbus.service dbus.socket && systemctl stop dbus.socket");
+    m.ok("systemctl kill -s KILL dbus.service");
+    m.wait_until("the bus is down", super::SOON, || !m.sh("busctl --timeout=2 list").status.success());
+
+    m.when("the service is restarted");
+    let restart = m.restart(APP);
+
+    m.then("the leftover is gone and the service is up");
+    assert!(restart.status.success(), "{restart:?}");
+    assert_up_without(m, "8080/tcp", &old);
+    finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop")]);
+    finding(m, APP, &[("VERDICT", "freed")]);
+}
+
+pub(super) fn escaped_process_is_stopped_by_its_ledger_entry(m: &Machine) {
+    const ELSEWHERE: &str = "/sys/fs/cgroup/system.slice/elsewhere.scope";
+
+    m.given("a guarded service whose worker has moved to the scope of somebody else, who lives there too");
+    m.ok("setsid systemd-run --scope --unit=elsewhere sleep infinity >/dev/null 2>&1 &");
+    let other = || m.show("elsewhere.scope", "ActiveState") == "active";
+    m.wait_until("elsewhere.scope is there", super::SOON, other);
+    let inhabitant = m.processes_of("elsewhere.scope");
+    super::app_service(m, &format!("8080/tcp 1 plain {ELSEWHERE}"));
+    super::policy_for_app(m, "8080/tcp");
+    super::guard(m, APP);
+    m.ok(&format!("systemctl start {APP}"));
+    let mut old = m.processes_of("elsewhere.scope");
+    old.retain(|pid| !inhabitant.contains(pid));
+    assert_eq!(old.len(), 1, "the worker has not moved");
+
+    m.when("the service is restarted");
+    let restart = m.restart(APP);
+
+    m.then("the worker is recognised and stopped, and the service is up");
+    assert!(restart.status.success(), "{restart:?}");
+    assert_up_without(m, "8080/tcp", &old);
+    finding(m, APP, &[("RELATION", "escaped"), ("ACTION", "stop"), ("HOLDER_PID", &old[0].to_string())]);
+
+    m.then("the scope's own process is unharmed");
+    assert!(m.alive(inhabitant[0]));
+}
+
+pub(super) fn dry_run_touches_nothing(m: &Machine) {
+    m.given("a stopped service and its leftover");
+    started_guarded_app(m, "8080/tcp");
+    let old = workers(m);
+    m.stop(APP);
+
+    m.when("portguard runs with --dry-run");
+    let dry_run = m.sh(&format!("portguard --unit {APP} --dry-run"));
+
+    m.then("it says what it would do");
+    let said = format!("{}{}", dry_run.stdout, dry_run.stderr);
+    assert_names(&said, &["8080/tcp", &old[0].to_string(), "stop"]);
+
+    m.then("the leftover lives and holds the port");
+    assert_unharmed(m, "8080/tcp", old[0]);
+}

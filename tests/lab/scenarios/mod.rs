@@ -1,0 +1,141 @@
+//! What portguard promises, told on a real systemd: given, when, then.
+//!
+//! Every scenario must fail if portguard does nothing (`PORTGUARD_UNDER_TEST=true`), so each asks for something that
+//! only portguard brings about: a start that succeeds over a leftover, or its own words in the journal.
+
+mod arguments;
+mod leftovers;
+mod refusals;
+mod sockets;
+mod starts;
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::machine::{Entry, Machine};
+
+/// One promise; it panics where the promise is broken.
+pub(crate) type Scenario = fn(&Machine);
+
+/// All of them, each of which runs on every release.
+pub(crate) const ALL: &[(&str, Scenario)] = &[
+    ("free_port_starts", starts::free_port_starts),
+    ("exits_at_once_and_is_still_found_by_journalctl_u", starts::exits_at_once_and_is_still_found_by_journalctl_u),
+    ("killed_guard_hinders_nothing", starts::killed_guard_hinders_nothing),
+    ("leftover_is_stopped_and_the_service_comes_up", leftovers::leftover_is_stopped_and_the_service_comes_up),
+    ("leftover_that_ignores_sigterm_is_killed", leftovers::leftover_that_ignores_sigterm_is_killed),
+    ("leftover_that_reforks_on_sigterm_is_stopped", leftovers::leftover_that_reforks_on_sigterm_is_stopped),
+    ("every_process_that_holds_the_port_goes", leftovers::every_process_that_holds_the_port_goes),
+    ("leader_thread_dead_still_found", leftovers::leader_thread_dead_still_found),
+    ("udp_leftover_is_stopped", leftovers::udp_leftover_is_stopped),
+    ("dbus_down_leftover_is_still_stopped", leftovers::dbus_down_leftover_is_still_stopped),
+    ("escaped_process_is_stopped_by_its_ledger_entry", leftovers::escaped_process_is_stopped_by_its_ledger_entry),
+    ("dry_run_touches_nothing", leftovers::dry_run_touches_nothing),
+    ("own_socket_activation_passes", sockets::own_socket_activation_passes),
+    ("foreign_socket_unit_is_refused_and_named", sockets::foreign_socket_unit_is_refused_and_named),
+    ("foreign_live_unit_is_refused_named_and_unharmed", refusals::foreign_live_unit_is_refused_named_and_unharmed),
+    ("own_start_helper_is_refused_and_named", refusals::own_start_helper_is_refused_and_named),
+    ("login_session_is_refused_and_named", refusals::login_session_is_refused_and_named),
+    ("broken_policy_is_78_and_touches_nothing", refusals::broken_policy_is_78_and_touches_nothing),
+    ("refuses_bad_arguments_with_64", arguments::refuses_bad_arguments_with_64),
+];
+
+/// The service under guard in nearly every scenario.
+const APP: &str = "app.service";
+
+/// The line that the whole project is about.
+const GUARD: &str = "[Service]\nExecStartPre=+/usr/bin/portguard --unit %n\n";
+
+/// How long a signalled process may take to be gone and reaped.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Puts portguard before a unit's start, as the README says: by a drop-in.
+fn guard(machine: &Machine, unit: &str) {
+    machine.unit(&format!("{unit}.d/portguard.conf"), GUARD);
+}
+
+fn policy(machine: &Machine, text: &str) {
+    machine.write("/etc/portguard/portguard.toml", text);
+}
+
+/// The policy that says no more than which port app.service needs.
+fn policy_for_app(machine: &Machine, endpoint: &str) {
+    policy(machine, &format!("[unit.\"{APP}\"]\nports = [\"{endpoint}\"]\n"));
+}
+
+/// Writes app.service, which runs listeners/app.py with these arguments. systemd stops its main process only, and the
+/// service is up when it has bound its port, not before.
+fn app_service(machine: &Machine, arguments: &str) {
+    let unit =
+        format!("[Service]\nType=notify\nKillMode=process\nExecStart=/usr/bin/python3 /opt/lab/app.py {arguments}\n");
+    machine.unit(APP, &unit);
+}
+
+/// Starts app.service, guarded, and returns its workers: the processes that a stop leaves behind.
+fn started_guarded_app(machine: &Machine, arguments: &str) -> Vec<u32> {
+    let endpoint = arguments.split(' ').next().unwrap_or(arguments);
+    app_service(machine, arguments);
+    policy_for_app(machine, endpoint);
+    guard(machine, APP);
+    machine.ok(&format!("systemctl start {APP}"));
+    workers(machine)
+}
+
+fn workers(machine: &Machine) -> Vec<u32> {
+    let main = machine.main_pid(APP);
+    let workers: Vec<_> = machine.processes_of(APP).into_iter().filter(|&pid| pid != main).collect();
+    assert!(!workers.is_empty(), "{APP} has no workers");
+    workers
+}
+
+/// The old workers are gone, and the port is the new main process's.
+fn assert_up_without(machine: &Machine, endpoint: &str, old: &[u32]) {
+    assert_eq!(machine.show(APP, "ActiveState"), "active");
+    for &pid in old {
+        machine.wait_until(&format!("the leftover {pid} is gone"), SOON, || !machine.alive(pid));
+    }
+    let holders = machine.holders(endpoint);
+    assert!(holders.contains(&machine.main_pid(APP)), "held by {holders:?}, not by the new main process");
+    assert!(!holders.iter().any(|pid| old.contains(pid)), "held by {holders:?}, among them a leftover");
+}
+
+/// The port is still held by this process, which lives.
+fn assert_unharmed(machine: &Machine, endpoint: &str, pid: u32) {
+    assert!(machine.alive(pid), "{pid} is gone");
+    let holders = machine.holders(endpoint);
+    assert!(holders.contains(&pid), "{endpoint} is held by {holders:?}, no more by {pid}");
+}
+
+/// The entry of portguard in `journalctl -u` that has all these `PORTGUARD_` fields.
+fn finding(machine: &Machine, unit: &str, fields: &[(&str, &str)]) -> Entry {
+    let entries = machine.guard_entries(unit);
+    let fits = |entry: &&Entry| fields.iter().all(|(name, value)| field(entry, &format!("PORTGUARD_{name}")) == *value);
+    let found = entries.iter().find(fits).cloned();
+    found.unwrap_or_else(|| panic!("no entry of portguard for {unit} has {fields:?}; it wrote:\n{}", shown(&entries)))
+}
+
+/// A text field of an entry; empty if there is none, or no text.
+fn field<'entry>(entry: &'entry Entry, name: &str) -> &'entry str {
+    entry.get(name).and_then(|value| value.as_str()).unwrap_or_default()
+}
+
+fn message(entry: &Entry) -> &str {
+    field(entry, "MESSAGE")
+}
+
+/// Asserts that a text names all of these.
+fn assert_names(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is not named in: {text}");
+    }
+}
+
+fn shown(entries: &[Entry]) -> String {
+    let mut text = String::new();
+    for entry in entries {
+        let fields = entry.iter().filter(|(name, _)| name.starts_with("PORTGUARD_"));
+        let fields: Vec<_> = fields.map(|(name, value)| format!("{name}={value}")).collect();
+        writeln!(text, "  {}\n    {}", message(entry), fields.join(" ")).expect("a String takes everything");
+    }
+    if text.is_empty() { "  nothing".to_owned() } else { text }
+}
