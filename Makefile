@@ -1,10 +1,13 @@
-# make build | test | demo | lint | clean — see README.md
+# make build | test | demo | lab | proof | lint | clean — see README.md
 
 CARGO ?= cargo
 HOST   = $(shell rustc -vV | sed -n 's/^host: //p')
 BINARY = target/release/portguard
 
-.PHONY: build test unit lab demo lint tools clean
+# The release on which the proof is part of the tests; make proof PROOF= takes all four.
+PROOF ?= bookworm::
+
+.PHONY: build test unit lab proof demo lint tools clean
 
 # .cargo/config.toml builds for the host by its name, so cargo's own folder has that name in it.
 build:
@@ -18,6 +21,7 @@ test: tools build
 	$(CARGO) test --locked --doc
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test lab
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test demo
+	$(MAKE) proof
 
 unit:
 	$(CARGO) test --locked --lib --bins
@@ -25,6 +29,12 @@ unit:
 # make lab ARGS=trixie::leftover   runs what matches
 lab: tools build
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test lab -- $(ARGS)
+
+# A test that passes without a guard tests nothing: with /bin/true in its place, every scenario must fail.
+proof: tools build
+	$(CARGO) test --locked --no-run --test lab
+	! PORTGUARD_UNDER_TEST=true $(CARGO) test --locked --test lab -- $(PROOF) >target/proof.log 2>&1
+	grep '^test result: FAILED. 0 passed; [1-9]' target/proof.log
 
 # The main job on a real systemd, with the real journal.
 demo: tools build

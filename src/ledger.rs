@@ -1,6 +1,6 @@
 //! The births of the guarded unit: which cgroup and which invocation each of its guarded starts had.
 //!
-//! One small text file a unit below `/run/portguard` (`$XDG_RUNTIME_DIR/portguard` in a user manager), a line a run,
+//! One small text file a unit below `/run/portguard/ledger` (`$XDG_RUNTIME_DIR` in a user manager), a line a run,
 //! oldest first: `INVOCATION_ID CGROUP_ID`. It lives on a tmpfs, exactly as long as those ids mean anything. What it
 //! says may get a process stopped, so a folder or file that somebody else could have written counts as unreadable.
 
@@ -145,10 +145,17 @@ fn read_from(dir: &rustix::fd::OwnedFd, folder: &Path, unit: &UnitName) -> Resul
 fn open_or_make_folder(folder: &Path) -> Result<rustix::fd::OwnedFd, LedgerError> {
     match open_folder(folder) {
         Err(LedgerError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            match mkdirat(CWD, folder, Mode::RWXU) {
-                Ok(()) | Err(Errno::EXIST) => open_folder(folder),
-                Err(source) => Err(LedgerError::Io { path: folder.to_owned(), source: source.into() }),
+            // The folder above is also one of policies, which everybody may read.
+            let all_read = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
+            for (folder, mode) in
+                folder.parent().map(|above| (above, all_read)).into_iter().chain([(folder, Mode::RWXU)])
+            {
+                match mkdirat(CWD, folder, mode) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(source) => return Err(LedgerError::Io { path: folder.to_owned(), source: source.into() }),
+                }
             }
+            open_folder(folder)
         }
         other => other,
     }
@@ -195,7 +202,7 @@ mod tests {
     #[test]
     fn what_was_recorded_is_read_back_in_order() {
         let root = tempfile::tempdir().unwrap();
-        let folder = root.path().join("portguard");
+        let folder = root.path().join("portguard/ledger");
         assert_eq!(read(&folder, &unit()).unwrap(), []);
         for number in 1..=3 {
             record(&folder, &unit(), run(number)).unwrap();

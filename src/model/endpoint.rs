@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
+use super::printable;
+
 /// A port number, 1 to 65535. Port 0 means "any free port" to bind(2), so nobody can hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Port(NonZeroU16);
@@ -96,9 +98,9 @@ impl Endpoint {
 
     /// Whether a socket bound to `local` (IPv6 alone if `v6only`) stands in the way of this endpoint.
     ///
-    /// Source of the rule: `ipv6_rcv_saddr_equal()` and `ipv4_rcv_saddr_equal()`, Linux `net/ipv4/inet_connection_sock.c`:
-    /// the same family and an equal or unspecified address on either side; an IPv6 socket that is not
-    /// v6only also takes its IPv4 part, and a v4-mapped address is that IPv4 address.
+    /// Source of the rule: `ipv6_rcv_saddr_equal()` and `ipv4_rcv_saddr_equal()`, Linux
+    /// `net/ipv4/inet_connection_sock.c`: the same family and an equal or unspecified address on either side; an IPv6
+    /// socket that is not v6only also takes its IPv4 part, and a v4-mapped address is that IPv4 address.
     #[must_use]
     pub fn conflicts_with(&self, local: SocketAddr, v6only: bool) -> bool {
         local.port() == self.port.get() && self.reach().overlaps(Reach::of(local.ip(), v6only))
@@ -298,7 +300,7 @@ fn read_ipv6(text: &str, at: usize) -> Result<Host, Fault> {
         return check_ipv4(v4, at);
     }
     if ip.is_multicast() {
-        return Fault::at(at, "a multicast address is shared, so nobody can be in its way");
+        return Fault::at(at, "a multicast address is meant to be shared: it cannot be guarded");
     }
     if ip.is_unicast_link_local() {
         return Fault::at(at, "a link-local address needs a zone, which is not supported: use *:PORT");
@@ -308,7 +310,7 @@ fn read_ipv6(text: &str, at: usize) -> Result<Host, Fault> {
 
 fn check_ipv4(ip: Ipv4Addr, at: usize) -> Result<Host, Fault> {
     if ip.is_multicast() {
-        return Fault::at(at, "a multicast address is shared, so nobody can be in its way");
+        return Fault::at(at, "a multicast address is meant to be shared: it cannot be guarded");
     }
     Ok(Host::Ip(IpAddr::V4(ip)))
 }
@@ -384,7 +386,7 @@ pub struct EndpointError {
 impl fmt::Display for EndpointError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { text, offset, reason } = self;
-        let shown: String = text.escape_debug().collect();
+        let shown = printable(text);
         write!(f, "endpoint \"{shown}\", column {}: {reason}", text[..*offset].chars().count() + 1)
     }
 }
@@ -393,7 +395,7 @@ impl std::error::Error for EndpointError {}
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::OwnedFd;
+    use std::os::fd::{AsRawFd as _, OwnedFd};
 
     use nix::errno::Errno;
     use nix::sys::socket::{
@@ -489,9 +491,9 @@ mod tests {
         ("[fe80::1]:53",           2, "a link-local address needs a zone, which is not supported: use *:PORT"),
         ("[febf::1]:53",           2, "a link-local address needs a zone, which is not supported: use *:PORT"),
         ("[fe80::1%eth0]:53",      9, "zones are not supported: use *:PORT, which covers link-local addresses"),
-        ("[ff02::fb]:5353/udp",    2, "a multicast address is shared, so nobody can be in its way"),
-        ("224.0.0.251:5353/udp",   1, "a multicast address is shared, so nobody can be in its way"),
-        ("[::ffff:224.0.0.1]:80",  2, "a multicast address is shared, so nobody can be in its way"),
+        ("[ff02::fb]:5353/udp",    2, "a multicast address is meant to be shared: it cannot be guarded"),
+        ("224.0.0.251:5353/udp",   1, "a multicast address is meant to be shared: it cannot be guarded"),
+        ("[::ffff:224.0.0.1]:80",  2, "a multicast address is meant to be shared: it cannot be guarded"),
     ];
 
     #[test]
@@ -610,7 +612,6 @@ mod tests {
         if address.is_ipv6() {
             setsockopt(&fd, Ipv6V6Only, &v6only)?;
         }
-        use std::os::fd::AsRawFd as _;
         bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
         Ok(fd)
     }

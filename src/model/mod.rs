@@ -5,6 +5,7 @@ mod outcome;
 mod process;
 mod scene;
 mod socket;
+mod text;
 mod unit;
 mod verdict;
 
@@ -16,5 +17,6 @@ pub use scene::{
     SocketUnit, StaleRule, StopRules, UnitFacts,
 };
 pub use socket::{CgroupId, CgroupPath, Inode, Socket, SocketState};
+pub use text::printable;
 pub use unit::{UnitName, UnitNameError, UnitType};
 pub use verdict::{Action, Finding, Relation, Verdict};

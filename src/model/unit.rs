@@ -149,7 +149,8 @@ impl FromStr for UnitName {
     }
 }
 
-/// The rules in the order in which a reason says most, which is not systemd's order; the set of valid names is the same.
+/// The rules in the order in which a reason says most, which is not systemd's order; the set of valid names is the
+/// same.
 fn check(text: &str) -> Result<UnitType, String> {
     if text.is_empty() {
         return Err("is empty: give the unit's name, as in systemctl".to_owned());
@@ -195,7 +196,8 @@ impl fmt::Display for UnitName {
 }
 
 impl fmt::Display for UnitNameError {
-    /// `unit name "TEXT" REASON`. A backslash is shown as it is: it belongs to unit names (`\x2d`), and the name is there to be copied.
+    /// `unit name "TEXT" REASON`. A backslash is shown as it is: it belongs to unit names (`\x2d`), and the name is
+    /// there to be copied.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("unit name \"")?;
         for c in self.text.chars() {

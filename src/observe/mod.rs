@@ -87,7 +87,7 @@ impl Place {
         let scope = if user { Scope::User } else { Scope::System };
         let within = own.filter(|path| is_guarded(&cgroup::owner_of(path), unit, scope));
         Self {
-            ledger: roots.run.join("portguard"),
+            ledger: roots.run.join("portguard/ledger"),
             hierarchy: cgroup::mount(&roots.proc, &roots.cgroup).ok(),
             within: within.as_ref().and_then(cgroup::unit_cgroup),
             invocation: std::env::var("INVOCATION_ID").ok().and_then(|id| id.parse().ok()),

@@ -6,9 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{MAX_ENDPOINTS, MAX_FILE_BYTES};
-use crate::model::{EndpointError, UnitName, UnitNameError};
+use crate::model::{EndpointError, UnitName, UnitNameError, printable};
 
-/// All that is wrong with the policy; at least one problem. Shown one a line, each `FILE:LINE:COLUMN: what: hint`.
+/// No more problems are shown: a file that is no policy at all must not flood the journal.
+const MAX_SHOWN: usize = 20;
+
+/// All that is wrong with the policy; at least one problem. Shown one a line, each `FILE:LINE:COLUMN: what: hint`, and
+/// after the first 20 only how many more there are.
 #[derive(Debug)]
 pub struct PolicyError {
     problems: Vec<Problem>,
@@ -41,14 +45,26 @@ pub enum Place {
     CommandLine,
 }
 
-impl Place {
-    /// The place of this byte offset.
-    pub(super) fn of_offset(file: &Arc<Path>, text: &[u8], offset: usize) -> Self {
-        let before = &text[..offset.min(text.len())];
-        let lines = before.split(|b| *b == b'\n').enumerate();
-        let (index, line) = lines.last().unwrap_or_default();
-        let column = String::from_utf8_lossy(line).chars().count() + 1;
-        Self::Text { file: Arc::clone(file), line: index + 1, column }
+/// A text and where its lines begin, for [`Place`]s in it.
+pub(super) struct Lines<'t> {
+    file: &'t Arc<Path>,
+    text: &'t [u8],
+    starts: Vec<usize>,
+}
+
+impl<'t> Lines<'t> {
+    pub(super) fn of(file: &'t Arc<Path>, text: &'t [u8]) -> Self {
+        let ends = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(offset, _)| offset);
+        Self { file, text, starts: std::iter::once(0).chain(ends.map(|end| end + 1)).collect() }
+    }
+
+    /// The place of this byte.
+    pub(super) fn place(&self, offset: usize) -> Place {
+        let offset = offset.min(self.text.len());
+        let line = self.starts.partition_point(|start| *start <= offset);
+        let before = &self.text[self.starts[line - 1]..offset];
+        let column = String::from_utf8_lossy(before).chars().count() + 1;
+        Place::Text { file: Arc::clone(self.file), line, column }
     }
 }
 
@@ -64,12 +80,21 @@ pub enum Fault {
     },
     /// Somebody else than root (or the caller, where that is not root) could change it.
     Untrusted {
-        /// The file, folder or symbolic link; on the way to the place of this problem, or that itself.
+        /// The file or folder; on the way to the place of this problem, or that itself.
         path: PathBuf,
         /// Who owns it.
         owner: u32,
         /// Its permission bits.
         mode: u32,
+        /// Who should own it.
+        wanted: u32,
+    },
+    /// A symbolic link that neither root nor the caller made.
+    UntrustedLink {
+        /// The link; on the way to the place of this problem, or that itself.
+        path: PathBuf,
+        /// Who owns it.
+        owner: u32,
         /// Who should own it.
         wanted: u32,
     },
@@ -149,11 +174,14 @@ impl PolicyError {
 
 impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, Problem { place, fault }) in self.problems.iter().enumerate() {
+        for (index, Problem { place, fault }) in self.problems.iter().take(MAX_SHOWN).enumerate() {
             let line_end = if index == 0 { "" } else { "\n" };
             write!(f, "{line_end}{place}: {fault}")?;
         }
-        Ok(())
+        match self.problems.len().checked_sub(MAX_SHOWN) {
+            None | Some(0) => Ok(()),
+            Some(more) => write!(f, "\nand {more} more"),
+        }
     }
 }
 
@@ -179,19 +207,20 @@ impl fmt::Display for Fault {
         match self {
             Self::Io { doing, source } => write!(f, "cannot {doing}: {source}"),
             Self::Untrusted { path, owner, mode, wanted } => write_untrusted(f, path, *owner, *mode, *wanted),
+            Self::UntrustedLink { path, owner, wanted } => write_untrusted_link(f, path, *owner, *wanted),
             Self::NotRegular => {
                 f.write_str("is no regular file: a policy is one, or a link to /dev/null that masks it")
             }
             Self::TooLarge => write!(f, "is larger than {} KiB", MAX_FILE_BYTES / 1024),
             Self::NotUtf8 => f.write_str("is not UTF-8 here: TOML is"),
             Self::Syntax(message) => write!(f, "no TOML: {message}"),
-            Self::UnknownKey { key, hint } => write!(f, "unknown key \"{}\": {hint}", shown(key)),
-            Self::WrongType { key, found, wanted } => write!(f, "{}: {found} where {wanted} should be", shown(key)),
-            Self::BadValue { key, reason } => write!(f, "{}: {reason}", shown(key)),
+            Self::UnknownKey { key, hint } => write!(f, "unknown key \"{}\": {hint}", printable(key)),
+            Self::WrongType { key, found, wanted } => write!(f, "{}: {found} where {wanted} should be", printable(key)),
+            Self::BadValue { key, reason } => write!(f, "{}: {reason}", printable(key)),
             Self::BadUnit { source, unquoted: None } => write!(f, "{source}"),
             Self::BadUnit { unquoted: Some(header), .. } => write!(f, "the unit's name needs quotes: {header}"),
             Self::BadEndpoint(source) => write!(f, "ports: {source}"),
-            Self::BadExpansion { text, reason } => write!(f, "ports: \"{}\": {reason}", shown(text)),
+            Self::BadExpansion { text, reason } => write!(f, "ports: \"{}\": {reason}", printable(text)),
             Self::BadExpanded { text, filled, source } => write_expanded(f, text, filled, source),
             Self::TooManyEndpoints(unit) => {
                 write!(f, "{unit} has more than {MAX_ENDPOINTS} ports: name those alone that it binds")
@@ -208,6 +237,7 @@ impl std::error::Error for Fault {
             Self::BadEndpoint(source) => Some(source),
             Self::BadExpanded { source, .. } => Some(source.as_ref()),
             Self::Untrusted { .. }
+            | Self::UntrustedLink { .. }
             | Self::NotRegular
             | Self::TooLarge
             | Self::NotUtf8
@@ -222,14 +252,26 @@ impl std::error::Error for Fault {
 }
 
 fn write_untrusted(f: &mut fmt::Formatter<'_>, path: &Path, owner: u32, mode: u32, wanted: u32) -> fmt::Result {
-    let file = quoted_for_shell(path);
-    let name = if wanted == 0 { "root".to_owned() } else { wanted.to_string() };
-    let whole = shown_path(path);
+    let (whole, file, name) = (shown_path(path), quoted_for_shell(path), user(wanted));
     write!(
         f,
-        "{whole} belongs to uid {owner} with mode {mode:04o}, so others than {name} could decide what is stopped"
-    )?;
-    write!(f, ": chown {name}: {file} && chmod go-w {file}")
+        "{whole} belongs to uid {owner} with mode {mode:04o}, so others than {name} could decide what is stopped: \
+         chown {name}: {file} && chmod go-w {file}"
+    )
+}
+
+/// `chown` alone would change what the link points to.
+fn write_untrusted_link(f: &mut fmt::Formatter<'_>, path: &Path, owner: u32, wanted: u32) -> fmt::Result {
+    let (whole, file, name) = (shown_path(path), quoted_for_shell(path), user(wanted));
+    write!(
+        f,
+        "{whole} is a symbolic link of uid {owner}, so others than {name} could decide what is stopped: \
+         chown -h {name}: {file}"
+    )
+}
+
+fn user(uid: u32) -> String {
+    if uid == 0 { "root".to_owned() } else { uid.to_string() }
 }
 
 fn write_expanded(
@@ -238,21 +280,16 @@ fn write_expanded(
     filled: &[(String, String)],
     source: &EndpointError,
 ) -> fmt::Result {
-    write!(f, "ports: \"{}\"", shown(text))?;
+    write!(f, "ports: \"{}\"", printable(text))?;
     for (index, (written, value)) in filled.iter().enumerate() {
         let joint = if index == 0 { ", where " } else { ", " };
-        write!(f, "{joint}{written} is \"{}\"", shown(value))?;
+        write!(f, "{joint}{written} is \"{}\"", printable(value))?;
     }
     write!(f, ": {source}")
 }
 
-/// The text with whatever could steer a terminal escaped.
-pub(super) fn shown(text: &str) -> String {
-    text.escape_debug().collect()
-}
-
 fn shown_path(path: &Path) -> String {
-    shown(&path.to_string_lossy())
+    printable(&path.to_string_lossy())
 }
 
 /// A word that a shell reads as this path, where the path is UTF-8.
@@ -274,8 +311,18 @@ mod tests {
         let text = "a\nöäü x\n";
         for (offset, line, column) in [(0, 1, 1), (1, 1, 2), (2, 2, 1), (4, 2, 2), (9, 2, 5), (11, 3, 1), (99, 3, 1)] {
             let place = Place::Text { file: Arc::clone(&file), line, column };
-            assert_eq!(Place::of_offset(&file, text.as_bytes(), offset), place, "{offset}");
+            assert_eq!(Lines::of(&file, text.as_bytes()).place(offset), place, "{offset}");
         }
+    }
+
+    #[test]
+    fn a_flood_of_problems_is_cut_short() {
+        let problems =
+            |count| (0..count).map(|_| Problem { place: Place::CommandLine, fault: Fault::NotUtf8 }).collect();
+        let shown = |count| PolicyError::new(problems(count)).to_string();
+        assert_eq!(shown(20).lines().count(), 20);
+        assert_eq!(shown(22).lines().count(), 21);
+        assert_eq!(shown(22).lines().last(), Some("and 2 more"));
     }
 
     #[test]

@@ -61,8 +61,8 @@ impl Specifier {
 impl PortText {
     /// Reads an element. What has nothing to expand is checked at once.
     ///
-    /// `%%` is a `%`. A `$` is always the beginning of `${NAME}`: no endpoint has one, so nothing stands for it, and a bare
-    /// `$NAME` is not expanded.
+    /// `%%` is a `%`. A `$` is always the beginning of `${NAME}`: no endpoint has one, so nothing stands for it, and a
+    /// bare `$NAME` is not expanded.
     pub(super) fn parse(text: &str, place: Place) -> Result<Self, Fault> {
         let pieces = pieces(text).map_err(|reason| Fault::BadExpansion { text: text.to_owned(), reason })?;
         let plain: Option<String> = pieces.iter().map(Piece::plain).collect();
@@ -173,4 +173,100 @@ fn variable(text: &str) -> Result<(Piece, &str), String> {
         ));
     }
     Ok((Piece::Variable(name.to_owned()), after))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn place() -> Place {
+        Place::File(Arc::from(Path::new("p")))
+    }
+
+    fn env(name: &str) -> Option<String> {
+        let value = match name {
+            "PORT" => "8080",
+            "HOST" => "[::1]",
+            "_9" => "9",
+            "EMPTY" => "",
+            "WORD" => "a\nb",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    }
+
+    fn expanded(text: &str, unit: &str) -> Result<String, String> {
+        let port = PortText::parse(text, place()).map_err(|fault| fault.to_string())?;
+        let range = port.expand(&unit.parse().unwrap(), &env);
+        range.map(|range| range.to_string()).map_err(|fault| fault.to_string())
+    }
+
+    #[rustfmt::skip]
+    const EXPANDED: &[(&str, &str, &str)] = &[
+        ("8080",                "a.service",      "8080/tcp"),
+        ("80%i/udp",            "a@12.service",   "8012/udp"),
+        ("%p",                  "8080@x.service", "8080/tcp"),
+        ("%p",                  "8080.service",   "8080/tcp"),
+        ("${PORT}",             "a.service",      "8080/tcp"),
+        ("${HOST}:1%i${_9}/udp", "a@2.service",   "[::1]:129/udp"),
+        ("${EMPTY}80",          "a.service",      "80/tcp"),
+    ];
+
+    #[test]
+    fn specifiers_and_variables_become_part_of_the_endpoint() {
+        for (text, unit, range) in EXPANDED {
+            assert_eq!(expanded(text, unit).as_deref(), Ok(*range), "{text}");
+        }
+    }
+
+    #[rustfmt::skip]
+    const WRONG: &[(&str, &str, &str)] = &[
+        // Known at once.
+        ("80%I",        "a@1.service", r#"ports: "80%I": unknown specifier %I: %i, %p, %n and %% are known"#),
+        ("80%",         "a@1.service", r#"ports: "80%": a specifier should follow the %: %i, %p, %n or %%"#),
+        ("80%%",        "a@1.service", r#"ports: endpoint "80%", column 3: unexpected "%" after the port"#),
+        ("$PORT",       "a.service",   r#"ports: "$PORT": a $ begins a variable, which is written ${NAME}"#),
+        ("$$",          "a.service",   r#"ports: "$$": a $ begins a variable, which is written ${NAME}"#),
+        ("80$",         "a.service",   r#"ports: "80$": a $ begins a variable, which is written ${NAME}"#),
+        ("${PORT",      "a.service",   r#"ports: "${PORT": missing } after ${"#),
+        ("${}",         "a.service",   r#"ports: "${}": "" is no name of a variable: letters, digits and _ make one, and no default can be given"#),
+        ("${9}",        "a.service",   r#"ports: "${9}": "9" is no name of a variable: letters, digits and _ make one, and no default can be given"#),
+        ("${P:-80}",    "a.service",   r#"ports: "${P:-80}": "P:-80" is no name of a variable: letters, digits and _ make one, and no default can be given"#),
+        ("${${PORT}}",  "a.service",   r#"ports: "${${PORT}}": "${PORT" is no name of a variable: letters, digits and _ make one, and no default can be given"#),
+        ("",            "a.service",   r#"ports: endpoint "", column 1: empty: give a port, as in 8080/tcp"#),
+        // Known once the unit is.
+        ("80%i",        "a.service",   r#"ports: "80%i": %i is the name of an instance, and a.service is none"#),
+        ("${NONE}/tcp", "a.service",   r#"ports: "${NONE}/tcp": ${NONE} is not set: set it with Environment= or EnvironmentFile= in the unit"#),
+        ("${EMPTY}",    "a.service",   r#"ports: "${EMPTY}", where ${EMPTY} is "": endpoint "", column 1: empty: give a port, as in 8080/tcp"#),
+        ("${WORD}/tcp", "a.service",   r#"ports: "${WORD}/tcp", where ${WORD} is "a\nb": endpoint "a\nb/tcp", column 2: '\n' is not plain ASCII"#),
+        ("${PORT}%i",   "a@0.service", r#"ports: "${PORT}%i", where ${PORT} is "8080", %i is "0": endpoint "80800", column 1: ports end at 65535"#),
+        ("%n",          "a.service",   r#"ports: "%n", where %n is "a.service": endpoint "a.service", column 1: "a.service" is no port number"#),
+        ("%%%i",        "a@1.service", r#"ports: "%%%i", where %i is "1": endpoint "%1", column 1: "%1" is no port number"#),
+    ];
+
+    #[test]
+    fn what_cannot_be_expanded_is_refused_with_what_was_filled_in() {
+        for (text, unit, message) in WRONG {
+            assert_eq!(expanded(text, unit), Err((*message).to_owned()), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_filled_in_is_not_expanded_again(value in any::<String>()) {
+            let port = PortText::parse("${V}", place()).unwrap();
+            let range = port.expand(&"a@1.service".parse().unwrap(), &|_| Some(value.clone()));
+            prop_assert_eq!(range.ok(), value.parse::<EndpointRange>().ok());
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "[0-9a-z%$PORT{}:é/-]{0,16}") {
+            let _ = expanded(&text, "a@1.service");
+        }
+    }
 }

@@ -1,12 +1,14 @@
-//! Which files make up the policy, and whether they may be believed. Opens and reads; what the text says is not looked at.
+//! Which files make up the policy, and whether they may be believed. Opens and reads; what the text says is not looked
+//! at.
 //!
 //! What is read here decides what root kills, so each file must be root's (or the caller's, where that is not root) and
-//! writable by nobody else. That is asked of the open descriptor, since a path can change between two looks at it. It is
-//! not enough: who can choose *which* file is opened can choose one of root's that says what he likes, such as the
-//! `/proc/PID/cmdline` of a set-user-id program. So the folders on the way must be root's as well, and symbolic links are
-//! followed by hand, one checked step at a time.
+//! writable by nobody else. That is asked of the open descriptor, since a path can change between two looks at it. It
+//! is not enough: who can choose *which* file is opened can choose one of root's that says what he likes, such as the
+//! `/proc/PID/cmdline` of a set-user-id program. So the folders on the way must be root's as well, and symbolic links
+//! are followed by hand, one checked step at a time.
 //!
-//! Nearly every start finds one file or two: a folder that is not there costs one system call, and nothing is looked at twice.
+//! Nearly every start finds one file or two: a folder that is not there costs one system call, and nothing is looked at
+//! twice.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -21,10 +23,10 @@ use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, Stat, fstat, makedev, open, o
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::error::{Fault, Place, Problem};
+use super::error::{Fault, Lines, Place, Problem};
 
 /// The folders of configuration that systemd knows, the first one before the others (systemd-system.conf(5)).
-pub const DEFAULT_ROOTS: [&str; 4] = ["/etc", "/run", "/usr/local/lib", "/usr/lib"];
+pub const DEFAULT_ROOTS: [&str; 3] = ["/etc", "/run", "/usr/lib"];
 
 /// No file of the policy may be larger.
 pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -34,10 +36,11 @@ const MAX_LINKS: usize = 40;
 
 /// The folders in which the policy is looked for.
 ///
-/// In each of them, `portguard/portguard.toml` is a main file and `portguard/conf.d/*.toml` are drop-ins. As with systemd's
-/// own files (systemd-system.conf(5), `conf_files_list()` in systemd v257 `src/basic/conf-files.c`): only the first main file
-/// counts; the drop-ins of all folders are read after it, in the order of their file names; of several with one name, that
-/// of the earlier folder counts, and masks the others even where it is empty or a link to /dev/null. Hidden files are passed over.
+/// In each of them, `portguard/portguard.toml` is a main file and `portguard/conf.d/*.toml` are drop-ins. As with
+/// systemd's own files (systemd-system.conf(5), `conf_files_list()` in systemd v257 `src/basic/conf-files.c`): only the
+/// first main file counts; the drop-ins of all folders are read after it, in the order of their file names; of several
+/// with one name, that of the earlier folder counts, and masks the others even where it is empty or a link to
+/// /dev/null. Hidden files are passed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roots {
     /// The folders, the first one before the others. They themselves are trusted.
@@ -156,7 +159,8 @@ enum Kind {
 }
 
 impl Kind {
-    /// `O_NONBLOCK` lets a FIFO be opened without a writer, so that it can be refused. It means nothing to a regular file.
+    /// `O_NONBLOCK` lets a FIFO be opened without a writer, so that it can be refused. It means nothing to a regular
+    /// file.
     fn flags(self) -> OFlags {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         match self {
@@ -166,8 +170,8 @@ impl Kind {
     }
 }
 
-/// Opens `name` in `folder`, whose path is `path`, with one system call; a symbolic link is followed by [`open_by_steps`].
-/// `None` if it is not there.
+/// Opens `name` in `folder`, whose path is `path`, with one system call; a symbolic link is followed by
+/// [`open_by_steps`]. `None` if it is not there.
 fn open_unless_link(folder: impl AsFd, name: &Path, path: &Path, kind: Kind) -> Result<Option<OwnedFd>, Fault> {
     match openat(folder, name, kind.flags(), Mode::empty()) {
         Ok(fd) => Ok(Some(fd)),
@@ -178,7 +182,8 @@ fn open_unless_link(folder: impl AsFd, name: &Path, path: &Path, kind: Kind) -> 
     }
 }
 
-/// Opens `path` one name after the other from the root of the file system, so that nobody but who is trusted has a say in where it leads.
+/// Opens `path` one name after the other from the root of the file system, so that nobody but who is trusted has a say
+/// in where it leads.
 fn open_by_steps(path: &Path, kind: Kind) -> Result<OwnedFd, Fault> {
     let absolute = std::path::absolute(path).map_err(|error| cannot("open", error))?;
     let (folder, name) = walk(&absolute)?;
@@ -242,8 +247,8 @@ impl Folder {
 enum Role {
     /// A file of the policy, or a folder of such files.
     Wanted,
-    /// A folder that is passed. A sticky one may be writable by all: none but the owner can put another file in the place of
-    /// his own there, and what comes next on the way must be the right one's.
+    /// A folder that is passed. A sticky one may be writable by all: none but the owner can put another file in the
+    /// place of his own there, and what comes next on the way must be the right one's.
     OnTheWay,
     /// A symbolic link; its mode means nothing.
     Link,
@@ -266,7 +271,11 @@ fn check(role: Role, status: &Stat, path: &Path) -> Result<(), Fault> {
     if role.is_safe(owner, mode, wanted) {
         return Ok(());
     }
-    Err(Fault::Untrusted { path: path.to_owned(), owner, mode, wanted })
+    let path = path.to_owned();
+    Err(match role {
+        Role::Wanted | Role::OnTheWay => Fault::Untrusted { path, owner, mode, wanted },
+        Role::Link => Fault::UntrustedLink { path, owner, wanted },
+    })
 }
 
 /// The bytes of a regular file that passes the [`check`]; none of the null device, which is how a file is masked.
@@ -294,7 +303,7 @@ fn decode(bytes: Vec<u8>, path: &Path) -> Result<Text, Problem> {
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Text { file, text }),
         Err(error) => {
-            let place = Place::of_offset(&file, error.as_bytes(), error.utf8_error().valid_up_to());
+            let place = Lines::of(&file, error.as_bytes()).place(error.utf8_error().valid_up_to());
             Err(Problem { place, fault: Fault::NotUtf8 })
         }
     }
@@ -306,4 +315,282 @@ fn status(fd: &OwnedFd) -> Result<Stat, Fault> {
 
 fn cannot(doing: &'static str, error: impl Into<io::Error>) -> Fault {
     Fault::Io { doing, source: error.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt as _, chown, lchown, symlink};
+
+    use rustix::fs::mknodat;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// `etc`, `run` and `lib` in a folder of their own, and what is written into them.
+    struct Tree(TempDir);
+
+    impl Tree {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn with(files: &[(&str, &str)]) -> Self {
+            let tree = Self::new();
+            for (path, text) in files {
+                tree.write(path, text);
+            }
+            tree
+        }
+
+        fn path(&self, path: &str) -> PathBuf {
+            self.0.path().join(path)
+        }
+
+        fn roots(&self) -> Roots {
+            Roots { dirs: ["etc", "run", "lib"].iter().map(|root| self.path(root)).collect() }
+        }
+
+        /// Writes the file, or for `-> TARGET` a symbolic link, with the modes that an installation would give.
+        fn write(&self, path: &str, text: &str) {
+            let path = self.path(path);
+            let folder = path.parent().unwrap();
+            fs::create_dir_all(folder).unwrap();
+            for folder in folder.ancestors().take_while(|folder| *folder != self.0.path()) {
+                fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
+            }
+            if let Some(target) = text.strip_prefix("-> ") {
+                return symlink(target, path).unwrap();
+            }
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        }
+
+        fn mode(&self, path: &str, mode: u32) {
+            fs::set_permissions(self.path(path), Permissions::from_mode(mode)).unwrap();
+        }
+
+        /// What is read, in its order, and the problems, with the tree's own path left out.
+        fn layered(&self) -> (String, Vec<String>) {
+            let (texts, problems) = layered(&self.roots());
+            let problems = problems.iter().map(|problem| self.shown(problem)).collect();
+            (texts.iter().map(|text| text.text.as_str()).collect::<Vec<_>>().join(" "), problems)
+        }
+
+        fn single(&self, path: &str) -> Result<String, String> {
+            single(&self.path(path)).map(|text| text.text).map_err(|problem| self.shown(&problem))
+        }
+
+        fn shown(&self, problem: &Problem) -> String {
+            let shown = format!("{}: {}", problem.place, problem.fault);
+            shown.replace(&format!("{}/", self.0.path().display()), "")
+        }
+    }
+
+    const MAIN: &str = "etc/portguard/portguard.toml";
+
+    /// What it shows, files with their text, and which texts are read in which order.
+    type LayersRow = (&'static str, &'static [(&'static str, &'static str)], &'static str);
+
+    #[rustfmt::skip]
+    const LAYERS: &[LayersRow] = &[
+        ("nothing there",
+            &[], ""),
+        ("the first main file alone",
+            &[("etc/portguard/portguard.toml", "e"), ("run/portguard/portguard.toml", "r"), ("lib/portguard/portguard.toml", "l")], "e"),
+        ("a main file further down",
+            &[("etc/portguard/conf.d/a.toml", "a"), ("lib/portguard/portguard.toml", "l")], "l a"),
+        ("drop-ins after the main file, by name and not by folder",
+            &[("lib/portguard/conf.d/10.toml", "1"), ("etc/portguard/conf.d/20.toml", "2"), ("run/portguard/conf.d/30.toml", "3"),
+              ("etc/portguard/portguard.toml", "m")], "m 1 2 3"),
+        ("by bytes, as strcmp(3) does",
+            &[("etc/portguard/conf.d/9.toml", "9"), ("etc/portguard/conf.d/10.toml", "10"), ("etc/portguard/conf.d/a.toml", "a"),
+              ("etc/portguard/conf.d/B.toml", "B")], "10 9 B a"),
+        ("etc masks run and lib, run masks lib",
+            &[("lib/portguard/conf.d/a.toml", "la"), ("run/portguard/conf.d/a.toml", "ra"), ("etc/portguard/conf.d/a.toml", "ea"),
+              ("lib/portguard/conf.d/b.toml", "lb"), ("run/portguard/conf.d/b.toml", "rb")], "ea rb"),
+        ("a link to /dev/null masks and says nothing",
+            &[("lib/portguard/conf.d/a.toml", "la"), ("etc/portguard/conf.d/a.toml", "-> /dev/null"), ("lib/portguard/conf.d/b.toml", "lb")], " lb"),
+        ("so it does for the main file",
+            &[("lib/portguard/portguard.toml", "l"), ("etc/portguard/portguard.toml", "-> /dev/null")], ""),
+        ("neither other suffixes nor hidden files",
+            &[("etc/portguard/conf.d/a.toml.dpkg-new", "x"), ("etc/portguard/conf.d/a.conf", "x"), ("etc/portguard/conf.d/.a.toml", "x"),
+              ("etc/portguard/conf.d/a.toml~", "x"), ("etc/portguard/other.toml", "x"), ("etc/portguard/conf.d/b.toml", "b")], "b"),
+        ("links are followed, through folders too",
+            &[("store/x/a.toml", "a"), ("etc/portguard/conf.d/a.toml", "-> ../../../store/y/a.toml"), ("store/y", "-> x")], "a"),
+        ("a folder may be a link",
+            &[("store/conf.d/a.toml", "a"), ("store/portguard.toml", "m"), ("etc/portguard", "-> ../store")], "m a"),
+        ("conf.d may be a link",
+            &[("store/a.toml", "a"), ("etc/portguard/portguard.toml", "m"), ("etc/portguard/conf.d", "-> ../../store/.")], "m a"),
+    ];
+
+    #[test]
+    fn files_are_layered_as_systemd_does() {
+        for (name, files, read) in LAYERS {
+            assert_eq!(Tree::with(files).layered(), ((*read).to_owned(), Vec::new()), "{name}");
+        }
+    }
+
+    #[test]
+    fn who_may_own_and_write_what_is_read() {
+        for (role, owner, mode, euid, safe) in [
+            (Role::Wanted, 0, 0o644, 0, true),
+            (Role::Wanted, 0, 0o4444, 0, true),
+            (Role::Wanted, 0, 0o664, 0, false),
+            (Role::Wanted, 0, 0o646, 0, false),
+            (Role::Wanted, 1000, 0o644, 0, false),
+            (Role::Wanted, 1000, 0o400, 0, false),
+            (Role::Wanted, 1000, 0o644, 1000, true),
+            (Role::Wanted, 0, 0o644, 1000, true),
+            (Role::Wanted, 1001, 0o644, 1000, false),
+            (Role::Wanted, 1000, 0o664, 1000, false),
+            (Role::Wanted, 0, 0o1777, 0, false),
+            (Role::OnTheWay, 0, 0o755, 0, true),
+            (Role::OnTheWay, 0, 0o1777, 0, true),
+            (Role::OnTheWay, 0, 0o777, 0, false),
+            (Role::OnTheWay, 0, 0o775, 0, false),
+            (Role::OnTheWay, 1000, 0o755, 0, false),
+            (Role::OnTheWay, 1000, 0o1777, 0, false),
+            (Role::OnTheWay, 1000, 0o755, 1000, true),
+            (Role::Link, 0, 0o777, 0, true),
+            (Role::Link, 1000, 0o777, 0, false),
+            (Role::Link, 1000, 0o777, 1000, true),
+            (Role::Link, 0, 0o777, 1000, true),
+        ] {
+            assert_eq!(role.is_safe(owner, mode, euid), safe, "{role:?} {owner} {mode:o} {euid}");
+        }
+    }
+
+    /// What the message says of the owner, for whom these tests run as.
+    fn owner() -> (u32, String) {
+        let uid = geteuid().as_raw();
+        (uid, if uid == 0 { "root".to_owned() } else { uid.to_string() })
+    }
+
+    fn untrusted(place: &str, path: &str, owner_is: u32, mode: &str) -> String {
+        let (_, name) = owner();
+        format!(
+            "{place}: {path} belongs to uid {owner_is} with mode {mode}, so others than {name} could decide what is stopped: \
+             chown {name}: TREE/{path} && chmod go-w TREE/{path}"
+        )
+        .replace("TREE/", "")
+    }
+
+    #[test]
+    fn what_others_can_write_is_refused() {
+        let (uid, _) = owner();
+        for (path, mode, shown) in [
+            (MAIN, 0o664, "0664"),
+            (MAIN, 0o646, "0646"),
+            ("etc/portguard/conf.d/a.toml", 0o666, "0666"),
+            ("etc/portguard/conf.d", 0o775, "0775"),
+            ("etc/portguard/conf.d", 0o1777, "1777"),
+            ("etc/portguard", 0o757, "0757"),
+        ] {
+            let tree = Tree::with(&[(MAIN, "m"), ("etc/portguard/conf.d/a.toml", "a")]);
+            tree.mode(path, mode);
+            let (read, problems) = tree.layered();
+            assert_eq!(problems, [untrusted(path, path, uid, shown)]);
+            assert!(!read.contains(if path == MAIN { 'm' } else { 'a' }), "{path}: {read}");
+        }
+        let tree = Tree::with(&[(MAIN, "m")]);
+        tree.mode(MAIN, 0o664);
+        assert_eq!(tree.single(MAIN), Err(untrusted(MAIN, MAIN, uid, "0664")));
+    }
+
+    /// As root a stranger's files can be made. Otherwise root's can be had: they are as good as one's own.
+    #[test]
+    fn what_a_stranger_owns_is_refused() {
+        const STRANGER: u32 = 65534;
+        let (uid, _) = owner();
+        if uid != 0 {
+            assert!(single(Path::new("/etc/passwd")).is_ok());
+            return;
+        }
+        for path in [MAIN, "etc/portguard/conf.d/a.toml", "etc/portguard/conf.d", "etc/portguard"] {
+            let tree = Tree::with(&[(MAIN, "m"), ("etc/portguard/conf.d/a.toml", "a")]);
+            chown(tree.path(path), Some(STRANGER), None).unwrap();
+            let mode = if tree.path(path).is_dir() { "0755" } else { "0644" };
+            assert_eq!(tree.layered().1, [untrusted(path, path, STRANGER, mode)]);
+        }
+        let tree = Tree::with(&[("p", "p"), (MAIN, "-> ../../p")]);
+        lchown(tree.path(MAIN), Some(STRANGER), None).unwrap();
+        let expected = format!(
+            "{MAIN}: {MAIN} is a symbolic link of uid {STRANGER}, so others than root could decide what is stopped: \
+             chown -h root: {MAIN}"
+        );
+        assert_eq!(tree.layered().1, [expected]);
+    }
+
+    #[test]
+    fn a_link_leads_nowhere_that_others_can_change() {
+        let (uid, _) = owner();
+        let link = "etc/portguard/conf.d/a.toml";
+        let tree = Tree::with(&[("home/x/a.toml", "a"), (link, "-> ../../../home/x/a.toml")]);
+        assert_eq!(tree.layered().0, "a");
+        tree.mode("home", 0o1777);
+        assert_eq!(tree.layered().0, "a", "nobody else can replace what is in a sticky folder");
+        tree.mode("home", 0o777);
+        // The path is as the walk went: by the link's own `..`.
+        let home = "etc/portguard/conf.d/../../../home";
+        assert_eq!(tree.layered(), (String::new(), vec![untrusted(link, home, uid, "0777")]));
+        assert_eq!(tree.single("home/x/a.toml"), Err(untrusted("home/x/a.toml", "home", uid, "0777")));
+    }
+
+    #[test]
+    fn what_is_no_readable_file_is_refused_at_once() {
+        let no_file = "is no regular file: a policy is one, or a link to /dev/null that masks it";
+        let main = |rest: &str| (String::new(), vec![format!("{MAIN}: {rest}")]);
+
+        let tree = Tree::with(&[("etc/portguard/portguard.toml/x", "")]);
+        assert_eq!(tree.layered(), main(no_file));
+
+        let tree = Tree::with(&[("etc/portguard/x", "")]);
+        mknodat(CWD, tree.path(MAIN), FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
+        assert_eq!(tree.layered(), main(no_file), "a FIFO");
+
+        for (target, reason) in [
+            ("nowhere", "cannot open: No such file or directory (os error 2)"),
+            ("portguard.toml", "cannot open: Too many levels of symbolic links (os error 40)"),
+            ("/dev/zero", no_file),
+            ("/etc/passwd/x", "cannot open: Not a directory (os error 20)"),
+            ("/", no_file),
+        ] {
+            assert_eq!(Tree::with(&[(MAIN, &format!("-> {target}"))]).layered(), main(reason), "{target}");
+        }
+        let tree = Tree::with(&[("etc/portguard", "")]);
+        let expected = vec!["etc/portguard: cannot open: Not a directory (os error 20)".to_owned()];
+        assert_eq!(tree.layered(), (String::new(), expected));
+    }
+
+    #[test]
+    fn a_file_has_a_bounded_size_and_is_utf_8() {
+        let most = usize::try_from(MAX_FILE_BYTES).unwrap();
+        let tree = Tree::with(&[(MAIN, &"#".repeat(most))]);
+        assert_eq!(tree.layered().1, Vec::<String>::new());
+        tree.write(MAIN, &"#".repeat(most + 1));
+        assert_eq!(tree.layered().1, [format!("{MAIN}: is larger than 1024 KiB")]);
+        fs::write(tree.path(MAIN), b"#\n# \xc3\xa4\xff").unwrap();
+        assert_eq!(tree.layered().1, [format!("{MAIN}:2:4: is not UTF-8 here: TOML is")]);
+    }
+
+    #[test]
+    fn a_single_file_must_be_there_and_may_be_the_null_device() {
+        let tree = Tree::with(&[("p", "p"), ("q", "-> p")]);
+        assert_eq!(tree.single("p").as_deref(), Ok("p"));
+        assert_eq!(tree.single("q").as_deref(), Ok("p"));
+        assert_eq!(tree.single("none"), Err("none: cannot open: No such file or directory (os error 2)".to_owned()));
+        assert_eq!(single(Path::new("/dev/null")).map(|text| text.text).ok().as_deref(), Some(""));
+    }
+
+    #[test]
+    fn every_problem_is_reported_not_only_the_first() {
+        let (uid, _) = owner();
+        let (a, b) = ("etc/portguard/conf.d/a.toml", "lib/portguard/conf.d/b.toml");
+        let tree = Tree::with(&[(MAIN, "m"), (a, "a"), (b, "b")]);
+        for path in [MAIN, a, b] {
+            tree.mode(path, 0o666);
+        }
+        assert_eq!(tree.layered().1, [MAIN, a, b].map(|path| untrusted(path, path, uid, "0666")));
+    }
 }

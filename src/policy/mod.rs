@@ -1,13 +1,13 @@
 //! What the administrator says of each unit: which endpoints it binds, and what may be done about who holds them.
 //!
-//! [`parse`] turns text into a [`Policy`] and opens nothing; [`load`] opens files, as root's, and understands nothing;
-//! [`expand`] fills in a unit's name and variables. Nothing here looks at sockets, or decides about a holder.
+//! `parse` turns text into a [`Policy`] and opens nothing; `load` opens files, as root's, and understands nothing;
+//! `expand` fills in a unit's name and variables. Nothing here looks at sockets, or decides about a holder.
 
 mod error;
 mod expand;
 mod load;
 mod parse;
-mod value;
+mod signal;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -102,13 +102,15 @@ impl Policy {
         parse::parse(text, &Arc::from(file)).map_err(PolicyError::new)
     }
 
-    /// What the policy says of `unit`: `[defaults]`, under the section of its template, under its own section, key by key.
+    /// What the policy says of `unit`: `[defaults]`, under the section of its template, under its own section, key by
+    /// key.
     ///
     /// `env` gives a variable of the unit's environment. `extra_ports` come after those of the policy. Each endpoint is
     /// there once, in the order in which it was first written.
     ///
     /// # Errors
-    /// A port that is no endpoint once expanded, each of them; or more than [`MAX_ENDPOINTS`], each as often as it is written.
+    /// A port that is no endpoint once expanded, each of them; or more than [`MAX_ENDPOINTS`], each counted as often as
+    /// it is written.
     pub fn rules_for(
         &self,
         unit: &UnitName,

@@ -1,7 +1,7 @@
 //! TOML text → [`Policy`]. Pure: no file is opened here.
 //!
-//! The tables are walked by hand, not derived with serde: a derived reader stops at the first fault, and an administrator wants
-//! to see them all, each at its own line and column.
+//! The tables are walked by hand, not derived with serde: a derived reader stops at the first fault, and an
+//! administrator wants to see them all, each at its own line and column.
 
 use std::ops::Range;
 use std::path::Path;
@@ -11,11 +11,12 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::error::{Fault, Place, Problem, shown};
+use super::error::{Fault, Lines, Problem};
 use super::expand::PortText;
-use super::value::{signal, signal_of_number, time_span};
+use super::signal::{signal, signal_of_number};
 use super::{Policy, Section, Settings};
-use crate::model::{ForeignRule, Signal, StaleRule, UnitName, UnitType};
+use crate::model::{ForeignRule, Signal, StaleRule, UnitName, UnitType, printable};
+use crate::timespan;
 
 /// The keys that every table of settings takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,13 +72,13 @@ type Value<'t> = Spanned<DeValue<'t>>;
 
 /// Reads the text of `file`.
 ///
-/// Problems come in the order of the text. Where it is no TOML, they are what the TOML parser says, and nothing else: what it
-/// makes of the rest is guesswork.
+/// Problems come in the order of the text. Where it is no TOML, they are what the TOML parser says, and nothing else:
+/// what it makes of the rest is guesswork.
 pub(super) fn parse(text: &str, file: &Arc<Path>) -> Result<Policy, Vec<Problem>> {
     let (root, errors) = DeTable::parse_recoverable(text);
-    let mut reader = Reader { text, file, problems: Vec::new() };
+    let mut reader = Reader { lines: Lines::of(file, text.as_bytes()), problems: Vec::new() };
     for error in &errors {
-        reader.fault(error.span().unwrap_or_default(), Fault::Syntax(shown(error.message())));
+        reader.fault(error.span().unwrap_or_default(), Fault::Syntax(printable(error.message())));
     }
     let mut policy = Policy::default();
     if errors.is_empty() {
@@ -90,8 +91,7 @@ pub(super) fn parse(text: &str, file: &Arc<Path>) -> Result<Policy, Vec<Problem>
 
 /// Walks the tables and collects what is wrong, each with its byte offset.
 struct Reader<'t> {
-    text: &'t str,
-    file: &'t Arc<Path>,
+    lines: Lines<'t>,
     problems: Vec<(usize, Problem)>,
 }
 
@@ -158,7 +158,7 @@ impl Reader<'_> {
                 self.wrong_type(key, element, "a string, as in \"8080/tcp\",");
                 continue;
             };
-            match PortText::parse(text, self.place(element.span())) {
+            match PortText::parse(text, self.lines.place(element.span().start)) {
                 Ok(port) => ports.push(port),
                 Err(fault) => self.fault(element.span(), fault),
             }
@@ -193,7 +193,7 @@ impl Reader<'_> {
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, rule)| *rule);
         if found.is_none() {
             let known = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
-            self.bad_value(key, value, format!("\"{}\" is none of {known}", shown(text)));
+            self.bad_value(key, value, format!("\"{}\" is none of {known}", printable(text)));
         }
         found
     }
@@ -201,7 +201,7 @@ impl Reader<'_> {
     /// A string in the words of systemd.time(7), or a whole number of seconds.
     fn time_span(&mut self, key: &Name<'_>, value: &Value<'_>) -> Option<Duration> {
         let read = if let Some(text) = value.get_ref().as_str() {
-            time_span(text)
+            timespan::parse(text)
         } else if let Some(seconds) = integer(value) {
             u64::try_from(seconds)
                 .map_err(|_| ())
@@ -255,9 +255,9 @@ impl Reader<'_> {
 
     fn unknown_key(&mut self, key: &Name<'_>, known: &[&str]) {
         let name = key.get_ref();
-        let distance = |word: &str| strsim::damerau_levenshtein(word, name);
-        let nearest = known.iter().min_by_key(|word| distance(word)).filter(|word| distance(word) <= 2);
-        let hint = match nearest {
+        let distance = |word: &str| strsim::osa_distance(word, name);
+        let near = known.iter().min_by_key(|word| distance(word)).filter(|word| distance(word) <= 2);
+        let hint = match near {
             Some(word) => format!("did you mean {word}?"),
             None => format!("known here: {}", known.join(", ")),
         };
@@ -274,11 +274,8 @@ impl Reader<'_> {
     }
 
     fn fault(&mut self, span: Range<usize>, fault: Fault) {
-        self.problems.push((span.start, Problem { place: self.place(span), fault }));
-    }
-
-    fn place(&self, span: Range<usize>) -> Place {
-        Place::of_offset(self.file, self.text.as_bytes(), span.start)
+        let place = self.lines.place(span.start);
+        self.problems.push((span.start, Problem { place, fault }));
     }
 }
 
@@ -312,5 +309,169 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
         DeValue::Datetime(_) => "a date or time",
         DeValue::Array(_) => "an array",
         DeValue::Table(_) => "a table",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::StopRules;
+
+    fn read(text: &str) -> Result<Policy, Vec<String>> {
+        let problems = |problems: Vec<Problem>| {
+            problems.iter().map(|Problem { place, fault }| format!("{place}: {fault}")).collect()
+        };
+        parse(text, &Arc::from(Path::new("p"))).map_err(problems)
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let policy = read(
+            r#"
+            [defaults]
+            on-stale = "refuse"
+            on-foreign = "wait"
+            wait = 5
+            stop-timeout = "1min 30s"
+            kill-signal = "INT"
+            final-kill-signal = 6
+            send-sighup = true
+            send-sigkill = false
+            reuse-address = false
+
+            [unit."a.service"]
+            ports = ["8080/tcp", "80%i/tcp"]
+            on-stale = "ignore"
+
+            [unit."a@.service"]
+            "#,
+        )
+        .unwrap();
+        let stop = StopRules {
+            timeout: Some(Duration::from_secs(90)),
+            kill_signal: Some(Signal(2)),
+            final_kill_signal: Some(Signal(6)),
+            send_sighup: Some(true),
+            send_sigkill: Some(false),
+        };
+        let defaults = Settings {
+            on_stale: Some(StaleRule::Refuse),
+            on_foreign: Some(ForeignRule::Wait),
+            wait: Some(Duration::from_secs(5)),
+            reuse_address: Some(false),
+            stop,
+        };
+        assert_eq!(policy.defaults, defaults);
+        assert_eq!(policy.units.len(), 2);
+        let section = &policy.units[&"a.service".parse::<UnitName>().unwrap()];
+        assert_eq!(section.ports.as_ref().map(Vec::len), Some(2));
+        assert_eq!(section.settings, Settings { on_stale: Some(StaleRule::Ignore), ..Settings::default() });
+    }
+
+    /// A text, and all that is wrong with it.
+    #[rustfmt::skip]
+    const WRONG: &[(&str, &[&str])] = &[
+        // No TOML.
+        ("[defaults",                              &["p:1:10: no TOML: unclosed table, expected `]`"]),
+        ("a = \nb = 1\nc = 'x",                    &["p:1:5: no TOML: string values must be quoted, expected literal string",
+                                                     "p:3:7: no TOML: invalid literal string, expected `'`"]),
+        ("[defaults]\nwait = 1\nwait = 2",         &["p:3:1: no TOML: duplicate key"]),
+        ("[defaults]\n[defaults]",                 &["p:2:2: no TOML: duplicate key"]),
+        // Unknown keys.
+        ("default = 1",                            &["p:1:1: unknown key \"default\": did you mean defaults?"]),
+        ("[units.\"a.service\"]",                  &["p:1:2: unknown key \"units\": did you mean unit?"]),
+        ("\n  zzzzz = 1",                          &["p:2:3: unknown key \"zzzzz\": known here: defaults, unit"]),
+        ("[defaults]\nstop_timeout = 1",           &["p:2:1: unknown key \"stop_timeout\": did you mean stop-timeout?"]),
+        ("[defaults]\nports = []",                 &["p:2:1: unknown key \"ports\": ports are those of a unit: give them in [unit.\"NAME\"]"]),
+        ("[unit.\"a.service\"]\nport = []",        &["p:2:1: unknown key \"port\": did you mean ports?"]),
+        ("[unit.\"a.service\"]\nreplaces = []",    &["p:2:1: unknown key \"replaces\": known here: ports, on-stale, on-foreign, wait, \
+                                                     stop-timeout, kill-signal, final-kill-signal, send-sighup, send-sigkill, reuse-address"]),
+        ("[defaults]\n\"\\u001b[0m\" = 1",         &["p:2:1: unknown key \"\\u{1b}[0m\": known here: on-stale, on-foreign, wait, \
+                                                     stop-timeout, kill-signal, final-kill-signal, send-sighup, send-sigkill, reuse-address"]),
+        // Names of units.
+        ("[unit.a]",                               &["p:1:7: unit name \"a\" has no suffix: add .service"]),
+        ("[unit.a.service]\nports = []",           &["p:1:7: the unit's name needs quotes: [unit.\"a.service\"]"]),
+        ("[unit.a.b.socket]",                      &["p:1:7: the unit's name needs quotes: [unit.\"a.b.socket\"]"]),
+        ("[unit.\"/a.service\"]",                  &["p:1:7: unit name \"/a.service\" looks like a path: give the unit's name, as in systemctl"]),
+        // Types.
+        ("defaults = 1",                           &["p:1:12: defaults: an integer where a table should be"]),
+        ("unit = []",                              &["p:1:8: unit: an array where a table should be"]),
+        ("[unit]\n\"a.service\" = \"8080\"",       &["p:2:15: a.service: a string where a table should be"]),
+        ("[[unit.\"a.service\"]]",                 &["p:1:1: a.service: an array where a table should be"]),
+        ("[unit.\"a.service\"]\nports = \"80\"",   &["p:2:9: ports: a string where an array of strings, as in [\"8080/tcp\"], should be"]),
+        ("[unit.\"a.service\"]\nports = [80]",     &["p:2:10: ports: an integer where a string, as in \"8080/tcp\", should be"]),
+        ("[defaults]\non-stale = true",            &["p:2:12: on-stale: a boolean where a string should be"]),
+        ("[defaults]\nwait = 1.5",                 &["p:2:8: wait: a float where a time span, as in \"10s\", should be"]),
+        ("[defaults]\nkill-signal = []",           &["p:2:15: kill-signal: an array where a signal, as in \"SIGTERM\", should be"]),
+        ("[defaults]\nsend-sighup = \"yes\"",      &["p:2:15: send-sighup: a string where true or false should be"]),
+        ("[defaults]\nreuse-address = 1979-05-27", &["p:2:17: reuse-address: a date or time where true or false should be"]),
+        // Values.
+        ("[defaults]\non-stale = \"kill\"",        &["p:2:12: on-stale: \"kill\" is none of stop, refuse, ignore"]),
+        ("[defaults]\non-foreign = \"stop\"",      &["p:2:14: on-foreign: \"stop\" is none of refuse, wait, ignore"]),
+        ("[defaults]\nwait = \"10 parsecs\"",      &["p:2:8: wait: \"10 parsecs\" is no time span: a number should be at \"parsecs\""]),
+        ("[defaults]\nwait = -1",                  &["p:2:8: wait: -1 is no number of seconds"]),
+        ("[defaults]\nwait = 9223372036854775807", &["p:2:8: wait: 9223372036854775807 is no number of seconds"]),
+        ("[defaults]\nstop-timeout = \"infinity\"", &["p:2:16: stop-timeout: must end: give a time span, as in \"10s\" or \"1min 30s\""]),
+        ("[defaults]\nstop-timeout = 0",           &["p:2:16: stop-timeout: must be longer than 0"]),
+        ("[defaults]\nkill-signal = \"SIGFOO\"",   &["p:2:15: kill-signal: \"SIGFOO\" is no signal: give its name as in signal(7), such as SIGTERM or SIGRTMIN+3"]),
+        ("[defaults]\nfinal-kill-signal = 0",      &["p:2:21: final-kill-signal: 0 is no number of a signal"]),
+        // Ports: the place is that of the element, the column in it is the endpoint's own.
+        ("[unit.\"a.service\"]\nports = [\n  \"80\",\n  \"x:80\", \"1-0\",\n]",
+                                                   &["p:4:3: ports: endpoint \"x:80\", column 1: \"x\" is a name: only addresses can be looked at, as in 127.0.0.1:8080",
+                                                     "p:4:11: ports: endpoint \"1-0\", column 3: port 0 means \"any free port\", which nobody can hold"]),
+        ("[unit.\"a.service\"]\nports = [\"80%d\"]", &["p:2:10: ports: \"80%d\": unknown specifier %d: %i, %p, %n and %% are known"]),
+        ("# ä\n[unit.\"a.service\"] # ä\nports = ['ä', \"é\"]",
+                                                   &["p:3:10: ports: endpoint \"ä\", column 1: 'ä' is not plain ASCII",
+                                                     "p:3:15: ports: endpoint \"é\", column 1: 'é' is not plain ASCII"]),
+        // All of them, in the order of the text.
+        ("zzzzz = 1\n[unit.b]\n[unit.\"a.service\"]\nwait = []\nports = [\"x\", \"${\"]\n[defaults]\nwait = \"\"",
+                                                   &["p:1:1: unknown key \"zzzzz\": known here: defaults, unit",
+                                                     "p:2:7: unit name \"b\" has no suffix: add .service",
+                                                     "p:4:8: wait: an array where a time span, as in \"10s\", should be",
+                                                     "p:5:10: ports: endpoint \"x\", column 1: \"x\" is no port number",
+                                                     "p:5:15: ports: \"${\": missing } after ${",
+                                                     "p:7:8: wait: is empty: give a time span, as in \"10s\" or \"1min 30s\""]),
+    ];
+
+    #[test]
+    fn each_fault_is_reported_at_its_place() {
+        for (text, problems) in WRONG {
+            let expected: Vec<String> = problems.iter().map(|problem| (*problem).to_owned()).collect();
+            assert_eq!(read(text), Err(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_a_policy() {
+        for text in ["", "# only words\n", "\u{feff}", "[defaults]", "[unit]", "[unit.\"a.service\"]\nports = []"] {
+            assert!(read(text).is_ok(), "{text:?}");
+        }
+    }
+
+    /// Something that an administrator could have typed, mostly wrong.
+    fn like_a_policy() -> impl Strategy<Value = String> {
+        let line = prop_oneof![
+            r#"\[(defaults|unit|unit\."a@?\.service"|unit\.a\.service)\]"#,
+            r#"(ports|wait|on-stale|kill-signal|send-sighup|zz) = (\[?"[0-9a-z%${}:./ -]{0,12}"\]?|[0-9.-]{0,20}|true|\{\})"#,
+            r#"[]\["'=.{}a-z0-9\\ é]{0,20}"#,
+        ];
+        prop::collection::vec(line, 0..8).prop_map(|lines| lines.join("\n"))
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in any::<String>()) {
+            let _ = read(&text);
+        }
+
+        #[test]
+        fn nothing_like_a_policy_makes_the_parser_panic(text in like_a_policy()) {
+            if let Err(problems) = read(&text) {
+                prop_assert!(!problems.is_empty());
+                prop_assert!(problems.iter().all(|problem| problem.starts_with("p:") && !problem.contains('\n')), "{problems:?}");
+            }
+        }
     }
 }

@@ -1,1 +1,183 @@
+//! What a whole policy says of a unit.
 
+use std::error::Error as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{EndpointError, Signal};
+
+const FILE: &str = "p.toml";
+
+fn policy(layers: &[&str]) -> Policy {
+    let texts: Vec<_> =
+        layers.iter().map(|text| load::Text { file: Arc::from(Path::new(FILE)), text: (*text).to_owned() }).collect();
+    Policy::merged(&texts, Vec::new()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn rules(layers: &[&str], unit: &str, extra: &[&str]) -> Result<Rules, PolicyError> {
+    let extra: Vec<EndpointRange> = extra.iter().map(|text| text.parse().unwrap()).collect();
+    let env = |name: &str| (name == "PORT").then(|| "9000".to_owned());
+    policy(layers).rules_for(&unit.parse().unwrap(), &env, &extra)
+}
+
+fn endpoints(rules: &Rules) -> String {
+    rules.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn what_no_policy_says_is_what_the_manual_says() {
+    let expected = Rules {
+        endpoints: Vec::new(),
+        on_stale: StaleRule::Stop,
+        on_foreign: ForeignRule::Refuse,
+        wait: Duration::from_secs(30),
+        reuse_address: true,
+        stop: StopRules::default(),
+    };
+    assert_eq!(rules(&[], "a.service", &[]).unwrap(), expected);
+}
+
+/// Layers, a unit, ports of the command line, and the endpoints.
+type PortsRow = (&'static str, &'static [&'static str], &'static str, &'static [&'static str], &'static str);
+
+#[rustfmt::skip]
+const PORTS: &[PortsRow] = &[
+    ("no section",                        &[], "a.service", &[], ""),
+    ("another unit's",                    &["[unit.'b.service']\nports=['80']"], "a.service", &[], ""),
+    ("its own",                           &["[unit.'a.service']\nports=['80', '443-444', '53/udp']"], "a.service", &[],
+                                          "80/tcp 443/tcp 444/tcp 53/udp"),
+    ("the command line adds",             &["[unit.'a.service']\nports=['80']"], "a.service", &["81"], "80/tcp 81/tcp"),
+    ("the command line alone",            &[], "a.service", &["81"], "81/tcp"),
+    ("each once, where it first stood",   &["[unit.'a.service']\nports=['82', '80-83', '*:80']"], "a.service", &["83"],
+                                          "82/tcp 80/tcp 81/tcp 83/tcp"),
+    ("one address is not all of them",    &["[unit.'a.service']\nports=['80', '0.0.0.0:80', '80/udp']"], "a.service", &[],
+                                          "80/tcp 0.0.0.0:80/tcp 80/udp"),
+    ("the template's",                    &["[unit.'a@.service']\nports=['80%i', '${PORT}/udp']"], "a@1.service", &[], "801/tcp 9000/udp"),
+    ("an instance's instead of the template's",
+                                          &["[unit.'a@.service']\nports=['80%i']\n[unit.'a@1.service']\nports=['1']"], "a@1.service", &[], "1/tcp"),
+    ("another instance keeps the template's",
+                                          &["[unit.'a@.service']\nports=['80%i']\n[unit.'a@1.service']\nports=['1']"], "a@2.service", &[], "802/tcp"),
+    ("an instance that says nothing of ports",
+                                          &["[unit.'a@.service']\nports=['80%i']\n[unit.'a@1.service']\nwait=1"], "a@1.service", &[], "801/tcp"),
+    ("an empty list is a list",           &["[unit.'a@.service']\nports=['80%i']\n[unit.'a@1.service']\nports=[]"], "a@1.service", &[], ""),
+    ("a template of another type",        &["[unit.'a@.socket']\nports=['80']"], "a@1.service", &[], ""),
+    ("a later layer replaces the list",   &["[unit.'a.service']\nports=['80', '81']", "[unit.'a.service']\nports=['82']"], "a.service", &[], "82/tcp"),
+    ("a later layer that says nothing of ports",
+                                          &["[unit.'a.service']\nports=['80']", "[unit.'a.service']\nwait=1"], "a.service", &[], "80/tcp"),
+    ("an instance below, its template above",
+                                          &["[unit.'a@1.service']\nports=['1']", "[unit.'a@.service']\nports=['2']"], "a@1.service", &[], "1/tcp"),
+];
+
+#[test]
+fn the_ports_of_a_unit_are_those_of_its_section() {
+    for (name, layers, unit, extra, expected) in PORTS {
+        let rules = rules(layers, unit, extra).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(endpoints(&rules), *expected, "{name}");
+    }
+}
+
+#[test]
+fn settings_are_layered_key_by_key() {
+    let layers = [
+        "[defaults]\nwait=1\nstop-timeout=1\non-stale='refuse'\nkill-signal=1\nreuse-address=false\n[unit.'a@1.service']\nwait=4\n",
+        "[defaults]\nwait=2\nstop-timeout=2\non-foreign='wait'\nsend-sighup=true\n[unit.'a@.service']\nwait=3\nstop-timeout=3\non-stale='ignore'\n",
+        "[unit.'a@1.service']\nfinal-kill-signal=3\nsend-sigkill=false\n",
+    ];
+    let expected = |wait, timeout, on_stale, final_kill_signal: Option<i32>| Rules {
+        endpoints: Vec::new(),
+        on_stale,
+        on_foreign: ForeignRule::Wait,
+        wait: Duration::from_secs(wait),
+        reuse_address: false,
+        stop: StopRules {
+            timeout: Some(Duration::from_secs(timeout)),
+            kill_signal: Some(Signal(1)),
+            final_kill_signal: final_kill_signal.map(Signal),
+            send_sighup: Some(true),
+            send_sigkill: final_kill_signal.map(|_| false),
+        },
+    };
+    assert_eq!(rules(&layers, "b.service", &[]).unwrap(), expected(2, 2, StaleRule::Refuse, None));
+    assert_eq!(rules(&layers, "a@2.service", &[]).unwrap(), expected(3, 3, StaleRule::Ignore, None));
+    assert_eq!(rules(&layers, "a@1.service", &[]).unwrap(), expected(4, 3, StaleRule::Ignore, Some(3)));
+}
+
+#[test]
+fn every_port_that_cannot_be_expanded_is_reported_at_its_place() {
+    let text = "[unit.'a.service']\nports = ['80', '${NONE}',\n  '8%i', '${PORT}0']";
+    let error = rules(&[text], "a.service", &[]).unwrap_err();
+    let expected = "\
+p.toml:2:16: ports: \"${NONE}\": ${NONE} is not set: set it with Environment= or EnvironmentFile= in the unit
+p.toml:3:3: ports: \"8%i\": %i is the name of an instance, and a.service is none
+p.toml:3:10: ports: \"${PORT}0\", where ${PORT} is \"9000\": endpoint \"90000\", column 1: ports end at 65535";
+    assert_eq!(error.to_string(), expected);
+    assert_eq!(error.problems().len(), 3);
+}
+
+#[test]
+fn a_unit_has_a_bounded_number_of_ports() {
+    let full = "[unit.'a.service']\nports = ['1-1024', '1025-2048', '2049-3072',\n '3073-4096']";
+    assert_eq!(rules(&[full], "a.service", &[]).unwrap().endpoints.len(), MAX_ENDPOINTS);
+    let more = rules(&[full], "a.service", &["1"]).unwrap_err();
+    assert_eq!(more.to_string(), "--port: a.service has more than 4096 ports: name those alone that it binds");
+    let often = "[unit.'a.service']\nports = ['1-1024', '1-1024', '1-1024', '1-1024',\n '1-1024']";
+    let more = rules(&[often], "a.service", &[]).unwrap_err();
+    assert_eq!(more.to_string(), "p.toml:3:2: a.service has more than 4096 ports: name those alone that it binds");
+}
+
+#[test]
+fn an_error_keeps_its_source() {
+    let error = Policy::parse("[unit.'a.service']\nports=['x']", Path::new(FILE)).unwrap_err();
+    assert!(error.source().unwrap().is::<EndpointError>());
+    let error = rules(&["[unit.'a.service']\nports=['${PORT}0']"], "a.service", &[]).unwrap_err();
+    assert!(error.source().unwrap().is::<EndpointError>());
+    let error = Policy::load_file(Path::new("/nowhere/p.toml")).unwrap_err();
+    assert!(error.source().unwrap().is::<std::io::Error>());
+    assert_eq!(error.to_string(), "/nowhere/p.toml: cannot open: No such file or directory (os error 2)");
+}
+
+#[test]
+fn the_problems_of_all_files_are_reported_together() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("portguard");
+    let drop_ins = folder.join("conf.d");
+    fs::create_dir_all(&drop_ins).unwrap();
+    for (path, text) in [
+        (folder.join("portguard.toml"), "zzzzz = 1\n"),
+        (drop_ins.join("a.toml"), "[unit.'a.service']\nports = ['80']\n"),
+        (drop_ins.join("b.toml"), "[unit.'a.service']\nports = ['x']\n"),
+    ] {
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    for path in [&folder, &drop_ins] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let roots = Roots { dirs: vec![root.path().to_owned()] };
+    let shown = Policy::load(&roots).unwrap_err().to_string().replace(&folder.display().to_string(), "F");
+    let expected = "\
+F/portguard.toml:1:1: unknown key \"zzzzz\": known here: defaults, unit
+F/conf.d/b.toml:2:10: ports: endpoint \"x\", column 1: \"x\" is no port number";
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn no_file_at_all_is_an_empty_policy() {
+    let root = tempfile::tempdir().unwrap();
+    assert_eq!(Policy::load(&Roots { dirs: vec![root.path().to_owned()] }).unwrap(), Policy::default());
+    assert_eq!(Policy::load_file(Path::new("/dev/null")).unwrap(), Policy::default());
+}
+
+proptest! {
+    #[test]
+    fn an_endpoint_is_there_once(ports in prop::collection::vec((1u16..40, 0u16..9), 0..20)) {
+        let written: Vec<_> = ports.iter().map(|(first, more)| format!("'{first}-{}'", first + more)).collect();
+        let text = format!("[unit.'a.service']\nports=[{}]", written.join(","));
+        let found = rules(&[&text], "a.service", &[]).unwrap().endpoints;
+        let different: HashSet<_> = found.iter().collect();
+        prop_assert_eq!(different.len(), found.len());
+    }
+}

@@ -11,10 +11,8 @@ use std::path::PathBuf;
 
 use log::Level;
 
-pub use words::{clean, command_of};
-
 use crate::act::Step;
-use crate::model::{Action, BlindSpot, Endpoint, Finding, Outcome, Pid, Process, UnitName};
+use crate::model::{Action, BlindSpot, Endpoint, Finding, Outcome, Pid, Process, UnitName, printable};
 
 /// So many holders are named a line each; more are counted.
 const MAX_FINDINGS: usize = 20;
@@ -85,7 +83,7 @@ impl Report {
     /// What could not be seen.
     pub fn blind_spots(&self, spots: &[BlindSpot]) {
         for spot in spots {
-            self.sink.send(&Entry::new(Level::Warn, clean(&format!("{spot}"))).with("PORTGUARD_UNIT", &self.unit));
+            self.sink.send(&Entry::new(Level::Warn, printable(&format!("{spot}"))).with("PORTGUARD_UNIT", &self.unit));
         }
     }
 
@@ -97,13 +95,13 @@ impl Report {
     /// Something that only `--verbose` asks for.
     pub fn detail(&self, text: impl FnOnce() -> String) {
         if self.verbose {
-            self.sink.send(&Entry::new(Level::Info, clean(&text())));
+            self.sink.send(&Entry::new(Level::Info, printable(&text())));
         }
     }
 
     /// Something that went wrong and does not keep the service from starting.
     pub fn warn(&self, text: &str) {
-        self.sink.send(&Entry::new(Level::Warn, clean(text)).with("PORTGUARD_UNIT", &self.unit));
+        self.sink.send(&Entry::new(Level::Warn, printable(text)).with("PORTGUARD_UNIT", &self.unit));
     }
 
     /// How it ended: the last line, or lines where a policy has several problems.

@@ -1,6 +1,6 @@
 //! The sentences and their fields. Pure text: nothing is sent here.
 //!
-//! Whatever another process chose (its name, its arguments, its paths) goes through [`clean`] before it is shown.
+//! Whatever another process chose (its name, its arguments, its paths) goes through [`printable`] before it is shown.
 
 use std::path::Path;
 
@@ -8,7 +8,9 @@ use log::Level;
 
 use super::{Entry, holder_unit};
 use crate::act::Step;
-use crate::model::{Action, Endpoint, Finding, Outcome, Owner, Probe, Process, Protocol, Relation, UnitName};
+use crate::model::{
+    Action, Endpoint, Finding, Outcome, Owner, Probe, Process, Protocol, Relation, UnitName, printable,
+};
 use crate::observe::users::user_name;
 use crate::timespan;
 
@@ -31,25 +33,11 @@ mod id {
 /// At most this many characters of somebody else's command line.
 const MAX_COMMAND: usize = 100;
 
-/// Text that is safe in a log and on a terminal: whatever is no printable character is escaped, so that neither a
-/// line break, an escape sequence nor a change of writing direction gets through.
-#[must_use]
-pub fn clean(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| match c {
-            '\'' | '"' => vec![c],
-            // char::escape_debug escapes control, format, private and unassigned characters, and marks that combine.
-            _ => c.escape_debug().collect(),
-        })
-        .collect::<String>()
-        .replace("\\\\", "\\")
-}
-
 /// The command of a process for a human: its arguments, else its name; escaped, and cut at a hundred characters.
 #[must_use]
 pub fn command_of(process: &Process) -> String {
     let command = if process.argv.is_empty() { process.comm.clone() } else { process.argv.join(" ") };
-    let shown = clean(&command);
+    let shown = printable(&command);
     match shown.char_indices().nth(MAX_COMMAND) {
         Some((cut, _)) => format!("{}…", &shown[..cut]),
         None => shown,
@@ -58,8 +46,8 @@ pub fn command_of(process: &Process) -> String {
 
 /// `pid 12 (nginx, user www-data: "nginx: worker process")`
 fn who(process: &Process, etc: &Path) -> String {
-    let (name, user, command) = (clean(&process.comm), user_name(etc, process.uid), command_of(process));
-    format!("pid {} ({name}, user {}: \"{command}\")", process.pid, clean(&user))
+    let (name, user, command) = (printable(&process.comm), user_name(etc, process.uid), command_of(process));
+    format!("pid {} ({name}, user {}: \"{command}\")", process.pid, printable(&user))
 }
 
 /// One holder: who, how it stands to the unit, what is done, and what to type next.
@@ -85,7 +73,10 @@ pub(super) fn finding(finding: &Finding, unit: &UnitName, etc: &Path, dry_run: b
         .with_some("PORTGUARD_HOLDER_PID", holder.map(|process| process.pid))
         .with_some("PORTGUARD_HOLDER_UID", holder.map(|process| process.uid))
         .with_some("PORTGUARD_HOLDER_UNIT", holder.and_then(holder_unit).or_else(|| unit_of_relation(finding)))
-        .with_some("PORTGUARD_HOLDER_EXE", holder.and_then(|p| p.exe.as_ref()).map(|exe| clean(&exe.to_string_lossy())))
+        .with_some(
+            "PORTGUARD_HOLDER_EXE",
+            holder.and_then(|p| p.exe.as_ref()).map(|exe| printable(&exe.to_string_lossy())),
+        )
 }
 
 fn unit_of_relation(finding: &Finding) -> Option<String> {
@@ -239,17 +230,17 @@ fn shell(unit: &UnitName) -> String {
 pub(super) fn step(step: &Step<'_>, unit: &UnitName) -> Entry {
     let entry = match step {
         Step::Signal { process, signal } => {
-            Entry::new(Level::Warn, format!("sending {signal} to pid {} ({})", process.pid, clean(&process.comm)))
+            Entry::new(Level::Warn, format!("sending {signal} to pid {} ({})", process.pid, printable(&process.comm)))
                 .with("OBJECT_PID", process.pid)
                 .with("PORTGUARD_SIGNAL", signal)
         }
         Step::Ended { process, after } => Entry::new(
             Level::Info,
-            format!("pid {} ({}) ended after {}", process.pid, clean(&process.comm), timespan::show(*after)),
+            format!("pid {} ({}) ended after {}", process.pid, printable(&process.comm), timespan::show(*after)),
         ),
         Step::Changed { process, why } => Entry::new(
             Level::Warn,
-            format!("pid {} ({}) is not signalled: {why}; looking again", process.pid, clean(&process.comm)),
+            format!("pid {} ({}) is not signalled: {why}; looking again", process.pid, printable(&process.comm)),
         ),
     };
     let process = step.process();
@@ -311,7 +302,7 @@ pub(super) fn outcome(outcome: &Outcome, unit: &UnitName, endpoints: &[Endpoint]
                 "{} still held after {}: {}; {unit} must not start",
                 held(),
                 timespan::show(*took),
-                clean(why)
+                printable(why)
             )],
         ),
         Outcome::NotPermitted(why) => (
@@ -320,12 +311,12 @@ pub(super) fn outcome(outcome: &Outcome, unit: &UnitName, endpoints: &[Endpoint]
             vec![format!(
                 "{} held, and {}; {unit} must not start. Next: ExecStartPre=+/usr/bin/portguard --unit {unit} (mind the plus)",
                 held(),
-                clean(why)
+                printable(why)
             )],
         ),
         Outcome::BadPolicy(problems) => {
             let count = problems.len();
-            let mut lines: Vec<String> = problems.iter().map(|problem| clean(problem)).collect();
+            let mut lines: Vec<String> = problems.iter().map(|problem| printable(problem)).collect();
             lines.push(format!(
                 "the policy has {count} {}; {unit} must not start, and nothing was touched",
                 if count == 1 { "problem" } else { "problems" }
@@ -333,7 +324,7 @@ pub(super) fn outcome(outcome: &Outcome, unit: &UnitName, endpoints: &[Endpoint]
             (Level::Error, id::BAD_POLICY, lines)
         }
         Outcome::Internal(why) => {
-            (Level::Error, id::INTERNAL, vec![format!("portguard itself failed: {}", clean(why))])
+            (Level::Error, id::INTERNAL, vec![format!("portguard itself failed: {}", printable(why))])
         }
     };
     messages

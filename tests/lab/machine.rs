@@ -124,6 +124,9 @@ impl Machine {
         self.write("/opt/lab/app.py", include_str!("listeners/app.py"));
         self.write("/opt/lab/listener.py", include_str!("listeners/listener.py"));
         self.write("/opt/lab/activated.py", include_str!("listeners/activated.py"));
+        self.write("/opt/lab/passer.py", include_str!("listeners/passer.py"));
+        self.write("/opt/lab/receiver.py", include_str!("listeners/receiver.py"));
+        self.write("/opt/lab/fill.py", include_str!("listeners/fill.py"));
     }
 }
 

@@ -4,10 +4,13 @@
 //! only portguard brings about: a start that succeeds over a leftover, or its own words in the journal.
 
 mod arguments;
+mod faults;
 mod leftovers;
 mod refusals;
 mod sockets;
 mod starts;
+mod time;
+mod users;
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -37,6 +40,21 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("own_start_helper_is_refused_and_named", refusals::own_start_helper_is_refused_and_named),
     ("login_session_is_refused_and_named", refusals::login_session_is_refused_and_named),
     ("broken_policy_is_78_and_touches_nothing", refusals::broken_policy_is_78_and_touches_nothing),
+    ("passed_socket_does_not_get_its_receiver_killed", refusals::passed_socket_does_not_get_its_receiver_killed),
+    ("live_service_is_not_stopped_by_hand", refusals::live_service_is_not_stopped_by_hand),
+    ("untrusted_policy_is_78_and_touches_nothing", refusals::untrusted_policy_is_78_and_touches_nothing),
+    ("hung_bus_costs_a_second_not_a_start", faults::hung_bus_costs_a_second_not_a_start),
+    ("hung_journal_holds_up_no_start", faults::hung_journal_holds_up_no_start),
+    ("run_that_is_read_only_or_full_holds_up_no_start", faults::run_that_is_read_only_or_full_holds_up_no_start),
+    ("denied_netlink_leaves_the_tables_of_proc", faults::denied_netlink_leaves_the_tables_of_proc),
+    ("start_timeout_is_kept_without_a_word_to_systemd", time::start_timeout_is_kept_without_a_word_to_systemd),
+    ("start_timeout_is_extended_where_systemd_listens", time::start_timeout_is_extended_where_systemd_listens),
+    ("wait_ends_when_the_holder_does", time::wait_ends_when_the_holder_does),
+    ("wait_that_is_over_is_75", time::wait_that_is_over_is_75),
+    ("template_instance_takes_its_port_from_its_name", starts::template_instance_takes_its_port_from_its_name),
+    ("unit_without_ports_starts_with_a_warning", starts::unit_without_ports_starts_with_a_warning),
+    ("user_service_over_its_leftover_comes_up", users::user_service_over_its_leftover_comes_up),
+    ("without_the_plus_the_holder_is_still_named", users::without_the_plus_the_holder_is_still_named),
     ("refuses_bad_arguments_with_64", arguments::refuses_bad_arguments_with_64),
 ];
 

@@ -104,3 +104,67 @@ pub(super) fn broken_policy_is_78_and_touches_nothing(m: &Machine) {
     m.then("the leftover lives and holds the port");
     assert_unharmed(m, "8080/tcp", old[0]);
 }
+
+/// Whoever can reach a socket of the victim's can pass it a listener of the service's: that must not make it a target.
+pub(super) fn passed_socket_does_not_get_its_receiver_killed(m: &Machine) {
+    m.given("a login session that was handed the listening socket of a guarded service that is gone");
+    m.ok("useradd -m alice");
+    m.ok("setsid su -l alice -c 'python3 /opt/lab/receiver.py /tmp/victim; exec sleep infinity' >/dev/null 2>&1 &");
+    m.wait_until("the receiver waits", super::SOON, || m.sh("test -S /tmp/victim").status.success());
+    m.unit(APP, "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/bin/python3 /opt/lab/passer.py 8080 /tmp/victim\n");
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+    m.ok(&format!("systemctl start {APP}"));
+    let victim = m.holders("8080/tcp");
+    assert_eq!(victim.len(), 1, "the socket was not handed over");
+    let pid = victim[0].to_string();
+
+    m.when("the service is restarted");
+    let restart = m.restart(APP);
+
+    m.then("the start is refused, for the receiver is not itself of an earlier run");
+    assert!(!restart.status.success(), "{restart:?}");
+    finding(m, APP, &[("RELATION", "heir"), ("ACTION", "refuse"), ("HOLDER_PID", &pid)]);
+
+    m.then("the receiver is unharmed");
+    assert_unharmed(m, "8080/tcp", victim[0]);
+}
+
+pub(super) fn live_service_is_not_stopped_by_hand(m: &Machine) {
+    m.given("a guarded service that is up");
+    started_guarded_app(m, "8080/tcp");
+    let holders = m.holders("8080/tcp");
+
+    m.when("portguard is typed for it on a shell, as root");
+    let typed = m.sh(&format!("portguard --unit {APP}"));
+
+    m.then("it says that the service has the port, as it runs now, and touches nothing");
+    assert_eq!(typed.status.code(), Some(69), "{typed:?}");
+    assert_names(&typed.stderr, &["own-run", "systemctl restart app.service"]);
+    assert_eq!(m.holders("8080/tcp"), holders);
+
+    m.when("it is typed as if from within the service, with the invocation id of another run");
+    let forged = m.sh(&format!(
+        "echo $$ >/sys/fs/cgroup/system.slice/{APP}/cgroup.procs; INVOCATION_ID=0123456789abcdef0123456789abcdef portguard --unit {APP}"
+    ));
+
+    m.then("it touches nothing either");
+    assert_eq!(forged.status.code(), Some(69), "{forged:?}");
+    assert_eq!(m.holders("8080/tcp"), holders);
+}
+
+pub(super) fn untrusted_policy_is_78_and_touches_nothing(m: &Machine) {
+    m.given("a leftover, and a policy that anybody may write");
+    let old = started_guarded_app(m, "8080/tcp");
+    m.ok("chmod 666 /etc/portguard/portguard.toml");
+
+    m.when("the service is restarted");
+    let restart = m.restart(APP);
+
+    m.then("the start fails with 78, and the journal names file, mode and remedy");
+    assert!(!restart.status.success(), "{restart:?}");
+    assert_names(&m.journal(APP), &["status=78/CONFIG", "/etc/portguard/portguard.toml", "666", "chmod go-w"]);
+
+    m.then("the leftover lives and holds the port");
+    assert_unharmed(m, "8080/tcp", old[0]);
+}

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    APP, SOON, app_service, assert_unharmed, assert_up_without, field, finding, guard, policy, policy_for_app,
-    started_guarded_app,
+    APP, SOON, app_service, assert_names, assert_unharmed, assert_up_without, field, finding, guard, message, policy,
+    policy_for_app, started_guarded_app,
 };
 use crate::machine::Machine;
 
@@ -68,4 +68,39 @@ pub(super) fn killed_guard_hinders_nothing(m: &Machine) {
     assert!(start.status.success(), "{start:?}");
     assert_up_without(m, "8080/tcp", &old);
     finding(m, APP, &[("VERDICT", "freed")]);
+}
+
+pub(super) fn template_instance_takes_its_port_from_its_name(m: &Machine) {
+    m.given("a guarded template whose instances take their port from their name and their environment");
+    m.unit(
+        "worker@.service",
+        "[Service]\nType=notify\nKillMode=process\nEnvironment=BASE=80\nExecStart=/usr/bin/python3 /opt/lab/app.py 80%i/tcp\n",
+    );
+    policy(m, "[unit.\"worker@.service\"]\nports = [\"${BASE}%i/tcp\"]\n");
+    guard(m, "worker@.service");
+    m.ok("systemctl start worker@81.service worker@82.service");
+    let other = m.holders("8082/tcp");
+
+    m.when("one instance is restarted over its leftover");
+    let restart = m.restart("worker@81.service");
+
+    m.then("it is up, and the other instance is unharmed");
+    assert!(restart.status.success(), "{restart:?}");
+    finding(m, "worker@81.service", &[("RELATION", "leftover"), ("ENDPOINT", "8081/tcp")]);
+    finding(m, "worker@81.service", &[("VERDICT", "freed")]);
+    assert_eq!(m.holders("8082/tcp"), other);
+}
+
+pub(super) fn unit_without_ports_starts_with_a_warning(m: &Machine) {
+    m.given("a guarded service of which the policy does not speak");
+    app_service(m, "8080/tcp");
+    guard(m, APP);
+
+    m.when("it is started");
+    let start = m.start(APP);
+
+    m.then("it is up, and one warning says what to write");
+    assert!(start.status.success(), "{start:?}");
+    let warning = finding(m, APP, &[("VERDICT", "no-ports")]);
+    assert_names(message(&warning), &["[unit.\"app.service\"]", "ports = "]);
 }
