@@ -74,45 +74,41 @@ mod tests {
     use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::os::fd::{AsRawFd, OwnedFd};
 
-    use nix::sys::socket::{Backlog, getsockname, listen};
+    use nix::sys::socket::{Backlog, SockaddrIn, getsockname, listen};
 
     use super::*;
     use crate::model::Port;
 
-    /// What stands on the port.
-    #[derive(Clone, Copy, Debug)]
-    struct Stand {
-        address: IpAddr,
-        v6only: bool,
-        reuse_address: bool,
-        reuse_port: bool,
-        listens: bool,
-    }
-
-    fn listener(address: &str) -> Stand {
-        let address = address.parse().unwrap();
-        Stand { address, v6only: false, reuse_address: true, reuse_port: false, listens: true }
+    /// How a socket that stands on the port is unlike the usual: a dual-stack listener that sets `SO_REUSEADDR`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Unusual {
+        V6Only,
+        NoReuseAddress,
+        ReusePort,
+        Idle,
     }
 
     /// On a port that the kernel picks, which no other test gets while it is held.
-    fn stand(stand: Stand, protocol: Protocol) -> (OwnedFd, Port) {
-        let family = if stand.address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    fn stand(address: &str, unusual: &[Unusual], protocol: Protocol) -> (OwnedFd, Port) {
+        let address: IpAddr = address.parse().unwrap();
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let kind = match protocol {
             Protocol::Tcp => SockType::Stream,
             Protocol::Udp => SockType::Datagram,
         };
         let held = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
-        setsockopt(&held, sockopt::ReuseAddr, &stand.reuse_address).unwrap();
-        setsockopt(&held, sockopt::ReusePort, &stand.reuse_port).unwrap();
-        if stand.address.is_ipv6() {
-            setsockopt(&held, sockopt::Ipv6V6Only, &stand.v6only).unwrap();
+        setsockopt(&held, sockopt::ReuseAddr, &!unusual.contains(&Unusual::NoReuseAddress)).unwrap();
+        setsockopt(&held, sockopt::ReusePort, &unusual.contains(&Unusual::ReusePort)).unwrap();
+        if address.is_ipv6() {
+            setsockopt(&held, sockopt::Ipv6V6Only, &unusual.contains(&Unusual::V6Only)).unwrap();
         }
-        bind(held.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(stand.address, 0))).unwrap();
-        if stand.listens {
+        bind(held.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(address, 0))).unwrap();
+        if protocol == Protocol::Tcp && !unusual.contains(&Unusual::Idle) {
             listen(&held, Backlog::new(1).unwrap()).unwrap();
         }
         let name: SockaddrStorage = getsockname(held.as_raw_fd()).unwrap();
-        let port = name.as_sockaddr_in().map_or_else(|| name.as_sockaddr_in6().unwrap().port(), |v4| v4.port());
+        let v4 = name.as_sockaddr_in().map(SockaddrIn::port);
+        let port = v4.unwrap_or_else(|| name.as_sockaddr_in6().unwrap().port());
         (held, Port::new(port).unwrap())
     }
 
@@ -123,61 +119,61 @@ mod tests {
 
     #[test]
     fn tcp_probe_says_what_a_servers_bind_would() {
-        let v6only = |address| Stand { v6only: true, ..listener(address) };
-        let reuse_port = |address| Stand { reuse_port: true, ..listener(address) };
-        let idle = |reuse_address| Stand { reuse_address, listens: false, ..listener("127.0.0.1") };
-        let rows = [
-            (listener("127.0.0.1"), "*", Probe::Busy),
-            (listener("0.0.0.0"), "*", Probe::Busy),
-            (listener("::1"), "*", Probe::Busy),
-            (listener("::"), "*", Probe::Busy),
-            (v6only("::"), "*", Probe::Busy),
-            (reuse_port("127.0.0.1"), "*", Probe::Busy),
-            (reuse_port("0.0.0.0"), "*", Probe::Busy),
-            (reuse_port("::"), "*", Probe::Busy),
-            (reuse_port("127.0.0.1"), "127.0.0.1", Probe::Busy),
-            (idle(true), "*", Probe::Free),
-            (idle(true), "127.0.0.1", Probe::Free),
-            (idle(false), "*", Probe::Busy),
-            (idle(false), "127.0.0.1", Probe::Busy),
-            (idle(false), "127.0.0.2", Probe::Free),
-            (listener("127.0.0.1"), "0.0.0.0", Probe::Busy),
-            (listener("127.0.0.1"), "127.0.0.1", Probe::Busy),
-            (listener("127.0.0.1"), "127.0.0.2", Probe::Free),
-            (listener("127.0.0.1"), "::", Probe::Free),
-            (listener("127.0.0.1"), "::ffff:127.0.0.1", Probe::Busy),
-            (listener("::1"), "0.0.0.0", Probe::Free),
-            (listener("::1"), "::", Probe::Busy),
-            (listener("::1"), "::1", Probe::Busy),
-            (listener("::"), "0.0.0.0", Probe::Busy),
-            (listener("::"), "127.0.0.1", Probe::Busy),
-            (listener("::"), "::", Probe::Busy),
-            (v6only("::"), "0.0.0.0", Probe::Free),
-            (v6only("::"), "::1", Probe::Busy),
+        use Unusual::{Idle, NoReuseAddress, ReusePort, V6Only};
+        let rows: &[(&str, &[Unusual], &str, Probe)] = &[
+            ("127.0.0.1", &[], "*", Probe::Busy),
+            ("0.0.0.0", &[], "*", Probe::Busy),
+            ("::1", &[], "*", Probe::Busy),
+            ("::", &[], "*", Probe::Busy),
+            ("::", &[V6Only], "*", Probe::Busy),
+            ("127.0.0.1", &[ReusePort], "*", Probe::Busy),
+            ("0.0.0.0", &[ReusePort], "*", Probe::Busy),
+            ("::", &[ReusePort], "*", Probe::Busy),
+            ("127.0.0.1", &[ReusePort], "127.0.0.1", Probe::Busy),
+            ("127.0.0.1", &[Idle], "*", Probe::Free),
+            ("127.0.0.1", &[Idle], "127.0.0.1", Probe::Free),
+            ("127.0.0.1", &[Idle, NoReuseAddress], "*", Probe::Busy),
+            ("127.0.0.1", &[Idle, NoReuseAddress], "127.0.0.1", Probe::Busy),
+            ("127.0.0.1", &[Idle, NoReuseAddress], "127.0.0.2", Probe::Free),
+            ("127.0.0.1", &[], "0.0.0.0", Probe::Busy),
+            ("127.0.0.1", &[], "127.0.0.1", Probe::Busy),
+            ("127.0.0.1", &[], "127.0.0.2", Probe::Free),
+            ("127.0.0.1", &[], "::", Probe::Free),
+            ("127.0.0.1", &[], "::ffff:127.0.0.1", Probe::Busy),
+            ("::1", &[], "0.0.0.0", Probe::Free),
+            ("::1", &[], "::", Probe::Busy),
+            ("::1", &[], "::1", Probe::Busy),
+            ("::", &[], "0.0.0.0", Probe::Busy),
+            ("::", &[], "127.0.0.1", Probe::Busy),
+            ("::", &[], "::", Probe::Busy),
+            ("::", &[V6Only], "0.0.0.0", Probe::Free),
+            ("::", &[V6Only], "::1", Probe::Busy),
         ];
-        for (there, host, expected) in rows {
-            let (_held, port) = stand(there, Protocol::Tcp);
-            assert_eq!(probe(&endpoint(host, port, Protocol::Tcp), true), expected, "{there:?} and {host}");
+        for &(there, unusual, host, expected) in rows {
+            let (_held, port) = stand(there, unusual, Protocol::Tcp);
+            let seen = probe(&endpoint(host, port, Protocol::Tcp), true);
+            assert_eq!(seen, expected, "{there} {unusual:?}, probed as {host}");
         }
     }
 
     #[test]
     fn udp_probe_sees_sockets_that_set_reuse_address() {
-        let socket = |address| Stand { listens: false, ..listener(address) };
-        let rows = [
-            (socket("127.0.0.1"), "*", Probe::Busy),
-            (socket("0.0.0.0"), "*", Probe::Busy),
-            (socket("::1"), "*", Probe::Busy),
-            (Stand { v6only: true, ..socket("::") }, "*", Probe::Busy),
-            (Stand { v6only: true, ..socket("::") }, "0.0.0.0", Probe::Free),
-            (Stand { reuse_port: true, ..socket("127.0.0.1") }, "*", Probe::Busy),
-            (Stand { reuse_address: false, ..socket("127.0.0.1") }, "127.0.0.1", Probe::Busy),
-            (socket("127.0.0.1"), "127.0.0.2", Probe::Free),
+        use Unusual::{NoReuseAddress, ReusePort, V6Only};
+        let rows: &[(&str, &[Unusual], &str, Probe)] = &[
+            ("127.0.0.1", &[], "*", Probe::Busy),
+            ("0.0.0.0", &[], "*", Probe::Busy),
+            ("::1", &[], "*", Probe::Busy),
+            ("::", &[V6Only], "*", Probe::Busy),
+            ("::", &[V6Only], "0.0.0.0", Probe::Free),
+            ("127.0.0.1", &[ReusePort], "*", Probe::Busy),
+            ("127.0.0.1", &[NoReuseAddress], "127.0.0.1", Probe::Busy),
+            ("127.0.0.1", &[], "127.0.0.2", Probe::Free),
         ];
-        for (there, host, expected) in rows {
+        for &(there, unusual, host, expected) in rows {
             for reuse in [true, false] {
-                let (_held, port) = stand(there, Protocol::Udp);
-                assert_eq!(probe(&endpoint(host, port, Protocol::Udp), reuse), expected, "{there:?} and {host}");
+                let (_held, port) = stand(there, unusual, Protocol::Udp);
+                let seen = probe(&endpoint(host, port, Protocol::Udp), reuse);
+                assert_eq!(seen, expected, "{there} {unusual:?}, probed as {host}");
             }
         }
     }
@@ -221,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_probe_leaves_the_port_as_it_was() {
-        let (held, port) = stand(listener("127.0.0.1"), Protocol::Tcp);
+        let (held, port) = stand("127.0.0.1", &[], Protocol::Tcp);
         drop(held);
         for _ in 0..2 {
             assert_eq!(probe(&endpoint("*", port, Protocol::Tcp), true), Probe::Free);

@@ -12,7 +12,7 @@ use crate::model::Pid;
 /// The type of a kernfs file handle: the 64-bit node id (`FILEID_KERNFS`, Linux 5.5 `include/linux/exportfs.h`).
 const FILEID_KERNFS: libc::c_int = 0xfe;
 
-/// `struct file_handle` (open_by_handle_at(2)) with room for the 8 bytes of a kernfs node id.
+/// `struct file_handle` (`open_by_handle_at(2)`) with room for the 8 bytes of a kernfs node id.
 #[repr(C)]
 struct KernfsHandle {
     handle_bytes: libc::c_uint,
@@ -63,6 +63,21 @@ pub(crate) fn end_this_thread() -> ! {
     // and nobody waits for it.
     unsafe { libc::syscall(libc::SYS_exit, 0) };
     unreachable!("exit(2) does not return")
+}
+
+/// Forks for a test, so that the calling thread is the first of a new process; `None` in that one.
+///
+/// # Errors
+/// fork(2).
+#[cfg(test)]
+pub(crate) fn fork() -> io::Result<Option<Pid>> {
+    // SAFETY: of the new process's libc only what glibc makes usable after a fork of a process with threads is used:
+    // the allocator, threads, files and sockets. No lock of ours is held here.
+    match unsafe { libc::fork() } {
+        ..0 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid => Ok(Some(Pid(pid))),
+    }
 }
 
 /// Gives the calling thread a table of open files of its own, for a test.

@@ -110,7 +110,7 @@ fn is_slice(part: &str) -> bool {
 }
 
 fn is_slice_name(unit: &UnitName) -> bool {
-    unit.to_string().ends_with(".slice")
+    unit.to_string().rsplit_once('.').is_some_and(|(_, suffix)| suffix == "slice")
 }
 
 /// A unit name that can have a cgroup: a template (`a@.service`) cannot.
@@ -221,7 +221,7 @@ pub fn mount(proc: &Path, usual: &Path) -> Result<Mount, CgroupError> {
     parse_mountinfo(&bytes).ok_or(CgroupError::NoMount)
 }
 
-/// The mount of the root of cgroup2, else the first of a part of it (proc_pid_mountinfo(5)). One whose root is outside
+/// The mount of the root of cgroup2, else the first of a part of it (`proc_pid_mountinfo(5)`). One whose root is outside
 /// our cgroup namespace (`/..`) is of no use: paths of `/proc/PID/cgroup` do not lead anywhere in it.
 fn parse_mountinfo(bytes: &[u8]) -> Option<Mount> {
     let lines = bytes.split(|&byte| byte == b'\n');
@@ -246,16 +246,9 @@ fn unescape_octal(field: &[u8]) -> Vec<u8> {
     let mut rest = field;
     while let Some((&byte, tail)) = rest.split_first() {
         let digits = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()).filter(|_| byte == b'\\') {
-            Some(escaped) => {
-                plain.push(escaped);
-                rest = &tail[3..];
-            }
-            None => {
-                plain.push(byte);
-                rest = tail;
-            }
-        }
+        let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()).filter(|_| byte == b'\\');
+        plain.push(escaped.unwrap_or(byte));
+        rest = if escaped.is_some() { &tail[3..] } else { tail };
     }
     plain
 }
@@ -280,7 +273,7 @@ pub enum PathLookup {
     Unknown(String),
 }
 
-/// Looks a cgroup up by its id: open_by_handle_at(2), which needs `CAP_DAC_READ_SEARCH`, else a walk of the tree.
+/// Looks a cgroup up by its id: `open_by_handle_at(2)`, which needs `CAP_DAC_READ_SEARCH`, else a walk of the tree.
 ///
 /// `proc` is the mount of procfs.
 #[must_use]
@@ -352,132 +345,158 @@ mod tests {
         Owner::Session(Session { id: id.to_owned() })
     }
 
-    #[test]
-    fn the_owner_is_the_first_unit_of_the_path_and_the_second_below_a_users_manager() {
-        let manager = "/user.slice/user-1000.slice/user@1000.service";
-        let rows: Vec<(String, Owner, Option<&str>)> = [
-            // Plain units, slices and nesting.
-            ("/system.slice/a.service", unit("a.service"), Some("/system.slice/a.service")),
-            ("/system.slice/a.service/", unit("a.service"), Some("/system.slice/a.service")),
-            ("//system.slice//a.service//b", unit("a.service"), Some("//system.slice//a.service")),
-            ("/a.service", unit("a.service"), Some("/a.service")),
-            (
-                "/a.slice/a-b.slice/a-b-c.slice/x.service",
-                unit("x.service"),
-                Some("/a.slice/a-b.slice/a-b-c.slice/x.service"),
-            ),
-            (
-                "/system.slice/system-a.slice/a@1.service",
-                unit("a@1.service"),
-                Some("/system.slice/system-a.slice/a@1.service"),
-            ),
-            ("/system.slice/a.socket", unit("a.socket"), Some("/system.slice/a.socket")),
-            ("/system.slice/home-x\\x2dy.mount", unit("home-x\\x2dy.mount"), Some("/system.slice/home-x\\x2dy.mount")),
-            (
-                "/machine.slice/machine-x.scope/payload/system.slice/b.service",
-                unit("machine-x.scope"),
-                Some("/machine.slice/machine-x.scope"),
-            ),
-            ("/system.slice/docker-0123.scope", unit("docker-0123.scope"), Some("/system.slice/docker-0123.scope")),
-            // Sub-cgroups of a unit are its own affair.
-            ("/system.slice/a.service/.control", unit("a.service"), Some("/system.slice/a.service")),
-            ("/system.slice/a.service/b.service", unit("a.service"), Some("/system.slice/a.service")),
-            ("/system.slice/a.service/user@0.service/b.service", unit("a.service"), Some("/system.slice/a.service")),
-            ("/system.slice/a.service/session-1.scope", unit("a.service"), Some("/system.slice/a.service")),
-            ("/system.slice/a.service/init.scope", unit("a.service"), Some("/system.slice/a.service")),
-            // Escapes.
-            ("/system.slice/_cgroup.service", unit("cgroup.service"), Some("/system.slice/_cgroup.service")),
-            ("/_cpu.slice/_memory.service/x", unit("memory.service"), Some("/_cpu.slice/_memory.service")),
-            ("/system.slice/__a.service", unit("_a.service"), Some("/system.slice/__a.service")),
-            ("/user.slice/_user@1.service/b.service", unit("user@1.service"), Some("/user.slice/_user@1.service")),
-            // PID 1.
-            ("/init.scope", Owner::Init, Some("/init.scope")),
-            ("/init.scope/x", Owner::Init, Some("/init.scope")),
-            ("/system.slice/init.scope", unit("init.scope"), Some("/system.slice/init.scope")),
-            // Sessions.
-            (
-                "/user.slice/user-1000.slice/session-2.scope",
-                login("2"),
-                Some("/user.slice/user-1000.slice/session-2.scope"),
-            ),
-            (
-                "/user.slice/user-0.slice/session-c3.scope/x.service",
-                login("c3"),
-                Some("/user.slice/user-0.slice/session-c3.scope"),
-            ),
-            ("/session-1.scope", login("1"), Some("/session-1.scope")),
-            ("/user.slice/session-.scope", unit("session-.scope"), Some("/user.slice/session-.scope")),
-            ("/user.slice/session-a_b.scope", unit("session-a_b.scope"), Some("/user.slice/session-a_b.scope")),
-            // Nobody.
-            ("/", Owner::Nobody, None),
-            ("/system.slice", Owner::Nobody, None),
-            ("/a.slice/a-b.slice/", Owner::Nobody, None),
-            ("/docker/0123", Owner::Nobody, None),
-            ("/system.slice/docker/a.service", Owner::Nobody, None),
-            ("/x/a.service", Owner::Nobody, None),
-            ("/a@.service", Owner::Nobody, None),
-            ("/@1.service", Owner::Nobody, None),
-            ("/a@b.slice/c.service", Owner::Nobody, None),
-            ("/.slice/a.service", Owner::Nobody, None),
-            ("/a.service (deleted)", Owner::Nobody, None),
-            ("/system.slice/a\u{1b}[2J.service", Owner::Nobody, None),
-            ("/system.slice/a b.service", Owner::Nobody, None),
-            ("/_", Owner::Nobody, None),
-            ("/system.slice/.control/a.service", Owner::Nobody, None),
-            // Outside of our cgroup namespace, or no path at all.
-            ("/..", Owner::Unknown, None),
-            ("/../system.slice/a.service", Owner::Unknown, None),
-            ("/../../init.scope", Owner::Unknown, None),
-            ("/system.slice/a.service/../b.service", Owner::Unknown, None),
-            ("", Owner::Unknown, None),
-            ("system.slice/a.service", Owner::Unknown, None),
-            // Managers of users.
-            (
-                "/user.slice/user-1.slice/user@x.service/b.service",
-                unit("user@x.service"),
-                Some("/user.slice/user-1.slice/user@x.service"),
-            ),
-            ("/user@01.service/b.service", unit("user@01.service"), Some("/user@01.service")),
-            ("/user@4294967295.service/b.service", unit("user@4294967295.service"), Some("/user@4294967295.service")),
-            ("/user@65535.service/b.service", unit("user@65535.service"), Some("/user@65535.service")),
-            ("/user@0.service/b.service", user_unit(0, "b.service"), Some("/user@0.service/b.service")),
-            (
-                "/capsule.slice/capsule@x.service/app.slice/b.service",
-                unit("capsule@x.service"),
-                Some("/capsule.slice/capsule@x.service"),
-            ),
-        ]
-        .into_iter()
-        .map(|(path, owner, unit)| (path.to_owned(), owner, unit))
-        .collect();
+    /// Rows of a path behind `prefix`, its owner, and its unit's cgroup behind `prefix`.
+    fn check(prefix: &str, rows: &[(&str, Owner, Option<&str>)]) {
         for (path, owner, unit) in rows {
-            let path = CgroupPath(path);
-            assert_eq!(owner_of(&path), owner, "{path:?}");
-            assert_eq!(unit_cgroup(&path), unit.map(|unit| CgroupPath(unit.to_owned())), "{path:?}");
+            let path = CgroupPath(format!("{prefix}{path}"));
+            assert_eq!(&owner_of(&path), owner, "{path:?}");
+            assert_eq!(unit_cgroup(&path), unit.map(|unit| CgroupPath(format!("{prefix}{unit}"))), "{path:?}");
         }
-        let below_manager = [
-            ("", unit("user@1000.service"), Some("")),
-            ("/app.slice", unit("user@1000.service"), Some("")),
-            ("/x/b.service", unit("user@1000.service"), Some("")),
-            ("/init.scope", user_unit(1000, "init.scope"), Some("/init.scope")),
-            ("/app.slice/b.service", user_unit(1000, "b.service"), Some("/app.slice/b.service")),
-            ("/app.slice/_cpu.service/x", user_unit(1000, "cpu.service"), Some("/app.slice/_cpu.service")),
-            (
-                "/session.slice/session-3.scope",
-                user_unit(1000, "session-3.scope"),
-                Some("/session.slice/session-3.scope"),
-            ),
-            (
-                "/app.slice/user@0.service/c.service",
-                user_unit(1000, "user@0.service"),
-                Some("/app.slice/user@0.service"),
-            ),
-        ];
-        for (below, owner, unit) in below_manager {
-            let path = CgroupPath(format!("{manager}{below}"));
-            assert_eq!(owner_of(&path), owner, "{path:?}");
-            assert_eq!(unit_cgroup(&path), unit.map(|unit| CgroupPath(format!("{manager}{unit}"))), "{path:?}");
-        }
+    }
+
+    #[test]
+    fn the_owner_is_the_first_unit_of_the_path() {
+        check(
+            "",
+            &[
+                // Plain units, slices and nesting.
+                ("/system.slice/a.service", unit("a.service"), Some("/system.slice/a.service")),
+                ("/system.slice/a.service/", unit("a.service"), Some("/system.slice/a.service")),
+                ("//system.slice//a.service//b", unit("a.service"), Some("//system.slice//a.service")),
+                ("/a.service", unit("a.service"), Some("/a.service")),
+                (
+                    "/a.slice/a-b.slice/a-b-c.slice/x.service",
+                    unit("x.service"),
+                    Some("/a.slice/a-b.slice/a-b-c.slice/x.service"),
+                ),
+                (
+                    "/system.slice/system-a.slice/a@1.service",
+                    unit("a@1.service"),
+                    Some("/system.slice/system-a.slice/a@1.service"),
+                ),
+                ("/system.slice/a.socket", unit("a.socket"), Some("/system.slice/a.socket")),
+                (
+                    "/system.slice/home-x\\x2dy.mount",
+                    unit("home-x\\x2dy.mount"),
+                    Some("/system.slice/home-x\\x2dy.mount"),
+                ),
+                (
+                    "/machine.slice/machine-x.scope/payload/system.slice/b.service",
+                    unit("machine-x.scope"),
+                    Some("/machine.slice/machine-x.scope"),
+                ),
+                ("/system.slice/docker-0123.scope", unit("docker-0123.scope"), Some("/system.slice/docker-0123.scope")),
+                // Sub-cgroups of a unit are its own affair.
+                ("/system.slice/a.service/.control", unit("a.service"), Some("/system.slice/a.service")),
+                ("/system.slice/a.service/b.service", unit("a.service"), Some("/system.slice/a.service")),
+                (
+                    "/system.slice/a.service/user@0.service/b.service",
+                    unit("a.service"),
+                    Some("/system.slice/a.service"),
+                ),
+                ("/system.slice/a.service/session-1.scope", unit("a.service"), Some("/system.slice/a.service")),
+                ("/system.slice/a.service/init.scope", unit("a.service"), Some("/system.slice/a.service")),
+                // Escapes.
+                ("/system.slice/_cgroup.service", unit("cgroup.service"), Some("/system.slice/_cgroup.service")),
+                ("/_cpu.slice/_memory.service/x", unit("memory.service"), Some("/_cpu.slice/_memory.service")),
+                ("/system.slice/__a.service", unit("_a.service"), Some("/system.slice/__a.service")),
+                ("/user.slice/_user@1.service/b.service", unit("user@1.service"), Some("/user.slice/_user@1.service")),
+            ],
+        );
+    }
+
+    #[test]
+    fn sessions_and_pid_1_are_told_from_units_and_some_paths_are_nobodys() {
+        check(
+            "",
+            &[
+                // PID 1.
+                ("/init.scope", Owner::Init, Some("/init.scope")),
+                ("/init.scope/x", Owner::Init, Some("/init.scope")),
+                ("/system.slice/init.scope", unit("init.scope"), Some("/system.slice/init.scope")),
+                // Sessions.
+                (
+                    "/user.slice/user-1000.slice/session-2.scope",
+                    login("2"),
+                    Some("/user.slice/user-1000.slice/session-2.scope"),
+                ),
+                (
+                    "/user.slice/user-0.slice/session-c3.scope/x.service",
+                    login("c3"),
+                    Some("/user.slice/user-0.slice/session-c3.scope"),
+                ),
+                ("/session-1.scope", login("1"), Some("/session-1.scope")),
+                ("/user.slice/session-.scope", unit("session-.scope"), Some("/user.slice/session-.scope")),
+                ("/user.slice/session-a_b.scope", unit("session-a_b.scope"), Some("/user.slice/session-a_b.scope")),
+                // Nobody.
+                ("/", Owner::Nobody, None),
+                ("/system.slice", Owner::Nobody, None),
+                ("/a.slice/a-b.slice/", Owner::Nobody, None),
+                ("/docker/0123", Owner::Nobody, None),
+                ("/system.slice/docker/a.service", Owner::Nobody, None),
+                ("/x/a.service", Owner::Nobody, None),
+                ("/a@.service", Owner::Nobody, None),
+                ("/@1.service", Owner::Nobody, None),
+                ("/a@b.slice/c.service", Owner::Nobody, None),
+                ("/.slice/a.service", Owner::Nobody, None),
+                ("/a.service (deleted)", Owner::Nobody, None),
+                ("/system.slice/a\u{1b}[2J.service", Owner::Nobody, None),
+                ("/system.slice/a b.service", Owner::Nobody, None),
+                ("/_", Owner::Nobody, None),
+                ("/system.slice/.control/a.service", Owner::Nobody, None),
+                // Outside of our cgroup namespace, or no path at all.
+                ("/..", Owner::Unknown, None),
+                ("/../system.slice/a.service", Owner::Unknown, None),
+                ("/../../init.scope", Owner::Unknown, None),
+                ("/system.slice/a.service/../b.service", Owner::Unknown, None),
+                ("", Owner::Unknown, None),
+                ("system.slice/a.service", Owner::Unknown, None),
+                // Managers of users.
+                (
+                    "/user.slice/user-1.slice/user@x.service/b.service",
+                    unit("user@x.service"),
+                    Some("/user.slice/user-1.slice/user@x.service"),
+                ),
+                ("/user@01.service/b.service", unit("user@01.service"), Some("/user@01.service")),
+                (
+                    "/user@4294967295.service/b.service",
+                    unit("user@4294967295.service"),
+                    Some("/user@4294967295.service"),
+                ),
+                ("/user@65535.service/b.service", unit("user@65535.service"), Some("/user@65535.service")),
+                ("/user@0.service/b.service", user_unit(0, "b.service"), Some("/user@0.service/b.service")),
+                (
+                    "/capsule.slice/capsule@x.service/app.slice/b.service",
+                    unit("capsule@x.service"),
+                    Some("/capsule.slice/capsule@x.service"),
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn below_a_users_manager_the_owner_is_the_second_unit_of_the_path() {
+        check(
+            "/user.slice/user-1000.slice/user@1000.service",
+            &[
+                ("", unit("user@1000.service"), Some("")),
+                ("/app.slice", unit("user@1000.service"), Some("")),
+                ("/x/b.service", unit("user@1000.service"), Some("")),
+                ("/init.scope", user_unit(1000, "init.scope"), Some("/init.scope")),
+                ("/app.slice/b.service", user_unit(1000, "b.service"), Some("/app.slice/b.service")),
+                ("/app.slice/_cpu.service/x", user_unit(1000, "cpu.service"), Some("/app.slice/_cpu.service")),
+                (
+                    "/session.slice/session-3.scope",
+                    user_unit(1000, "session-3.scope"),
+                    Some("/session.slice/session-3.scope"),
+                ),
+                (
+                    "/app.slice/user@0.service/c.service",
+                    user_unit(1000, "user@0.service"),
+                    Some("/app.slice/user@0.service"),
+                ),
+            ],
+        );
     }
 
     proptest! {

@@ -4,7 +4,6 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,7 +19,7 @@ use crate::sys;
 pub(super) enum Role {
     /// Listens.
     Listen,
-    /// A second thread listens; the first ends.
+    /// A second thread of a process listens; the first ends.
     DeadLeader,
     /// A second thread listens, with a table of open files of its own.
     OwnTable,
@@ -44,9 +43,6 @@ impl Child {
         command.args(["--exact", "observe::fixture::child", "--ignored", "--nocapture", "--test-threads=1"]);
         command.env("PORTGUARD_TEST_ROLE", format!("{role:?}")).envs(environment.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        if role == Role::LookAsNobody {
-            command.uid(NOBODY).gid(NOBODY);
-        }
         let mut process = command.spawn().unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let said = lines.find_map(|line| line.unwrap().strip_prefix("READY ").map(str::to_owned));
@@ -61,8 +57,9 @@ impl Child {
         child
     }
 
+    /// The process that has the listener.
     pub(super) fn pid(&self) -> Pid {
-        Pid(self.process.id().try_into().unwrap())
+        Pid(self.field(2).parse().unwrap())
     }
 
     /// What it said when it was ready.
@@ -70,18 +67,23 @@ impl Child {
         &self.said
     }
 
+    fn field(&self, index: usize) -> &str {
+        self.said.split(' ').nth(index).unwrap()
+    }
+
     /// The inode of its listener.
     pub(super) fn inode(&self) -> Inode {
-        Inode(self.said.split(' ').next().unwrap().parse().unwrap())
+        Inode(self.field(0).parse().unwrap())
     }
 
     /// The port of its listener, on 127.0.0.1.
     pub(super) fn port(&self) -> Port {
-        Port::new(self.said.split(' ').nth(1).unwrap().parse().unwrap()).unwrap()
+        Port::new(self.field(1).parse().unwrap()).unwrap()
     }
 }
 
 impl Drop for Child {
+    /// A fork of it ends when it reads the end of the input that it shares.
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -98,10 +100,13 @@ fn child() {
     }
     match role {
         Role::Listen => listen(),
+        // A test never runs in the first thread of its process; that of a fork is the one that forked.
         Role::DeadLeader => {
-            assert_eq!(nix::unistd::getpid(), nix::unistd::gettid(), "the test runs in the first thread");
-            std::thread::spawn(listen);
-            sys::end_this_thread();
+            if sys::fork().unwrap().is_none() {
+                std::thread::spawn(listen);
+                sys::end_this_thread();
+            }
+            drop(std::io::stdin().lines().next());
         }
         Role::OwnTable => std::thread::spawn(|| {
             sys::unshare_files().unwrap();
@@ -112,6 +117,8 @@ fn child() {
         Role::LookAsNobody => {
             let number = |name| std::env::var(name).unwrap().parse::<u32>().unwrap();
             let pid = Pid(number("PORTGUARD_TEST_PID").try_into().unwrap());
+            nix::unistd::setgid(NOBODY.into()).unwrap();
+            nix::unistd::setuid(NOBODY.into()).unwrap();
             let inode = Inode(number("PORTGUARD_TEST_INODE").into());
             let holders::Open { inodes, sight } = holders::holds(Path::new("/proc"), pid, &[inode]);
             ready(&format!("{inodes:?} {sight:?}"));
@@ -121,7 +128,8 @@ fn child() {
 
 fn listen() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    ready(&format!("{} {}", fstat(&listener).unwrap().st_ino, listener.local_addr().unwrap().port()));
+    let (inode, port) = (fstat(&listener).unwrap().st_ino, listener.local_addr().unwrap().port());
+    ready(&format!("{inode} {port} {}", own_pid()));
 }
 
 /// Says so, and waits to be ended.

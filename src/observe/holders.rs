@@ -422,7 +422,9 @@ mod tests {
         let cgroups = [cgroup.dir().to_owned(), PathBuf::from("/nonexistent")];
         let found = holders(&search(&cgroups, Thorough::IfNobodyFound), &[child.inode()]);
         let expected = HashMap::from([(child.inode(), vec![child.pid()])]);
-        assert_eq!(found, Holders { by_inode: expected.clone(), hidden: 0, walked: false });
+        // On some machines not even root may look into PID 1.
+        let hidden = usize::from(holds(Path::new(PROC), Pid::INIT, &[]).sight == Sight::Hidden);
+        assert_eq!(found, Holders { by_inode: expected.clone(), hidden, walked: false });
         let found = holders(&search(&cgroups, Thorough::Always), &[child.inode()]);
         assert_eq!((found.by_inode, found.walked), (expected, true));
     }

@@ -1,4 +1,4 @@
-//! Which sockets have a port, read from `/proc/net/{tcp,tcp6,udp,udp6}`: for where sock_diag is denied.
+//! Which sockets have a port, read from `/proc/net/{tcp,tcp6,udp,udp6}`: for where `sock_diag` is denied.
 //!
 //! It owns the choice of files and columns; the `procfs` crate parses them. It must not look at processes.
 //! Poorer than [`super::sock_diag`]: no cgroup ids, no bound idle TCP sockets, nothing on IPv6 alone, and slow (a
@@ -129,7 +129,7 @@ fn parse(protocol: Protocol, lines: &[u8]) -> Result<Vec<Socket>, ProcError> {
     }
 }
 
-/// The same sense as that of sock_diag: what its process has closed is over but for the waiting.
+/// The same sense as that of `sock_diag`: what its process has closed is over but for the waiting.
 fn tcp_state(state: &TcpState, inode: u64) -> SocketState {
     match state {
         TcpState::Listen => SocketState::Listen,

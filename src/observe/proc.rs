@@ -114,23 +114,28 @@ pub fn process(proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
     let Some(stat) = stat_of(&dir, &path)? else { return Ok(None) };
     let Some(uid) = uid_of(&dir, &path)? else { return Ok(None) };
     let living = if stat.is_over() { living_thread(&dir) } else { None };
-    let no_thread_lives = stat.is_over() && living.is_none();
     let from = living.as_ref().unwrap_or(&dir);
+    let kernel_thread = stat.flags & PF_KTHREAD != 0;
+    // An environment that reads as empty is one only if the process had its arguments before (in the midst of execve(2)
+    // it has neither yet: `begin_new_exec()`, `create_elf_tables()`) and its executable after (one that ends has none).
+    let argv = read_at(from, "cmdline", ARGV_BYTES).map(|bytes| parse_argv(&bytes)).unwrap_or_default();
+    let environ = read_at(from, "environ", ENVIRON_BYTES + 1);
+    let exe = readlinkat(from, "exe", Vec::new()).ok();
+    let had_memory = kernel_thread || (exe.is_some() && !argv.is_empty());
     let facts = Facts {
         pid,
         start: stat.start,
         ppid: stat.ppid,
         uid,
         comm: stat.comm,
-        exe: readlinkat(from, "exe", Vec::new()).ok().map(|link| OsString::from_vec(link.into_bytes()).into()),
-        argv: read_at(from, "cmdline", ARGV_BYTES).map(|bytes| parse_argv(&bytes)).unwrap_or_default(),
+        exe: exe.map(|link| OsString::from_vec(link.into_bytes()).into()),
+        argv,
         cgroup: read_at(from, "cgroup", FILE_BYTES).ok().and_then(|bytes| parse_cgroup(&bytes)),
-        invocation: match read_at(from, "environ", ENVIRON_BYTES + 1) {
-            Ok(_) if no_thread_lives => Invocation::Unreadable,
-            Ok(bytes) => parse_invocation(&bytes),
-            Err(_) => Invocation::Unreadable,
+        invocation: match environ {
+            Ok(bytes) if had_memory || !bytes.is_empty() => parse_invocation(&bytes),
+            Ok(_) | Err(_) => Invocation::Unreadable,
         },
-        kernel_thread: stat.flags & PF_KTHREAD != 0,
+        kernel_thread,
     };
     // If it ended on the way, the facts may be half of a process.
     Ok(stat_of(&dir, &path)?.map(|_| facts))
@@ -318,6 +323,7 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::process::{Command, Stdio};
 
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
     use proptest::prelude::*;
 
     use super::*;
@@ -450,7 +456,14 @@ mod tests {
     fn a_real_process_is_read_whole() {
         let mut child = Command::new("sleep").arg("60").env("INVOCATION_ID", ID).stdin(Stdio::null()).spawn().unwrap();
         let pid = Pid(child.id().try_into().unwrap());
-        let facts = process(Path::new("/proc"), pid).unwrap().unwrap();
+        // Spawning comes back in the midst of execve(2), before there are arguments.
+        let facts = loop {
+            let facts = process(Path::new("/proc"), pid).unwrap().unwrap();
+            if !facts.argv.is_empty() {
+                break facts;
+            }
+            assert_ne!(facts.invocation, Invocation::Absent);
+        };
         assert_eq!((facts.pid, facts.ppid, &facts.comm[..]), (pid, own_pid(), "sleep"));
         assert_eq!(facts.argv, ["sleep", "60"]);
         assert_eq!(facts.uid, nix::unistd::getuid().as_raw());
@@ -460,14 +473,10 @@ mod tests {
         assert!(facts.start > StartTime(0) && !facts.kernel_thread);
 
         child.kill().unwrap();
-        // Not waited for yet: a zombie, which is still there.
-        let facts = loop {
-            let facts = process(Path::new("/proc"), pid).unwrap().unwrap();
-            if facts.exe.is_none() {
-                break facts;
-            }
-            std::thread::yield_now();
-        };
+        // It has ended, and is not reaped yet: a zombie, which is still there.
+        waitid(Id::Pid(nix::unistd::Pid::from_raw(pid.0)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap();
+        let facts = process(Path::new("/proc"), pid).unwrap().unwrap();
+        assert_eq!(facts.exe, None);
         assert_eq!((facts.argv, facts.invocation), (Vec::new(), Invocation::Unreadable));
         child.wait().unwrap();
         assert_eq!(process(Path::new("/proc"), pid).unwrap(), None);

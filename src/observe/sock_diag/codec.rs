@@ -1,6 +1,6 @@
-//! The bytes of a sock_diag dump: one request out, messages and attributes in. It opens and sends nothing.
+//! The bytes of a `sock_diag` dump: one request out, messages and attributes in. It opens and sends nothing.
 //!
-//! Source: sock_diag(7), netlink(7), Linux `include/uapi/linux/inet_diag.h` and `include/uapi/linux/netlink.h`.
+//! Source: `sock_diag(7)`, netlink(7), Linux `include/uapi/linux/inet_diag.h` and `include/uapi/linux/netlink.h`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -55,8 +55,8 @@ impl States {
 
     /// Whether a socket that is shown in this state is one of those asked for.
     pub(super) fn contains(self, state: u8) -> bool {
-        let shown = if self == Self::TCP_WAITING { self.0 | 1 << TCP_CLOSE } else { self.0 };
-        shown.checked_shr(u32::from(state)).is_some_and(|bits| bits & 1 == 1)
+        let has = |state: u8| self.0.checked_shr(u32::from(state)).is_some_and(|bits| bits & 1 == 1);
+        has(state) || (state == TCP_CLOSE && has(TCP_BOUND_INACTIVE))
     }
 }
 
@@ -79,7 +79,7 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn encode(&self, sequence: u32) -> [u8; REQUEST_BYTES] {
+    pub(super) fn encode(self, sequence: u32) -> [u8; REQUEST_BYTES] {
         let protocol = match self.protocol {
             Protocol::Tcp => IPPROTO_TCP,
             Protocol::Udp => IPPROTO_UDP,

@@ -1,4 +1,5 @@
-//! Which sockets have a port, asked of the kernel over `NETLINK_SOCK_DIAG` (sock_diag(7)), filtered there by port and state.
+//! Which sockets have a port, asked of the kernel over `NETLINK_SOCK_DIAG` (`sock_diag(7)`),
+//! filtered there by port and state.
 //!
 //! It owns the netlink socket and the rules of a dump; [`codec`] owns the bytes. It must not look at processes, nor
 //! decide which socket is in whose way. No privilege is needed. Sockets are those of the calling network namespace.
@@ -118,7 +119,7 @@ fn ask(wanted: &[(Protocol, Port)], states: impl Fn(Protocol) -> States) -> Resu
         for &port in filters {
             for family in [Family::V4, Family::V6] {
                 let request = Request { family, protocol, states: states(protocol), port };
-                found.append(&mut asker.dump(&request, &ports)?);
+                found.append(&mut asker.dump(request, &ports)?);
             }
         }
     }
@@ -141,7 +142,7 @@ struct Asker {
 
 impl Asker {
     /// The sockets of one dump, begun again where it was inconsistent.
-    fn dump(&mut self, request: &Request, ports: &[Port]) -> Result<Vec<Socket>, SockDiagError> {
+    fn dump(&mut self, request: Request, ports: &[Port]) -> Result<Vec<Socket>, SockDiagError> {
         for attempt in 1..=ATTEMPTS {
             if attempt > 1 {
                 // A dump that was left half-way blocks the next one on its socket with EBUSY.
@@ -155,7 +156,7 @@ impl Asker {
         Err(SockDiagError::Unsteady)
     }
 
-    fn try_dump(&mut self, request: &Request, ports: &[Port]) -> Result<Outcome, SockDiagError> {
+    fn try_dump(&mut self, request: Request, ports: &[Port]) -> Result<Outcome, SockDiagError> {
         self.sequence += 1;
         sendto(
             self.socket.as_raw_fd(),
@@ -239,8 +240,8 @@ struct Dump<'a> {
 }
 
 impl<'a> Dump<'a> {
-    fn new(sequence: u32, request: &Request, ports: &'a [Port]) -> Self {
-        let Request { protocol, states, .. } = *request;
+    fn new(sequence: u32, request: Request, ports: &'a [Port]) -> Self {
+        let Request { protocol, states, .. } = request;
         Self { sequence, protocol, states, ports, interrupted: false, sockets: Vec::new() }
     }
 
@@ -254,10 +255,9 @@ impl<'a> Dump<'a> {
             match message.content {
                 Message::Socket(payload) => self.keep(payload)?,
                 Message::Overrun => self.interrupted = true,
-                Message::Other => (),
                 Message::Error(Some(errno)) | Message::Done(Some(errno)) => return Err(SockDiagError::Refused(errno)),
                 // An error of 0 is an acknowledgement, which we never ask for.
-                Message::Error(None) => (),
+                Message::Error(None) | Message::Other => (),
                 Message::Done(None) => return Ok(Step::Last(self.end())),
             }
         }
@@ -294,9 +294,10 @@ fn socket_state(protocol: Protocol, number: u8, inode: u32) -> Option<SocketStat
         {
             Some(SocketState::TimeWait)
         }
-        (Protocol::Tcp, codec::TCP_ESTABLISHED..=codec::TCP_NEW_SYN_RECV) => Some(SocketState::Connected),
         (Protocol::Udp, codec::TCP_CLOSE) => Some(SocketState::Unconnected),
-        (Protocol::Udp, codec::TCP_ESTABLISHED) => Some(SocketState::Connected),
+        (Protocol::Tcp, codec::TCP_ESTABLISHED..=codec::TCP_NEW_SYN_RECV) | (Protocol::Udp, codec::TCP_ESTABLISHED) => {
+            Some(SocketState::Connected)
+        }
         (Protocol::Tcp | Protocol::Udp, _) => None,
     }
 }

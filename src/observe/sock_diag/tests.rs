@@ -60,7 +60,7 @@ fn a_dump_keeps_what_was_asked_for_and_nothing_else() {
         (reply("127.0.0.1:80", 10), 4, 0),
     ];
     for (reply, sequence, expected) in rows {
-        let mut dump = Dump::new(5, &REQUEST, &ports);
+        let mut dump = Dump::new(5, REQUEST, &ports);
         assert_eq!(dump.take(&message(20, 2, sequence, &encode_reply(&reply))), Ok(Step::More));
         match dump.take(&message(3, 2, 5, &[0; 4])) {
             Ok(Step::Last(Outcome::Complete(sockets))) => assert_eq!(sockets.len(), expected, "{reply:?}"),
@@ -89,20 +89,20 @@ fn a_dump_never_ends_in_silence_when_something_is_missing() {
         (vec![1, 2, 3], Err(SockDiagError::Malformed)),
     ];
     for (datagram, expected) in rows {
-        assert_eq!(Dump::new(5, &REQUEST, &[]).take(&datagram), expected, "{datagram:?}");
+        assert_eq!(Dump::new(5, REQUEST, &[]).take(&datagram), expected, "{datagram:?}");
     }
 }
 
 proptest! {
     #[test]
     fn a_dump_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        let _ = Dump::new(5, &REQUEST, &[]).take(&bytes);
+        let _ = Dump::new(5, REQUEST, &[]).take(&bytes);
     }
 
     #[test]
     fn every_socket_of_a_dump_has_a_wanted_port(replies in prop::collection::vec(any_reply(), 0..20)) {
         let ports: Vec<Port> = replies.iter().step_by(2).filter_map(|reply| Port::new(reply.local.port())).collect();
-        let mut dump = Dump::new(5, &REQUEST, &ports);
+        let mut dump = Dump::new(5, REQUEST, &ports);
         for reply in &replies {
             dump.take(&message(20, 2, 5, &encode_reply(reply))).unwrap();
         }
