@@ -15,9 +15,9 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use crate::judge::protection;
-use crate::model::{Inode, Process, Signal, StopRules, UnitFacts};
+use crate::model::{Inode, Pid, Process, Signal, StopRules, UnitFacts};
 use crate::observe::{holders, proc};
-use crate::timespan;
+use crate::{sys, timespan};
 
 /// What is said while it is done.
 #[derive(Debug)]
@@ -61,17 +61,20 @@ pub enum ActError {
     /// The kernel has no pidfds (before Linux 5.3), or a seccomp filter denies them.
     NoPidfd(Errno),
     /// A process may not be signalled by this user.
-    NotPermitted(Process),
+    NotPermitted(Pid),
     /// poll(2) failed.
     Wait(Errno),
+    /// No such signal.
+    Signal(Signal),
 }
 
 impl fmt::Display for ActError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoPidfd(errno) => write!(f, "processes cannot be pinned here, and so none is signalled: {errno}"),
-            Self::NotPermitted(process) => write!(f, "pid {} may not be signalled by this user", process.pid),
+            Self::NotPermitted(pid) => write!(f, "pid {pid} may not be signalled by this user"),
             Self::Wait(errno) => write!(f, "waiting for processes to end: {errno}"),
+            Self::Signal(signal) => write!(f, "there is no {signal}"),
         }
     }
 }
@@ -80,7 +83,7 @@ impl std::error::Error for ActError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::NoPidfd(errno) | Self::Wait(errno) => Some(errno),
-            Self::NotPermitted(_) => None,
+            Self::NotPermitted(_) | Self::Signal(_) => None,
         }
     }
 }
@@ -173,7 +176,17 @@ enum Pin<'a> {
     Changed(&'static str),
 }
 
-/// Stops every target, and returns how many of them are gone that were signalled.
+/// What became of the processes that were signalled.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// So many have ended.
+    pub ended: usize,
+    /// So many are still there, after the whole ladder.
+    pub alive: usize,
+}
+
+/// Stops every target.
 ///
 /// Nothing says that a port is free afterwards: look again.
 ///
@@ -185,7 +198,7 @@ pub fn stop(
     ladder: &Ladder,
     budget: &Budget,
     tell: &mut dyn FnMut(&Step<'_>),
-) -> Result<usize, ActError> {
+) -> Result<Count, ActError> {
     let mut pinned = Vec::new();
     for target in targets {
         match pin(target, proc_root)? {
@@ -214,19 +227,21 @@ pub fn stop(
         let patience = begin.elapsed() + budget.grace;
         wait(&mut pinned, begin, patience, tell)?;
     }
-    Ok(all - pinned.len())
+    Ok(Count { ended: all - pinned.len(), alive: pinned.len() })
 }
 
-/// Waits until one of the processes has ended, or for `patience`; a process that cannot be pinned is not waited for.
+/// Waits until one of the processes has ended, or for `patience`; says whether one has. A process that cannot be pinned
+/// is not waited for.
 ///
 /// # Errors
 /// poll(2) failed.
-pub fn wait_for_one(processes: &[&Process], proc_root: &Path, patience: Duration) -> Result<(), ActError> {
+pub fn wait_for_one(processes: &[&Process], proc_root: &Path, patience: Duration) -> Result<bool, ActError> {
     let pins: Vec<OwnedFd> = processes.iter().filter_map(|process| pin_same(process, proc_root)).collect();
     let mut fds: Vec<PollFd<'_>> = pins.iter().map(|pin| PollFd::new(pin, PollFlags::IN)).collect();
     let timeout = timespan::timespec(patience);
     match poll(&mut fds, Some(&timeout)) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Ok(ended) => Ok(ended > 0),
+        Err(Errno::INTR) => Ok(false),
         Err(errno) => Err(ActError::Wait(errno)),
     }
 }
@@ -271,6 +286,11 @@ fn pin<'a>(target: &'a Target, proc_root: &Path) -> Result<Pin<'a>, ActError> {
     Ok(Pin::Changed(why))
 }
 
+/// `KillSignal=` may be any signal, a real-time one too.
+fn kernel_signal(signal: Signal) -> Option<rustix::process::Signal> {
+    rustix::process::Signal::from_named_raw(signal.0).or_else(|| sys::real_time_signal(signal.0))
+}
+
 impl Pinned<'_> {
     fn send(&self, signal: Signal, tell: &mut dyn FnMut(&Step<'_>)) -> Result<(), ActError> {
         tell(&Step::Signal { process: self.process, signal });
@@ -278,12 +298,10 @@ impl Pinned<'_> {
     }
 
     fn send_quietly(&self, signal: Signal) -> Result<(), ActError> {
-        let Some(number) = rustix::process::Signal::from_named_raw(signal.0) else {
-            return Err(ActError::Wait(Errno::INVAL));
-        };
+        let Some(number) = kernel_signal(signal) else { return Err(ActError::Signal(signal)) };
         match pidfd_send_signal(&self.pidfd, number) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
-            Err(Errno::PERM) => Err(ActError::NotPermitted(self.process.clone())),
+            Err(Errno::PERM) => Err(ActError::NotPermitted(self.process.pid)),
             Err(errno) => Err(ActError::NoPidfd(errno)),
         }
     }

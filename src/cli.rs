@@ -23,7 +23,7 @@ pub struct Cli {
     #[arg(long, value_name = "NAME", value_parser = guardable)]
     pub unit: UnitName,
 
-    /// One more port that it binds, besides those of the policy: 8080, 8080/tcp, 127.0.0.1:9090/tcp, [::1]:53/udp,
+    /// One more port that it binds, besides those of the policy: 8080, 8080/tcp, 127.0.0.1:9090/tcp, `[::1]:53/udp`,
     /// 8000-8010/tcp
     #[arg(long = "port", value_name = "ENDPOINT")]
     pub ports: Vec<EndpointRange>,
@@ -81,9 +81,12 @@ impl Cli {
     /// # Errors
     /// They ask for a text, or make no sense.
     pub fn from_args() -> Result<Self, Otherwise> {
-        Self::try_parse().map_err(|error| match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Otherwise::Show(error.to_string()),
-            _ => Otherwise::Usage(error.to_string()),
+        Self::try_parse().map_err(|error| {
+            if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+                Otherwise::Show(error.to_string())
+            } else {
+                Otherwise::Usage(error.to_string())
+            }
         })
     }
 }

@@ -9,13 +9,14 @@ use crate::cli::Cli;
 use crate::judge::judge;
 use crate::ledger;
 use crate::model::{Action, Finding, Outcome, Probe, Process, Relation, Rules, Verdict};
+use crate::observe::holders::Thorough;
 use crate::observe::{Look, Place};
 use crate::policy;
 use crate::probe::probe;
 use crate::report::Report;
 
-/// A holder that starts anew whenever it is stopped is given up after so many rounds.
-const MAX_ROUNDS: usize = 8;
+/// A holder that starts anew whenever it is stopped is given up after so many times.
+const MAX_STOPS: usize = 8;
 
 /// How often a wait looks again for what no process's end can tell: `TIME_WAIT`, a socket that is closed.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -59,7 +60,10 @@ struct Guard<'a> {
 /// What one round came to.
 enum Round {
     Done(Outcome),
-    LookAgain,
+    /// Something was stopped: look again.
+    Stopped,
+    /// Something that was waited for has changed: look again.
+    Waited,
 }
 
 impl Guard<'_> {
@@ -67,18 +71,16 @@ impl Guard<'_> {
         if self.rules.endpoints.is_empty() {
             return Outcome::NoPorts;
         }
-        self.record();
-        if self.all_free() {
-            return Outcome::Free;
+        let outcome = if self.all_free() { Outcome::Free } else { self.clear_the_way() };
+        // A start that is refused leaves nothing behind; a loop of them must not push the others out of the ledger.
+        if outcome.exit_status() == 0 && !self.args.dry_run {
+            self.record();
         }
-        self.clear_the_way()
+        outcome
     }
 
     /// Enters this start into the ledger: what it leaves behind can then be told, wherever it goes.
     fn record(&self) {
-        if self.args.dry_run {
-            return;
-        }
         if let Some(run) = self.place.present_run()
             && let Err(error) = ledger::record(&self.place.ledger, &self.args.unit, run)
         {
@@ -98,21 +100,22 @@ impl Guard<'_> {
     /// The slow path: looks, judges and acts, until everything was seen free, or it has to be given up.
     fn clear_the_way(&mut self) -> Outcome {
         let mut deadlines = None;
-        for _ in 0..MAX_ROUNDS {
-            let round = match self.round(&mut deadlines) {
-                Ok(round) => round,
-                Err(error) => return self.failed(error),
-            };
-            if let Round::Done(outcome) = round {
-                return outcome;
+        let mut stops = 0;
+        let outcome = loop {
+            match self.round(&mut deadlines) {
+                Ok(Round::Done(outcome)) => break outcome,
+                Ok(Round::Waited) => {}
+                Ok(Round::Stopped) if stops < MAX_STOPS => stops += 1,
+                Ok(Round::Stopped) => break self.still_held(&format!("it came back {stops} times")),
+                Err(error) => break self.failed(&error),
             }
-        }
-        self.still_held(&format!("it came back {MAX_ROUNDS} times"))
+        };
+        tell_manager(None, "");
+        outcome
     }
 
     fn round(&mut self, deadlines: &mut Option<Deadlines>) -> Result<Round, ActError> {
-        let look = self.place.look(&self.args.unit, self.rules);
-        let verdict = judge(&look.scene, self.rules);
+        let (look, verdict) = self.judged();
         self.tell(&look, &verdict);
         let deadlines = deadlines.get_or_insert_with(|| Deadlines::new(self.rules, &look, self.began));
         let done = match &verdict {
@@ -128,6 +131,19 @@ impl Guard<'_> {
             Verdict::Clear(findings) => return self.stop(findings, deadlines),
         };
         Ok(Round::Done(done))
+    }
+
+    /// What is in the way, judged; a look that would lead to a signal is taken again, at every process there is.
+    fn judged(&self) -> (Look, Verdict) {
+        let judged = |thorough| {
+            let look = self.place.look(&self.args.unit, self.rules, thorough);
+            let verdict = judge(&look.scene, self.rules);
+            (look, verdict)
+        };
+        match judged(Thorough::IfNobodyFound) {
+            (_, Verdict::Clear(_)) => judged(Thorough::Always),
+            other => other,
+        }
     }
 
     fn tell(&mut self, look: &Look, verdict: &Verdict) {
@@ -150,24 +166,31 @@ impl Guard<'_> {
 
     fn stop(&mut self, findings: &[Finding], deadlines: &Deadlines) -> Result<Round, ActError> {
         let Some(budget) = deadlines.budget_from(Instant::now()) else {
-            return Ok(Round::Done(self.still_held("it does not end")));
+            return Ok(Round::Done(self.still_held("the time for it is over")));
         };
         let targets = targets(findings);
-        ask_for_time(budget.extend, &format!("stopping {} left-over processes", targets.len()));
+        tell_manager(budget.extend, &format!("stopping {} left-over processes", targets.len()));
         let report = &self.report;
-        self.stopped +=
-            act::stop(&targets, &self.place.roots.proc, &deadlines.ladder, &budget, &mut |step| report.step(step))?;
-        Ok(Round::LookAgain)
+        let proc = &self.place.roots.proc;
+        let count = act::stop(&targets, proc, &deadlines.ladder, &budget, &mut |step| report.step(step))?;
+        self.stopped += count.ended;
+        if count.alive > 0 {
+            return Ok(Round::Done(self.still_held("a process did not end")));
+        }
+        Ok(Round::Stopped)
     }
 
+    /// Waits until a holder has ended or an endpoint is free: then the whole has to be judged anew.
     fn wait(&mut self, findings: &[Finding], deadlines: &Deadlines) -> Result<Round, ActError> {
-        let holders: Vec<&Process> = findings.iter().filter_map(|finding| finding.holder.as_ref()).collect();
-        ask_for_time(deadlines.extend_wait, "waiting for a port that is held");
+        let waited_for: Vec<&Finding> = findings.iter().filter(|finding| finding.action == Action::Wait).collect();
+        let holders: Vec<&Process> = waited_for.iter().filter_map(|finding| finding.holder.as_ref()).collect();
+        tell_manager(deadlines.extend_wait, "waiting for a port that is held");
         while Instant::now() < deadlines.wait_until {
             let left = deadlines.wait_until.saturating_duration_since(Instant::now());
-            act::wait_for_one(&holders, &self.place.roots.proc, left.min(LOOK_AGAIN))?;
-            if self.all_free() {
-                return Ok(Round::LookAgain);
+            let ended = act::wait_for_one(&holders, &self.place.roots.proc, left.min(LOOK_AGAIN))?;
+            let is_free = |finding: &&Finding| probe(&finding.endpoint, self.rules.reuse_address) == Probe::Free;
+            if ended || waited_for.iter().any(is_free) {
+                return Ok(Round::Waited);
             }
         }
         Ok(Round::Done(self.still_held("the wait is over")))
@@ -177,35 +200,35 @@ impl Guard<'_> {
         Outcome::StillHeld { took: self.began.elapsed(), why: why.to_owned() }
     }
 
-    fn failed(&self, error: ActError) -> Outcome {
+    fn failed(&self, error: &ActError) -> Outcome {
         match error {
             ActError::NotPermitted(_) => Outcome::NotPermitted(error.to_string()),
-            ActError::NoPidfd(_) | ActError::Wait(_) => self.still_held(&error.to_string()),
+            ActError::NoPidfd(_) | ActError::Wait(_) | ActError::Signal(_) => self.still_held(&error.to_string()),
         }
     }
 }
 
 /// Each process once, with all of its sockets that are in the way.
 fn targets(findings: &[Finding]) -> Vec<Target> {
-    let mut targets: Vec<Target> = Vec::new();
+    let mut all: Vec<Target> = Vec::new();
     for finding in findings.iter().filter(|finding| finding.action == Action::Stop) {
         let (Some(process), Some(socket)) = (&finding.holder, &finding.socket) else { continue };
-        match targets.iter_mut().find(|target| target.process.pid == process.pid) {
+        match all.iter_mut().find(|target| target.process.pid == process.pid) {
             Some(target) => target.inodes.push(socket.inode),
-            None => targets.push(Target { process: process.clone(), inodes: vec![socket.inode] }),
+            None => all.push(Target { process: process.clone(), inodes: vec![socket.inode] }),
         }
     }
-    targets
+    all
 }
 
-/// Asks the manager for time; no error: whoever has no `NOTIFY_SOCKET` has nobody to ask.
-fn ask_for_time(extend: Option<Duration>, status: &str) {
-    let mut states = vec![NotifyState::Status(status)];
+/// Tells the manager what is going on, and asks it for time. Whoever has no `NOTIFY_SOCKET` has nobody to tell, and
+/// a manager that does not listen is as good as none: neither is an error.
+fn tell_manager(extend: Option<Duration>, status: &str) {
+    let mut message = vec![NotifyState::Status(status)];
     if let Some(extend) = extend {
-        states.push(NotifyState::ExtendTimeoutUsec(u32::try_from(extend.as_micros()).unwrap_or(u32::MAX)));
+        message.push(NotifyState::ExtendTimeoutUsec(u32::try_from(extend.as_micros()).unwrap_or(u32::MAX)));
     }
-    // Without an answer it is as if it had not been asked.
-    let _ = sd_notify::notify(&states);
+    let _ = sd_notify::notify(&message);
 }
 
 /// By when all has to be over.

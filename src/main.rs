@@ -26,8 +26,9 @@ fn main() -> ExitCode {
         }
     };
     let roots = Roots::of_host(args.user);
-    let mut report = Report::new(args.unit.clone(), args.user, roots.etc.clone(), args.dry_run, args.verbose);
+    let etc = roots.etc.clone();
     let place = Place::here(roots, &args.unit, args.user);
+    let mut report = Report::new(&args, place.is_within(), etc);
     let outcome = guard::run(&args, &place, &policy::Roots::default(), &mut report);
     ExitCode::from(outcome.exit_status())
 }

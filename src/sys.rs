@@ -1,4 +1,4 @@
-//! The two system calls that no crate of ours wraps. The only module with `unsafe`; it must not decide anything.
+//! What no crate of ours wraps. The only module with `unsafe`; it must not decide anything.
 
 #![expect(unsafe_code, reason = "each block says why it is sound")]
 
@@ -106,4 +106,13 @@ pub(crate) fn mptcp_socket() -> io::Result<OwnedFd> {
     }
     // SAFETY: the call succeeded, so `fd` is a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A real-time signal by its number, those above nptl(7)'s; `None` for any other number.
+pub(crate) fn real_time_signal(number: i32) -> Option<rustix::process::Signal> {
+    if !(libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number) {
+        return None;
+    }
+    // SAFETY: the number is a valid one, and none of those that the C library keeps for itself.
+    Some(unsafe { rustix::process::Signal::from_raw_unchecked(number) })
 }

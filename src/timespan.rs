@@ -203,7 +203,7 @@ mod tests {
             (Duration::from_micros(19_999), "19ms"),
             (Duration::from_secs(1), "1s"),
             (Duration::from_millis(1560), "1.5s"),
-            (Duration::from_secs(60), "1min"),
+            (Duration::from_mins(1), "1min"),
             (Duration::from_secs(90), "1min 30s"),
         ] {
             assert_eq!(show(span), text);

@@ -174,7 +174,7 @@ pub enum ForeignRule {
 pub struct Signal(pub i32);
 
 impl Signal {
-    /// `SIGRTMIN` as programs see it: glibc and musl keep the kernel's 32 and 33 (34 too in musl) for themselves.
+    /// `SIGRTMIN` as systemd sees it: glibc keeps the kernel's 32 and 33 for itself (nptl(7)).
     const RTMIN: i32 = 34;
 }
 

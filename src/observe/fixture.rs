@@ -1,6 +1,6 @@
 //! Real processes and real cgroups for the tests of the observers. They need root and a mounted cgroup2.
 //!
-//! A child is this very test binary, told to run the one ignored test below in a role of its own.
+//! A child is this very test binary, told to run the one test below in a role of its own.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -40,7 +40,7 @@ impl Child {
     /// Comes back when the child is ready. With `PORTGUARD_TEST_CGROUP` it first moves to that cgroup.
     pub(super) fn spawn(role: Role, environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "observe::fixture::child", "--ignored", "--nocapture", "--test-threads=1"]);
+        command.args(["--exact", "observe::fixture::a_child_plays_its_role", "--nocapture", "--test-threads=1"]);
         command.env("PORTGUARD_TEST_ROLE", format!("{role:?}")).envs(environment.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
@@ -90,10 +90,14 @@ impl Drop for Child {
     }
 }
 
+/// Without a role, a test of the fixture itself; with one, the body of the children that tests spawn.
 #[test]
-#[ignore = "the body of the children that other tests spawn"]
-fn child() {
-    let Some(role) = std::env::var("PORTGUARD_TEST_ROLE").ok() else { return };
+fn a_child_plays_its_role() {
+    let Ok(role) = std::env::var("PORTGUARD_TEST_ROLE") else {
+        let child = Child::spawn(Role::Listen, &[]);
+        std::net::TcpStream::connect(("127.0.0.1", child.port().get())).unwrap();
+        return;
+    };
     let role = ROLES.into_iter().find(|known| format!("{known:?}") == role).unwrap();
     if let Ok(cgroup) = std::env::var("PORTGUARD_TEST_CGROUP") {
         std::fs::write(Path::new(&cgroup).join("cgroup.procs"), "0").unwrap();

@@ -97,6 +97,12 @@ impl Place {
         }
     }
 
+    /// Whether portguard runs in the cgroup of the guarded unit.
+    #[must_use]
+    pub fn is_within(&self) -> bool {
+        self.within.is_some()
+    }
+
     /// The run of which portguard is part, for the ledger; `None` if it is not inside the guarded unit, or may not
     /// write the ledger anyway.
     #[must_use]
@@ -112,19 +118,22 @@ impl Place {
     }
 
     /// Looks at everything that is in the way of these endpoints.
+    ///
+    /// [`Thorough::IfNobodyFound`] looks for holders where they are likely, which is enough to refuse; before anything is
+    /// stopped, [`Thorough::Always`] has to see that nobody else holds the same sockets.
     #[must_use]
-    pub fn look(&self, unit: &UnitName, rules: &Rules) -> Look {
+    pub fn look(&self, unit: &UnitName, rules: &Rules, thorough: Thorough) -> Look {
         for _ in 1..MAX_LOOKS {
-            let (look, steady) = self.look_once(unit, rules);
+            let (look, steady) = self.look_once(unit, rules, thorough);
             if steady {
                 return look;
             }
         }
-        self.look_once(unit, rules).0
+        self.look_once(unit, rules, thorough).0
     }
 
     /// A look, and whether nothing ended in the middle of it.
-    fn look_once(&self, unit: &UnitName, rules: &Rules) -> (Look, bool) {
+    fn look_once(&self, unit: &UnitName, rules: &Rules, thorough: Thorough) -> (Look, bool) {
         let mut blind_spots = Vec::new();
         let probed: Vec<(Endpoint, Probe)> =
             rules.endpoints.iter().map(|endpoint| (*endpoint, probe(endpoint, rules.reuse_address))).collect();
@@ -134,9 +143,10 @@ impl Place {
             Vec::new()
         });
         let born = self.birthplaces(&tables);
-        let holders = self.holders(&tables, &born);
-        let unseen = tables.iter().any(|socket| !holders.by_inode.contains_key(&socket.inode));
-        if unseen && holders.hidden > 0 {
+        let holders = self.holders(&tables, &born, thorough);
+        let unseen =
+            |socket: &Socket| socket.state != SocketState::TimeWait && !holders.by_inode.contains_key(&socket.inode);
+        if holders.hidden > 0 && tables.iter().any(unseen) {
             blind_spots.push(BlindSpot::Processes { hidden: holders.hidden });
         }
         let (processes, vanished) = self.processes(&holders);
@@ -171,8 +181,8 @@ impl Place {
         (Look { scene, facts: answer.unit, left, fallback: answer.fallback }, steady)
     }
 
-    /// Every socket that has one of the wanted ports: those that wait for somebody; and where these do not explain
-    /// each busy endpoint, connections too.
+    /// The sockets that have one of the wanted ports: those that wait for somebody; and where these do not explain each
+    /// busy endpoint, all others too.
     fn tables(&self, probed: &[(Endpoint, Probe)], wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, String> {
         if wanted.is_empty() {
             return Ok(Vec::new());
@@ -190,8 +200,8 @@ impl Place {
         if probed.iter().all(explained) {
             return Ok(waiting);
         }
-        let connected = sock_diag::connections(wanted).map_err(|error| format!("netlink: {error}"))?;
-        Ok(waiting.into_iter().chain(connected).collect())
+        let others = sock_diag::others(wanted).map_err(|error| format!("netlink: {error}"))?;
+        Ok(waiting.into_iter().chain(others).collect())
     }
 
     /// The cgroup in which each socket was born, as far as it is still there.
@@ -206,7 +216,7 @@ impl Place {
             .collect()
     }
 
-    fn holders(&self, tables: &[Socket], born: &HashMap<CgroupId, CgroupPath>) -> Holders {
+    fn holders(&self, tables: &[Socket], born: &HashMap<CgroupId, CgroupPath>, thorough: Thorough) -> Holders {
         // A socket that nobody can have does not make it worth a walk of all processes.
         let inodes: Vec<Inode> =
             tables.iter().filter(|socket| socket.state != SocketState::TimeWait).map(|socket| socket.inode).collect();
@@ -215,7 +225,7 @@ impl Place {
         }
         let likely: BTreeSet<&CgroupPath> = born.values().chain(&self.within).filter(|path| path.0 != "/").collect();
         let cgroups: Vec<PathBuf> = likely.into_iter().filter_map(|path| self.directory(path)).collect();
-        let search = Search { proc: &self.roots.proc, cgroups: &cgroups, thorough: Thorough::IfNobodyFound };
+        let search = Search { proc: &self.roots.proc, cgroups: &cgroups, thorough };
         holders::holders(&search, &inodes)
     }
 

@@ -17,7 +17,7 @@ use zbus::fdo::PropertiesProxy;
 use zbus::names::InterfaceName;
 use zbus::{ObjectPath, OwnedObjectPath, OwnedVariant};
 
-use crate::model::{ActiveState, InvocationId, Pid, Protocol, Signal, SocketUnit, UnitFacts, UnitName};
+use crate::model::{ActiveState, InvocationId, Pid, Protocol, Signal, SocketUnit, UnitFacts, UnitName, UnitType};
 use crate::timespan;
 
 /// Which manager is asked.
@@ -98,7 +98,7 @@ trait Manager {
     #[zbus(name = "GetUnitByPIDFD")]
     fn get_unit_by_pidfd(&self, pidfd: zbus::Fd<'_>) -> zbus::Result<(OwnedObjectPath, String, Vec<u8>)>;
 
-    #[expect(clippy::type_complexity, reason = "the shape that org.freedesktop.systemd1(5) gives")]
+    /// A row a unit, in the shape that org.freedesktop.systemd1(5) gives.
     fn list_units_by_patterns(
         &self,
         states: &[&str],
@@ -155,14 +155,15 @@ async fn properties(
         .cache_properties(zbus::proxy::CacheProperties::No)
         .build()
         .await?;
-    Ok(proxy.get_all(InterfaceName::from_static_str(interface)?.into()).await?)
+    Ok(proxy.get_all(InterfaceName::from_static_str(interface)?).await?)
 }
 
 async fn unit_facts(bus: &zbus::Connection, unit: &UnitName) -> zbus::Result<UnitFacts> {
     let mut all = properties(bus, unit, "org.freedesktop.systemd1.Unit").await?;
-    let own = match unit.unit_type() {
-        crate::model::UnitType::Socket => "org.freedesktop.systemd1.Socket",
-        _ => "org.freedesktop.systemd1.Service",
+    let own = if unit.unit_type() == UnitType::Socket {
+        "org.freedesktop.systemd1.Socket"
+    } else {
+        "org.freedesktop.systemd1.Service"
     };
     all.extend(properties(bus, unit, own).await?);
     Ok(facts(&all))
@@ -181,7 +182,7 @@ async fn unit_of(manager: &ManagerProxy<'_>, pid: Pid) -> zbus::Result<Option<Un
         Err(error) => Err(error),
     };
     match reply {
-        Ok(unit) => Ok(unit.filter(|unit: &UnitName| unit.unit_type() != crate::model::UnitType::Slice)),
+        Ok(unit) => Ok(unit.filter(|unit: &UnitName| unit.unit_type() != UnitType::Slice)),
         // "In no unit" is an answer; only a bus that fails is none.
         Err(zbus::Error::MethodError(..)) => Ok(None),
         Err(error) => Err(error),

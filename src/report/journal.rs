@@ -16,7 +16,7 @@ use crate::model::UnitName;
 /// How long a line may wait for a journal that is busy.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
-/// Where the journal listens, sd_journal_send(3).
+/// Where the journal listens, `sd_journal_send(3)`.
 const SOCKET: &str = "/run/systemd/journal/socket";
 
 /// Where the lines go.
@@ -43,12 +43,14 @@ impl Sink {
     /// portguard is gone before journald has looked. `OBJECT_SYSTEMD_UNIT=` is what `journalctl -u` takes instead,
     /// and only from uid 0 (systemd v257 `src/shared/logs-show.c`, `add_matches_for_unit()`); anybody else's lines
     /// go through the stream, which knows its unit since it was opened.
-    pub(super) fn open(unit: &UnitName, user: bool) -> Self {
-        if !connected_to_journal() {
+    pub(super) fn open(unit: &UnitName, user: bool, within: bool) -> Self {
+        let is_stream = connected_to_journal();
+        if !is_stream && !within {
             return Self::Plain;
         }
+        let otherwise = if is_stream { Self::Stream } else { Self::Plain };
         if !rustix::process::geteuid().is_root() {
-            return Self::Stream;
+            return otherwise;
         }
         match Self::connect() {
             Some((log, gauge)) => {
@@ -59,7 +61,7 @@ impl Sink {
                 }
                 Self::Journal { log: Box::new(log), gauge, stuck: false.into() }
             }
-            None => Self::Stream,
+            None => otherwise,
         }
     }
 

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use log::Level;
 
 use crate::act::Step;
+use crate::cli::Cli;
 use crate::model::{Action, BlindSpot, Endpoint, Finding, Outcome, Pid, Process, UnitName, printable};
 
 /// So many holders are named a line each; more are counted.
@@ -30,14 +31,14 @@ impl Entry {
         Self { level, message: message.into(), fields: Vec::new() }
     }
 
-    fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+    fn with(mut self, name: &'static str, value: &impl ToString) -> Self {
         self.fields.push((name, value.to_string()));
         self
     }
 
     fn with_some(self, name: &'static str, value: Option<impl ToString>) -> Self {
         match value {
-            Some(value) => self.with(name, value),
+            Some(value) => self.with(name, &value),
             None => self,
         }
     }
@@ -54,10 +55,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report about `unit`; `etc` is the folder of `passwd`, for the names of users.
+    /// A report about the unit of these arguments. `within`: portguard is part of its start, so that the journal
+    /// is where an operator looks for it, wherever the unit's standard error goes. `etc` is the folder of `passwd`,
+    /// for the names of users.
     #[must_use]
-    pub fn new(unit: UnitName, user: bool, etc: PathBuf, dry_run: bool, verbose: bool) -> Self {
-        let sink = journal::Sink::open(&unit, user);
+    pub fn new(args: &Cli, within: bool, etc: PathBuf) -> Self {
+        let sink = journal::Sink::open(&args.unit, args.user, within);
+        let (unit, dry_run, verbose) = (args.unit.clone(), args.dry_run, args.verbose);
         Self { unit, etc, dry_run, verbose, sink, said: HashSet::new() }
     }
 

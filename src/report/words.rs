@@ -34,8 +34,7 @@ mod id {
 const MAX_COMMAND: usize = 100;
 
 /// The command of a process for a human: its arguments, else its name; escaped, and cut at a hundred characters.
-#[must_use]
-pub fn command_of(process: &Process) -> String {
+fn command_of(process: &Process) -> String {
     let command = if process.argv.is_empty() { process.comm.clone() } else { process.argv.join(" ") };
     let shown = printable(&command);
     match shown.char_indices().nth(MAX_COMMAND) {
@@ -53,11 +52,11 @@ fn who(process: &Process, etc: &Path) -> String {
 /// One holder: who, how it stands to the unit, what is done, and what to type next.
 pub(super) fn finding(finding: &Finding, unit: &UnitName, etc: &Path, dry_run: bool) -> Entry {
     let holder = finding.holder.as_ref();
+    let expected = matches!(finding.relation, Relation::OwnSocketUnit(_) | Relation::OwnFdStore);
     let level = match finding.action {
         Action::Refuse => Level::Error,
-        Action::Stop | Action::Wait => Level::Warn,
-        Action::Pass if matches!(finding.relation, Relation::OwnSocketUnit(_) | Relation::OwnFdStore) => Level::Info,
-        Action::Pass => Level::Warn,
+        Action::Pass if expected => Level::Info,
+        Action::Stop | Action::Wait | Action::Pass => Level::Warn,
     };
     let subject = match holder {
         Some(process) => format!("{} is held by {}", finding.endpoint, who(process, etc)),
@@ -65,11 +64,11 @@ pub(super) fn finding(finding: &Finding, unit: &UnitName, etc: &Path, dry_run: b
     };
     let message = [subject, relation(finding, unit), decision(finding, dry_run), next(finding, unit)].concat();
     Entry::new(level, message)
-        .with("MESSAGE_ID", id::FINDING)
-        .with("PORTGUARD_UNIT", unit)
-        .with("PORTGUARD_ENDPOINT", finding.endpoint)
-        .with("PORTGUARD_RELATION", finding.relation.word())
-        .with("PORTGUARD_ACTION", finding.action)
+        .with("MESSAGE_ID", &id::FINDING)
+        .with("PORTGUARD_UNIT", &unit)
+        .with("PORTGUARD_ENDPOINT", &finding.endpoint)
+        .with("PORTGUARD_RELATION", &finding.relation.word())
+        .with("PORTGUARD_ACTION", &finding.action)
         .with_some("PORTGUARD_HOLDER_PID", holder.map(|process| process.pid))
         .with_some("PORTGUARD_HOLDER_UID", holder.map(|process| process.uid))
         .with_some("PORTGUARD_HOLDER_UNIT", holder.and_then(holder_unit).or_else(|| unit_of_relation(finding)))
@@ -87,48 +86,50 @@ fn unit_of_relation(finding: &Finding) -> Option<String> {
     }
 }
 
-/// How it stands to the unit, as the rest of a sentence that began with the endpoint and the holder.
+/// How it stands to the unit, as the rest of a sentence that began with the endpoint and the holder, and the word for
+/// it that the fields and the documentation have.
 fn relation(finding: &Finding, unit: &UnitName) -> String {
-    match &finding.relation {
-        Relation::OwnSocketUnit(own) => format!(", listening for {own}, which hands it to {unit} (own-socket-unit)"),
-        Relation::OwnFdStore => format!(", in the file descriptor store of {unit} (own-fd-store)"),
-        Relation::OwnStart => format!(", which this very start of {unit} left running before (own-start)"),
-        Relation::OwnRun => format!(", which is part of {unit} as it runs now (own-run)"),
-        Relation::Leftover => format!(", a leftover of an earlier run of {unit}"),
-        Relation::Escaped => format!(", escaped from an earlier run of {unit}, which the ledger proves"),
+    let word = finding.relation.word();
+    let phrase = match &finding.relation {
+        Relation::Leftover => return format!(", a leftover of an earlier run of {unit}"),
+        Relation::Escaped => return format!(", escaped from an earlier run of {unit}, as the ledger proves"),
+        Relation::OwnSocketUnit(own) => format!("{}, listening for {own}, which hands it to {unit}", by_init(finding)),
+        Relation::OtherSocketUnit(other) => format!("{}, listening for {other}", by_init(finding)),
+        Relation::OwnFdStore => format!(", in the file descriptor store of {unit}"),
+        Relation::OwnStart => format!(", which this very start of {unit} left running before, by an ExecStartPre="),
+        Relation::OwnRun => format!(", which is part of {unit} as it runs now"),
         Relation::Heir => {
-            format!(
-                ", with a socket that an earlier run of {unit} made; that the process is of that run is not proven (heir)"
-            )
+            format!(", with a socket that an earlier run of {unit} made; it is not proven to be of that run")
         }
-        Relation::Unproven => format!(", in the cgroup of {unit}; of which run could not be proven (unproven)"),
-        Relation::Sibling(other) => format!(", which belongs to {other}, an instance of the same template (sibling)"),
-        Relation::Twin { uid: None } => format!(", which belongs to {unit} of the system manager (twin)"),
-        Relation::Twin { uid: Some(uid) } => format!(", which belongs to {unit} in the manager of uid {uid} (twin)"),
-        Relation::OtherUnit(other) => format!(", which belongs to {other} (other-unit)"),
-        Relation::OtherUserUnit { uid, unit } => format!(", which belongs to {unit} of uid {uid} (other-unit)"),
-        Relation::OtherSocketUnit(other) if finding.holder.is_some() => {
-            format!(", listening for {other} (other-socket-unit)")
-        }
-        Relation::OtherSocketUnit(other) => format!(" is held by PID 1, listening for {other} (other-socket-unit)"),
-        Relation::Manager => ", and for which unit could not be told (manager)".to_owned(),
-        Relation::Session { id } => format!(", which belongs to login session {id} (session)"),
-        Relation::OtherProcess => ", which belongs to no unit (other-process)".to_owned(),
+        Relation::Unproven => format!(", in the cgroup of {unit}; of which run could not be proven"),
+        Relation::Sibling(other) | Relation::OtherUnit(other) => format!(", which belongs to {other}"),
+        Relation::Twin { uid: None } => format!(", which belongs to {unit} of the system manager"),
+        Relation::Twin { uid: Some(uid) } => format!(", which belongs to {unit} in the manager of uid {uid}"),
+        Relation::OtherUserUnit { uid, unit } => format!(", which belongs to {unit} in the manager of uid {uid}"),
+        Relation::Manager => ", and for which unit could not be told".to_owned(),
+        Relation::Session { id } => format!(", which belongs to login session {id}"),
+        Relation::OtherProcess => ", which belongs to no unit".to_owned(),
         Relation::Client => client(finding),
-        Relation::TimeWait => " is still in TIME_WAIT after a connection that ended (time-wait)".to_owned(),
-        Relation::KernelHeld => format!(" is held by no process{}: by the kernel itself (kernel-held)", born(finding)),
-        Relation::Hidden => format!(" is held by a process that could not be looked into{} (hidden)", born(finding)),
-        Relation::Unexplained => " cannot be bound, and no table shows why (unexplained)".to_owned(),
-        Relation::NotBindable(Probe::NotLocal) => {
-            " is at an address that this host does not have, or not yet (not-bindable)".to_owned()
-        }
-        Relation::NotBindable(Probe::Denied) => {
-            " may not be bound by portguard, so whether it is free was not seen (not-bindable)".to_owned()
-        }
-        Relation::NotBindable(Probe::Failed(errno)) => {
-            format!(" could not be tried: {} (not-bindable)", std::io::Error::from_raw_os_error(*errno))
-        }
-        Relation::NotBindable(Probe::Free | Probe::Busy) => " (not-bindable)".to_owned(),
+        Relation::TimeWait => " is still in TIME_WAIT after a connection that ended".to_owned(),
+        Relation::KernelHeld => format!(" is held by no process, but by the kernel itself{}", born(finding)),
+        Relation::Hidden => format!(" is held by a process that could not be looked into{}", born(finding)),
+        Relation::Unexplained => " cannot be bound, and no table shows why".to_owned(),
+        Relation::NotBindable(probe) => not_bindable(*probe),
+    };
+    format!("{phrase} ({word})")
+}
+
+/// Without privilege PID 1 cannot be looked into, and only the socket's birth tells that it is the one.
+fn by_init(finding: &Finding) -> &'static str {
+    if finding.holder.is_some() { "" } else { " is held by PID 1" }
+}
+
+fn not_bindable(probe: Probe) -> String {
+    match probe {
+        Probe::NotLocal => " is at an address that this host does not have, or not yet".to_owned(),
+        Probe::Denied => " may not be bound by portguard, so whether it is free was not seen".to_owned(),
+        Probe::Failed(errno) => format!(" could not be tried: {}", std::io::Error::from_raw_os_error(errno)),
+        Probe::Free | Probe::Busy => " could not be tried".to_owned(),
     }
 }
 
@@ -137,10 +138,10 @@ fn client(finding: &Finding) -> String {
     let peer = peer.map(|peer| format!(" to {peer}")).unwrap_or_default();
     match (&finding.holder, &finding.birthplace) {
         (Some(process), _) => match holder_unit(process) {
-            Some(unit) => format!(", as the near end of a connection{peer}; it belongs to {unit} (client)"),
-            None => format!(", as the near end of a connection{peer} (client)"),
+            Some(unit) => format!(", as the near end of a connection{peer}; it belongs to {unit}"),
+            None => format!(", as the near end of a connection{peer}"),
         },
-        (None, _) => format!(" is the near end of a connection{peer} (client)"),
+        (None, _) => format!(" is the near end of a connection{peer}"),
     }
 }
 
@@ -231,8 +232,8 @@ pub(super) fn step(step: &Step<'_>, unit: &UnitName) -> Entry {
     let entry = match step {
         Step::Signal { process, signal } => {
             Entry::new(Level::Warn, format!("sending {signal} to pid {} ({})", process.pid, printable(&process.comm)))
-                .with("OBJECT_PID", process.pid)
-                .with("PORTGUARD_SIGNAL", signal)
+                .with("OBJECT_PID", &process.pid)
+                .with("PORTGUARD_SIGNAL", &signal)
         }
         Step::Ended { process, after } => Entry::new(
             Level::Info,
@@ -245,9 +246,9 @@ pub(super) fn step(step: &Step<'_>, unit: &UnitName) -> Entry {
     };
     let process = step.process();
     entry
-        .with("MESSAGE_ID", id::SIGNAL)
-        .with("PORTGUARD_UNIT", unit)
-        .with("PORTGUARD_HOLDER_PID", process.pid)
+        .with("MESSAGE_ID", &id::SIGNAL)
+        .with("PORTGUARD_UNIT", &unit)
+        .with("PORTGUARD_HOLDER_PID", &process.pid)
         .with_some("PORTGUARD_HOLDER_UNIT", holder_unit(process))
 }
 
@@ -331,10 +332,10 @@ pub(super) fn outcome(outcome: &Outcome, unit: &UnitName, endpoints: &[Endpoint]
         .into_iter()
         .map(|message| {
             Entry::new(level, message)
-                .with("MESSAGE_ID", message_id)
-                .with("PORTGUARD_VERDICT", outcome.word())
-                .with("PORTGUARD_UNIT", unit)
-                .with("PORTGUARD_EXIT_STATUS", outcome.exit_status())
+                .with("MESSAGE_ID", &message_id)
+                .with("PORTGUARD_VERDICT", &outcome.word())
+                .with("PORTGUARD_UNIT", &unit)
+                .with("PORTGUARD_EXIT_STATUS", &outcome.exit_status())
         })
         .collect()
 }

@@ -47,9 +47,9 @@ const REPLY_BYTES: usize = 72;
 pub(super) struct States(u32);
 
 impl States {
-    pub(super) const TCP_WAITING: Self = Self(1 << TCP_LISTEN | 1 << TCP_BOUND_INACTIVE);
-    pub(super) const TCP_CONNECTED: Self =
-        Self(((1 << (TCP_NEW_SYN_RECV + 1)) - 2) & !(1 << TCP_LISTEN) & !(1 << TCP_CLOSE));
+    pub(super) const TCP_LISTENING: Self = Self(1 << TCP_LISTEN);
+    pub(super) const TCP_OTHERS: Self =
+        Self(((1 << (TCP_BOUND_INACTIVE + 1)) - 2) & !(1 << TCP_LISTEN) & !(1 << TCP_CLOSE));
     pub(super) const UDP_WAITING: Self = Self(1 << TCP_CLOSE);
     pub(super) const UDP_CONNECTED: Self = Self(1 << TCP_ESTABLISHED);
 
@@ -333,14 +333,14 @@ pub(super) mod tests {
     #[test]
     fn the_request_is_what_sock_diag_7_says() {
         let port = Port::new(0x1f90);
-        let states = States::TCP_WAITING;
+        let states = States::TCP_LISTENING;
         let bytes = Request { family: Family::V6, protocol: Protocol::Tcp, states, port }.encode(7);
         assert_eq!(u32_at(&bytes, 0), Some(72));
         assert_eq!((u16_at(&bytes, 4), u16_at(&bytes, 6), u32_at(&bytes, 8)), (Some(20), Some(0x301), Some(7)));
         assert_eq!(bytes[16..18], [10, 6]);
-        assert_eq!(u32_at(&bytes, 20), Some(0x2400));
+        assert_eq!(u32_at(&bytes, 20), Some(0x400));
         assert_eq!(bytes[24..28], [0x1f, 0x90, 0, 0]);
-        assert_eq!(States::TCP_CONNECTED, States(0x1b7e));
+        assert_eq!(States::TCP_OTHERS, States(0x3b7e));
     }
 
     #[test]

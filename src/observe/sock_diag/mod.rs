@@ -74,32 +74,32 @@ impl std::error::Error for SockDiagError {
     }
 }
 
-/// The sockets that wait for somebody on one of these ports: TCP listeners, bound idle TCP sockets (Linux 6.8 and
-/// later), and UDP sockets without a peer. Every local address; whoever asks knows which of them matter.
+/// The sockets that wait for somebody on one of these ports: TCP listeners, and UDP sockets without a peer. Every local
+/// address; whoever asks knows which of them matter.
 ///
-/// Before Linux 6.8 the bit of the bound idle state is one that no socket has: harmless, but the kernel then walks the
-/// table of connections as well (`inet_diag_dump_icsk()`, `net/ipv4/inet_diag.c`).
+/// The kernel finds these by their port and walks nothing (`inet_diag_dump_icsk()`, Linux 6.18 `net/ipv4/inet_diag.c`).
 ///
 /// # Errors
 /// [`SockDiagError`]; [`super::net_tables`] has the same answer in a poorer form.
 pub fn listeners(wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, SockDiagError> {
     ask(wanted, |protocol| match protocol {
-        Protocol::Tcp => States::TCP_WAITING,
+        Protocol::Tcp => States::TCP_LISTENING,
         Protocol::Udp => States::UDP_WAITING,
     })
 }
 
-/// The sockets that have one of these ports as the local end of a connection, or of what is left of one.
+/// The other sockets that have one of these ports as their own: bound idle ones (Linux 6.8 and later; before, the bit
+/// of their state is one that no socket has), and the local ends of connections, or of what is left of them.
 ///
-/// It costs the kernel a walk of all connections: for when [`listeners`] explains nothing.
+/// It costs the kernel a walk of all bound sockets and of all connections: for when [`listeners`] explains nothing.
 ///
 /// A [`SocketState::Connected`] socket of inode 0 is one that its listener has not accepted yet.
 ///
 /// # Errors
 /// [`SockDiagError`], as for [`listeners`].
-pub fn connections(wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, SockDiagError> {
+pub fn others(wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, SockDiagError> {
     ask(wanted, |protocol| match protocol {
-        Protocol::Tcp => States::TCP_CONNECTED,
+        Protocol::Tcp => States::TCP_OTHERS,
         Protocol::Udp => States::UDP_CONNECTED,
     })
 }

@@ -16,7 +16,7 @@ use crate::model::{CgroupId, Inode};
 use crate::observe::fixture::{Cgroup, Child, Role};
 
 const REQUEST: Request =
-    Request { family: Family::V4, protocol: Protocol::Tcp, states: States::TCP_WAITING, port: None };
+    Request { family: Family::V4, protocol: Protocol::Tcp, states: States::TCP_LISTENING, port: None };
 
 fn inode_of(socket: impl AsFd) -> Inode {
     Inode(fstat(socket).unwrap().st_ino)
@@ -53,7 +53,7 @@ fn a_dump_keeps_what_was_asked_for_and_nothing_else() {
     let ports = [Port::new(80).unwrap()];
     let rows = [
         (reply("127.0.0.1:80", 10), 5, 1),
-        (reply("127.0.0.1:80", 7), 5, 1),
+        (reply("127.0.0.1:80", 7), 5, 0),
         (reply("127.0.0.1:80", 1), 5, 0),
         (reply("127.0.0.1:80", 99), 5, 0),
         (reply("127.0.0.1:81", 10), 5, 0),
@@ -133,7 +133,7 @@ fn a_listener_is_found_with_its_address_user_inode_and_cgroup() {
 }
 
 #[test]
-fn a_udp_socket_is_found_among_the_waiting_and_with_a_peer_among_the_connections() {
+fn a_udp_socket_is_found_among_the_waiting_and_with_a_peer_among_the_others() {
     for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
         let socket = UdpSocket::bind(address).unwrap();
         let wanted = [(Protocol::Udp, port_of(socket.local_addr().unwrap()))];
@@ -143,7 +143,7 @@ fn a_udp_socket_is_found_among_the_waiting_and_with_a_peer_among_the_connections
 
         let peer = if address.starts_with("127") { "127.0.0.1:9" } else { "[::1]:9" };
         socket.connect(peer).unwrap();
-        let found = find(connections(&wanted).unwrap(), inode_of(&socket));
+        let found = find(others(&wanted).unwrap(), inode_of(&socket));
         assert_eq!((found.state, found.peer), (SocketState::Connected, Some(peer.parse().unwrap())));
     }
 }
@@ -173,7 +173,7 @@ fn ipv6_alone_is_told_from_dual_stack() {
 fn a_bound_idle_socket_is_found() {
     // Linux 6.8 and later, which the machines that run the tests have.
     let (held, port) = special(None, false);
-    let found = find(listeners(&[(Protocol::Tcp, port)]).unwrap(), inode_of(&held));
+    let found = find(others(&[(Protocol::Tcp, port)]).unwrap(), inode_of(&held));
     assert_eq!((found.state, found.v6only, found.cgroup), (SocketState::Bound, true, Some(own_cgroup())));
 }
 
@@ -206,15 +206,15 @@ fn connections_and_what_is_left_of_them_are_found_by_their_local_port() {
     let client_address = client.local_addr().unwrap();
     let (accepted, _) = server.accept().unwrap();
 
-    let found = find(connections(&[(Protocol::Tcp, port_of(client_address))]).unwrap(), inode_of(&client));
+    let found = find(others(&[(Protocol::Tcp, port_of(client_address))]).unwrap(), inode_of(&client));
     assert_eq!((found.state, found.peer), (SocketState::Connected, Some(address)));
-    let found = find(connections(&[(Protocol::Tcp, port_of(address))]).unwrap(), inode_of(&accepted));
+    let found = find(others(&[(Protocol::Tcp, port_of(address))]).unwrap(), inode_of(&accepted));
     assert_eq!((found.local, found.peer), (address, Some(client_address)));
 
     // The side that closes first waits: as FIN_WAIT2 while the other is open, then as TIME_WAIT.
     drop(accepted);
     for client in [Some(client), None] {
-        let found = connections(&[(Protocol::Tcp, port_of(address))]).unwrap();
+        let found = others(&[(Protocol::Tcp, port_of(address))]).unwrap();
         let found = found.into_iter().find(|socket| socket.peer == Some(client_address)).unwrap();
         assert_eq!((found.state, found.inode), (SocketState::TimeWait, Inode(0)), "client open: {}", client.is_some());
     }
