@@ -137,7 +137,7 @@ impl Budget {
     ///
     /// `left`: how long the manager still waits for this start; `None` where it has no bound, or where this is no
     /// start. Without a word from us it ends the start, and us, at that moment; a leftover that ignores its first
-    /// signal has to be killed before that, so a tenth of the time left, and at most [`Self::GRACE`], is kept for it.
+    /// signal has to be killed before that, so a tenth of the time left, and at most five seconds, is kept for it.
     #[must_use]
     pub fn fit(ladder: &Ladder, left: Option<Duration>, may_extend: bool) -> Self {
         let whole = Self { patience: ladder.patience, grace: Self::GRACE, extend: None };

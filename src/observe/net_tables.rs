@@ -53,7 +53,7 @@ impl std::error::Error for NetTablesError {
 }
 
 /// Every socket with one of these local ports, in whatever state: what [`super::sock_diag::listeners`] and
-/// [`super::sock_diag::connections`] say together, but for what these tables do not show.
+/// [`super::sock_diag::others`] say together, but for what these tables do not show.
 ///
 /// `proc` is the mount of procfs. The sockets are those of the calling network namespace.
 ///

@@ -1,7 +1,7 @@
 //! Which sockets have a port, asked of the kernel over `NETLINK_SOCK_DIAG` (`sock_diag(7)`),
 //! filtered there by port and state.
 //!
-//! It owns the netlink socket and the rules of a dump; [`codec`] owns the bytes. It must not look at processes, nor
+//! It owns the netlink socket and the rules of a dump; `codec` owns the bytes. It must not look at processes, nor
 //! decide which socket is in whose way. No privilege is needed. Sockets are those of the calling network namespace.
 
 mod codec;
