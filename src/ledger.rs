@@ -135,7 +135,7 @@ fn read_from(dir: &rustix::fd::OwnedFd, folder: &Path, unit: &UnitName) -> Resul
         Err(source) => return Err(LedgerError::Io { path, source: source.into() }),
     };
     require_ours(&file, &path, FileType::RegularFile)?;
-    let mut text = String::new();
+    let mut text = String::with_capacity(4096);
     match std::fs::File::from(file).take(MAX_BYTES).read_to_string(&mut text) {
         Ok(_) => Ok(parse(&text)),
         Err(source) => Err(LedgerError::Io { path, source }),

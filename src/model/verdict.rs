@@ -101,7 +101,7 @@ impl fmt::Display for Relation {
 }
 
 /// What is to be done about one holder. The words are those of the journal field `PORTGUARD_ACTION=`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Action {
     /// Nothing: the service can start beside it.
     Pass,

@@ -14,6 +14,7 @@ pub mod users;
 #[cfg(test)]
 mod fixture;
 
+use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -56,8 +57,8 @@ pub struct Place {
     /// The folder of the ledgers.
     pub ledger: PathBuf,
     scope: Scope,
-    /// Where the cgroup v2 hierarchy is mounted, if it is.
-    hierarchy: Option<cgroup::Mount>,
+    /// Where the cgroup v2 hierarchy is mounted, if it is; looked up when it is needed.
+    hierarchy: OnceCell<Option<cgroup::Mount>>,
     /// The guarded unit's cgroup, if portguard runs inside it.
     within: Option<CgroupPath>,
     /// `INVOCATION_ID` of portguard's environment.
@@ -88,7 +89,7 @@ impl Place {
         let within = own.filter(|path| is_guarded(&cgroup::owner_of(path), unit, scope));
         Self {
             ledger: roots.run.join("portguard/ledger"),
-            hierarchy: cgroup::mount(&roots.proc, &roots.cgroup).ok(),
+            hierarchy: OnceCell::new(),
             within: within.as_ref().and_then(cgroup::unit_cgroup),
             invocation: std::env::var("INVOCATION_ID").ok().and_then(|id| id.parse().ok()),
             began: Instant::now(),
@@ -113,8 +114,12 @@ impl Place {
         Some(Run { cgroup: cgroup::id_of(&dir).ok(), invocation })
     }
 
+    fn hierarchy(&self) -> Option<&cgroup::Mount> {
+        self.hierarchy.get_or_init(|| cgroup::mount(&self.roots.proc, &self.roots.cgroup).ok()).as_ref()
+    }
+
     fn directory(&self, path: &CgroupPath) -> Option<PathBuf> {
-        self.hierarchy.as_ref()?.dir_of(path)
+        self.hierarchy()?.dir_of(path)
     }
 
     /// Looks at everything that is in the way of these endpoints.
@@ -206,7 +211,7 @@ impl Place {
 
     /// The cgroup in which each socket was born, as far as it is still there.
     fn birthplaces(&self, tables: &[Socket]) -> HashMap<CgroupId, CgroupPath> {
-        let Some(hierarchy) = &self.hierarchy else { return HashMap::new() };
+        let Some(hierarchy) = self.hierarchy() else { return HashMap::new() };
         let ids: HashSet<CgroupId> = tables.iter().filter_map(|socket| socket.cgroup).collect();
         ids.into_iter()
             .filter_map(|id| match cgroup::path_of(&self.roots.proc, hierarchy, id) {

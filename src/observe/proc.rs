@@ -144,7 +144,9 @@ pub fn process(proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
 /// The cgroup of the calling process; `None` where it cannot be read.
 #[must_use]
 pub fn own_cgroup(proc: &Path) -> Option<CgroupPath> {
-    parse_cgroup(&std::fs::read(proc.join("self/cgroup")).ok()?)
+    let mut bytes = Vec::with_capacity(4096);
+    File::open(proc.join("self/cgroup")).ok()?.read_to_end(&mut bytes).ok()?;
+    parse_cgroup(&bytes)
 }
 
 /// The parent of a process, its parent, and so on up to PID 1, or as far as they can be read.

@@ -255,23 +255,24 @@ enum Role {
 }
 
 impl Role {
-    /// Whether only root and `euid`, who runs this, can change it.
-    fn is_safe(self, owner: u32, mode: u32, euid: u32) -> bool {
+    /// Whether only root and whoever runs this can change it.
+    fn is_safe(self, owner: u32, mode: u32, euid: impl FnOnce() -> u32) -> bool {
         let others_can_write = match self {
             Self::Wanted => mode & 0o022 != 0,
             Self::OnTheWay => mode & 0o022 != 0 && mode & 0o1000 == 0,
             Self::Link => false,
         };
-        (owner == 0 || owner == euid) && !others_can_write
+        !others_can_write && (owner == 0 || owner == euid())
     }
 }
 
 fn check(role: Role, status: &Stat, path: &Path) -> Result<(), Fault> {
-    let (owner, mode, wanted) = (status.st_uid, status.st_mode & 0o7777, geteuid().as_raw());
-    if role.is_safe(owner, mode, wanted) {
+    let (owner, mode) = (status.st_uid, status.st_mode & 0o7777);
+    let euid = || geteuid().as_raw();
+    if role.is_safe(owner, mode, euid) {
         return Ok(());
     }
-    let path = path.to_owned();
+    let (path, wanted) = (path.to_owned(), euid());
     Err(match role {
         Role::Wanted | Role::OnTheWay => Fault::Untrusted { path, owner, mode, wanted },
         Role::Link => Fault::UntrustedLink { path, owner, wanted },
@@ -289,7 +290,8 @@ fn read_trusted(fd: OwnedFd, path: &Path) -> Result<Vec<u8>, Fault> {
         return Err(Fault::NotRegular);
     }
     check(Role::Wanted, &status, path)?;
-    let mut bytes = Vec::new();
+    // With room for the whole, one read(2) gets it, and one more sees the end.
+    let mut bytes = Vec::with_capacity(u64::try_from(status.st_size).unwrap_or(0).min(MAX_FILE_BYTES) as usize + 1);
     File::from(fd).take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| cannot("read", error))?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length <= MAX_FILE_BYTES) {
         Ok(bytes)
@@ -457,7 +459,7 @@ mod tests {
             (Role::Link, 1000, 0o777, 1000, true),
             (Role::Link, 0, 0o777, 1000, true),
         ] {
-            assert_eq!(role.is_safe(owner, mode, euid), safe, "{role:?} {owner} {mode:o} {euid}");
+            assert_eq!(role.is_safe(owner, mode, || euid), safe, "{role:?} {owner} {mode:o} {euid}");
         }
     }
 

@@ -9,7 +9,7 @@ mod load;
 mod parse;
 mod signal;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,7 +129,7 @@ impl Policy {
             reuse_address: settings.reuse_address.unwrap_or(true),
             stop: settings.stop,
         };
-        let mut seen = HashSet::new();
+        let mut seen = BTreeSet::new();
         let mut written = 0;
         for (place, range) in ranges.into_iter().chain(extra) {
             written += range.port_count();

@@ -177,7 +177,7 @@ proptest! {
         let written: Vec<_> = ports.iter().map(|(first, more)| format!("'{first}-{}'", first + more)).collect();
         let text = format!("[unit.'a.service']\nports=[{}]", written.join(","));
         let found = rules(&[&text], "a.service", &[]).unwrap().endpoints;
-        let different: HashSet<_> = found.iter().collect();
+        let different: BTreeSet<_> = found.iter().collect();
         prop_assert_eq!(different.len(), found.len());
     }
 }

@@ -6,7 +6,7 @@
 mod journal;
 mod words;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use log::Level;
@@ -51,7 +51,7 @@ pub struct Report {
     dry_run: bool,
     verbose: bool,
     sink: journal::Sink,
-    said: HashSet<(Endpoint, Option<Pid>, Action)>,
+    said: BTreeSet<(Endpoint, Option<Pid>, Action)>,
 }
 
 impl Report {
@@ -62,7 +62,7 @@ impl Report {
     pub fn new(args: &Cli, within: bool, etc: PathBuf) -> Self {
         let sink = journal::Sink::open(&args.unit, args.user, within);
         let (unit, dry_run, verbose) = (args.unit.clone(), args.dry_run, args.verbose);
-        Self { unit, etc, dry_run, verbose, sink, said: HashSet::new() }
+        Self { unit, etc, dry_run, verbose, sink, said: BTreeSet::new() }
     }
 
     /// What was found, each holder of each endpoint once.
