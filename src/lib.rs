@@ -16,3 +16,8 @@ pub mod probe;
 pub mod report;
 mod sys;
 pub mod timespan;
+
+/// See `sys::ignore_sigpipe`.
+pub fn ignore_sigpipe() {
+    sys::ignore_sigpipe();
+}

@@ -1,7 +1,12 @@
 //! args → run → exit status. What happens in between is `guard::run`.
+//!
+//! This is the C library's `main`: what Rust's own start-up does before its `main` (a handler for stack overflows, a
+//! look at `/proc/self/maps`, a signal stack) is a fifth of the system calls of a start whose ports are free.
+
+#![no_main]
+#![expect(unsafe_code, reason = "the C library looks for its main by that name")]
 
 use std::io::Write;
-use std::process::ExitCode;
 
 use portguard::cli::{Cli, Otherwise};
 use portguard::guard;
@@ -12,23 +17,30 @@ use portguard::report::Report;
 /// `EX_USAGE`, sysexits.h.
 const USAGE: u8 = 64;
 
-fn main() -> ExitCode {
+// SAFETY: nothing else in the program is named so, and this is the signature that the C library calls.
+#[unsafe(no_mangle)]
+extern "C" fn main() -> i32 {
+    portguard::ignore_sigpipe();
+    i32::from(run())
+}
+
+/// Its arguments come from `std::env::args`, which the C library fills before `main`.
+fn run() -> u8 {
     let args = match Cli::from_args() {
         Ok(args) => args,
         // Nobody to tell if these cannot be written.
         Err(Otherwise::Show(text)) => {
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            return ExitCode::SUCCESS;
+            let _ = std::io::stdout().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush());
+            return 0;
         }
         Err(Otherwise::Usage(text)) => {
             let _ = std::io::stderr().write_all(text.as_bytes());
-            return ExitCode::from(USAGE);
+            return USAGE;
         }
     };
     let roots = Roots::of_host(args.user);
     let etc = roots.etc.clone();
     let place = Place::here(roots, &args.unit, args.user);
     let mut report = Report::new(&args, place.is_within(), etc);
-    let outcome = guard::run(&args, &place, &policy::Roots::default(), &mut report);
-    ExitCode::from(outcome.exit_status())
+    guard::run(&args, &place, &policy::Roots::default(), &mut report).exit_status()
 }

@@ -116,3 +116,10 @@ pub(crate) fn real_time_signal(number: i32) -> Option<rustix::process::Signal> {
     // SAFETY: the number is a valid one, and none of those that the C library keeps for itself.
     Some(unsafe { rustix::process::Signal::from_raw_unchecked(number) })
 }
+
+/// Lets a write to a closed pipe or socket fail instead of ending the process, as Rust's own start-up would.
+pub(crate) fn ignore_sigpipe() {
+    // SAFETY: SIG_IGN is no handler, so nothing of ours ever runs in a signal's context.
+    let before = unsafe { nix::sys::signal::signal(nix::sys::signal::SIGPIPE, nix::sys::signal::SigHandler::SigIgn) };
+    debug_assert!(before.is_ok(), "SIGPIPE can be ignored: signal(2)");
+}

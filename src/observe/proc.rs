@@ -145,7 +145,8 @@ pub fn process(proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
 #[must_use]
 pub fn own_cgroup(proc: &Path) -> Option<CgroupPath> {
     let mut bytes = Vec::with_capacity(4096);
-    File::open(proc.join("self/cgroup")).ok()?.read_to_end(&mut bytes).ok()?;
+    // Bounded, so that the library does not ask for the size of a file that has none.
+    File::open(proc.join("self/cgroup")).ok()?.take(FILE_BYTES).read_to_end(&mut bytes).ok()?;
     parse_cgroup(&bytes)
 }
 
