@@ -17,14 +17,14 @@ build:
 
 # Every test: of the parts, and on real systemds. None is skipped; a lab that cannot be had is a failure.
 test: tools build
-	$(CARGO) test --locked --lib --bins
+	$(CARGO) test --locked --lib
 	$(CARGO) test --locked --doc
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test lab
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test demo
 	$(MAKE) proof
 
 unit:
-	$(CARGO) test --locked --lib --bins
+	$(CARGO) test --locked --lib
 
 # make lab ARGS=trixie::leftover   runs what matches
 lab: tools build
