@@ -34,6 +34,7 @@ lab: tools build
 proof: tools build
 	$(CARGO) test --locked --no-run --test lab
 	! PORTGUARD_UNDER_TEST=true $(CARGO) test --locked --test lab -- $(PROOF) >target/proof.log 2>&1
+	! grep -E 'cannot boot|the lab needs' target/proof.log
 	grep '^test result: FAILED. 0 passed; [1-9]' target/proof.log
 
 # The main job on a real systemd, with the real journal.
@@ -41,6 +42,7 @@ demo: tools build
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --quiet --locked --test demo
 
 lint: tools
+	@cargo fmt --version && cargo clippy --version || { echo "install them: rustup component add rustfmt clippy"; exit 1; }
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps

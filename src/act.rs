@@ -14,10 +14,13 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
-use crate::judge::protection;
 use crate::model::{Inode, Pid, Process, Signal, StopRules, UnitFacts};
-use crate::observe::{holders, proc};
+use crate::observe::holders::{self, Sight};
+use crate::observe::proc;
 use crate::{sys, timespan};
+
+/// How often it is looked whether a process that lives on has let go of its sockets: nothing wakes one for that.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// What is said while it is done.
 #[derive(Debug)]
@@ -31,6 +34,13 @@ pub enum Step<'a> {
     },
     /// A process that was signalled is gone.
     Ended {
+        /// Which.
+        process: &'a Process,
+        /// So long after the first signal.
+        after: Duration,
+    },
+    /// A process that was signalled lives on, and has let go of the port: it may end in its own time.
+    LetGo {
         /// Which.
         process: &'a Process,
         /// So long after the first signal.
@@ -50,7 +60,10 @@ impl<'a> Step<'a> {
     #[must_use]
     pub fn process(&self) -> &'a Process {
         match self {
-            Self::Signal { process, .. } | Self::Ended { process, .. } | Self::Changed { process, .. } => process,
+            Self::Signal { process, .. }
+            | Self::Ended { process, .. }
+            | Self::LetGo { process, .. }
+            | Self::Changed { process, .. } => process,
         }
     }
 }
@@ -109,11 +122,18 @@ impl Ladder {
     #[must_use]
     pub fn new(rules: &StopRules, unit: &UnitFacts) -> Self {
         let final_signal = rules.final_kill_signal.or(unit.final_kill_signal).unwrap_or(Signal(Known::SIGKILL as i32));
+        let patience = rules.timeout.or(unit.timeout_stop).unwrap_or(Self::DEFAULT_PATIENCE);
+        // TimeoutStopSec=infinity: it must never be killed. A start cannot wait for ever, though, and gives up instead.
+        let (patience, kills) = if patience == Duration::MAX {
+            (Self::DEFAULT_PATIENCE, false)
+        } else {
+            (patience, rules.send_sigkill.or(unit.send_sigkill).unwrap_or(true))
+        };
         Self {
             first: rules.kill_signal.or(unit.kill_signal).unwrap_or(Signal(Known::SIGTERM as i32)),
             hangup: rules.send_sighup.or(unit.send_sighup).unwrap_or(false),
-            patience: rules.timeout.or(unit.timeout_stop).unwrap_or(Self::DEFAULT_PATIENCE),
-            last: rules.send_sigkill.or(unit.send_sigkill).unwrap_or(true).then_some(final_signal),
+            patience,
+            last: kills.then_some(final_signal),
         }
     }
 }
@@ -131,7 +151,7 @@ pub struct Budget {
 
 impl Budget {
     /// A process that was killed is gone at once, unless the kernel still works for it.
-    const GRACE: Duration = Duration::from_secs(5);
+    pub const GRACE: Duration = Duration::from_secs(5);
 
     /// Fits the ladder into what is left of `TimeoutStartSec=`.
     ///
@@ -141,7 +161,7 @@ impl Budget {
     #[must_use]
     pub fn fit(ladder: &Ladder, left: Option<Duration>, may_extend: bool) -> Self {
         let whole = Self { patience: ladder.patience, grace: Self::GRACE, extend: None };
-        let needed = ladder.patience + Self::GRACE;
+        let needed = ladder.patience.saturating_add(Self::GRACE);
         match left {
             None => whole,
             Some(left) if needed < left => whole,
@@ -164,10 +184,10 @@ pub struct Target {
     pub inodes: Vec<Inode>,
 }
 
-/// A process that cannot become another one.
+/// A target that cannot become another process.
 struct Pinned<'a> {
     pidfd: OwnedFd,
-    process: &'a Process,
+    target: &'a Target,
 }
 
 enum Pin<'a> {
@@ -180,18 +200,18 @@ enum Pin<'a> {
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count {
-    /// So many have ended.
+    /// So many have ended, or let go of their sockets.
     pub ended: usize,
-    /// So many are still there, after the whole ladder.
+    /// So many still have them, after the whole ladder.
     pub alive: usize,
 }
 
-/// Stops every target.
+/// Makes every target let go of its sockets.
 ///
 /// Nothing says that a port is free afterwards: look again.
 ///
 /// # Errors
-/// No pidfds, no permission, or poll(2) failed.
+/// No pidfds, no permission, no such signal, or poll(2) failed. Nothing was signalled then, but for the last two.
 pub fn stop(
     targets: &[Target],
     proc_root: &Path,
@@ -208,27 +228,33 @@ pub fn stop(
         }
     }
     let all = pinned.len();
-    let begin = Instant::now();
+    let [first, hangup, go_on] = [ladder.first, SIGHUP, SIGCONT].map(kernel_signal);
+    let last = ladder.last.map(kernel_signal).transpose()?;
+    let (first, hangup, go_on) = (first?, hangup?, go_on?);
     for pin in &pinned {
-        pin.send(ladder.first, tell)?;
-        if ladder.hangup {
-            pin.send(Signal(Known::SIGHUP as i32), tell)?;
-        }
-        // A stopped process does not see its signal before it goes on: unit_kill_context(), systemd v257.
-        if ladder.first.0 != Known::SIGKILL as i32 {
-            pin.send_quietly(Signal(Known::SIGCONT as i32))?;
-        }
+        pin.may_be_signalled()?;
     }
-    wait(&mut pinned, begin, budget.patience, tell)?;
-    if let Some(last) = ladder.last {
-        for pin in &pinned {
-            pin.send(last, tell)?;
-        }
-        let patience = begin.elapsed() + budget.grace;
-        wait(&mut pinned, begin, patience, tell)?;
+
+    let mut watch = Watch { pinned, proc_root, began: Instant::now(), tell };
+    watch.send(ladder.first, first)?;
+    if ladder.hangup {
+        watch.send(SIGHUP, hangup)?;
     }
-    Ok(Count { ended: all - pinned.len(), alive: pinned.len() })
+    // A stopped process does not see its signal before it goes on: unit_kill_context(), systemd v257.
+    for pin in &watch.pinned {
+        pin.send(go_on)?;
+    }
+    watch.wait(budget.patience)?;
+    if let (Some(signal), Some(number)) = (ladder.last, last) {
+        watch.send(signal, number)?;
+        watch.wait(watch.began.elapsed() + budget.grace)?;
+    }
+    let alive = watch.pinned.len();
+    Ok(Count { ended: all - alive, alive })
 }
+
+const SIGHUP: Signal = Signal(Known::SIGHUP as i32);
+const SIGCONT: Signal = Signal(Known::SIGCONT as i32);
 
 /// Waits until one of the processes has ended, or for `patience`; says whether one has. A process that cannot be pinned
 /// is not waited for.
@@ -278,61 +304,152 @@ fn pin<'a>(target: &'a Target, proc_root: &Path) -> Result<Pin<'a>, ActError> {
         "its invocation id has changed"
     } else if holders::holds(proc_root, process.pid, &target.inodes).inodes.is_empty() {
         "it has let go of the socket"
-    } else if let Some(why) = protection(process) {
+    } else if let Some(why) = process.protection() {
         why
     } else {
-        return Ok(Pin::Pinned(Pinned { pidfd, process }));
+        return Ok(Pin::Pinned(Pinned { pidfd, target }));
     };
     Ok(Pin::Changed(why))
 }
 
 /// `KillSignal=` may be any signal, a real-time one too.
-fn kernel_signal(signal: Signal) -> Option<rustix::process::Signal> {
-    rustix::process::Signal::from_named_raw(signal.0).or_else(|| sys::real_time_signal(signal.0))
+fn kernel_signal(signal: Signal) -> Result<rustix::process::Signal, ActError> {
+    rustix::process::Signal::from_named_raw(signal.0)
+        .or_else(|| sys::real_time_signal(signal.0))
+        .ok_or(ActError::Signal(signal))
 }
 
 impl Pinned<'_> {
-    fn send(&self, signal: Signal, tell: &mut dyn FnMut(&Step<'_>)) -> Result<(), ActError> {
-        tell(&Step::Signal { process: self.process, signal });
-        self.send_quietly(signal)
+    /// Asks for all before the first is signalled, so that nothing is left half done. The number is pinned.
+    fn may_be_signalled(&self) -> Result<(), ActError> {
+        let pid = rustix::process::Pid::from_raw(self.target.process.pid.0);
+        match pid.map(rustix::process::test_kill_process) {
+            Some(Err(Errno::PERM)) => Err(ActError::NotPermitted(self.target.process.pid)),
+            Some(Ok(()) | Err(_)) | None => Ok(()),
+        }
     }
 
-    fn send_quietly(&self, signal: Signal) -> Result<(), ActError> {
-        let Some(number) = kernel_signal(signal) else { return Err(ActError::Signal(signal)) };
+    fn send(&self, number: rustix::process::Signal) -> Result<(), ActError> {
         match pidfd_send_signal(&self.pidfd, number) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
-            Err(Errno::PERM) => Err(ActError::NotPermitted(self.process.pid)),
+            Err(Errno::PERM) => Err(ActError::NotPermitted(self.target.process.pid)),
             Err(errno) => Err(ActError::NoPidfd(errno)),
         }
     }
 }
 
-/// Waits until all have ended, or until `patience` after `begin`; keeps those that have not.
-fn wait(
-    pinned: &mut Vec<Pinned<'_>>,
-    begin: Instant,
-    patience: Duration,
-    tell: &mut dyn FnMut(&Step<'_>),
-) -> Result<(), ActError> {
-    loop {
-        let timeout = timespan::timespec(patience.saturating_sub(begin.elapsed()));
-        let mut fds: Vec<PollFd<'_>> = pinned.iter().map(|pin| PollFd::new(&pin.pidfd, PollFlags::IN)).collect();
-        if fds.is_empty() {
-            return Ok(());
+/// The processes that were signalled, as long as they are there and have the sockets.
+struct Watch<'a, 'tell> {
+    pinned: Vec<Pinned<'a>>,
+    proc_root: &'a Path,
+    began: Instant,
+    tell: &'tell mut dyn FnMut(&Step<'_>),
+}
+
+impl Watch<'_, '_> {
+    fn send(&mut self, signal: Signal, number: rustix::process::Signal) -> Result<(), ActError> {
+        for pin in &self.pinned {
+            (self.tell)(&Step::Signal { process: &pin.target.process, signal });
+            pin.send(number)?;
         }
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            Err(Errno::INTR) => continue,
-            Err(errno) => return Err(ActError::Wait(errno)),
-        }
-        let mut ended = fds.iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<_>>().into_iter();
-        pinned.retain(|pin| {
-            let gone = ended.next().unwrap_or(false);
-            if gone {
-                tell(&Step::Ended { process: pin.process, after: begin.elapsed() });
+        Ok(())
+    }
+
+    /// Waits until each has ended or let go of its sockets, or until `patience` after the beginning.
+    ///
+    /// The end of a process wakes it at once; that one has let go is seen at every [`LOOK_AGAIN`]. A server that closes
+    /// its listener and then finishes what it has begun is not killed for it: the port is all that is wanted.
+    fn wait(&mut self, patience: Duration) -> Result<(), ActError> {
+        while !self.pinned.is_empty() {
+            let left = patience.saturating_sub(self.began.elapsed());
+            let timeout = timespan::timespec(left.min(LOOK_AGAIN));
+            let mut fds: Vec<PollFd<'_>> =
+                self.pinned.iter().map(|pin| PollFd::new(&pin.pidfd, PollFlags::IN)).collect();
+            match poll(&mut fds, Some(&timeout)) {
+                Ok(0) => self.drop_those_that_let_go(),
+                Ok(_) => {
+                    let gone: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+                    self.drop_those_that_ended(&gone);
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(ActError::Wait(errno)),
             }
-            !gone
+            if left.is_zero() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_those_that_ended(&mut self, gone: &[bool]) {
+        let after = self.began.elapsed();
+        let mut gone = gone.iter();
+        self.pinned.retain(|pin| {
+            let has_ended = gone.next() == Some(&true);
+            if has_ended {
+                (self.tell)(&Step::Ended { process: &pin.target.process, after });
+            }
+            !has_ended
         });
+    }
+
+    fn drop_those_that_let_go(&mut self) {
+        let after = self.began.elapsed();
+        self.pinned.retain(|pin| {
+            let open = holders::holds(self.proc_root, pin.target.process.pid, &pin.target.inodes);
+            let let_go = open.inodes.is_empty() && open.sight == Sight::Whole;
+            if let_go {
+                (self.tell)(&Step::LetGo { process: &pin.target.process, after });
+            }
+            !let_go
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_policy_comes_before_the_unit_and_the_unit_before_the_defaults() {
+        let unit = UnitFacts {
+            kill_signal: Some(Signal(2)),
+            timeout_stop: Some(SECOND * 7),
+            send_sigkill: Some(false),
+            ..UnitFacts::default()
+        };
+        let rules = StopRules { timeout: Some(SECOND), send_sigkill: Some(true), ..StopRules::default() };
+        let none = StopRules::default();
+        let ladder = |first, patience, last| Ladder { first: Signal(first), hangup: false, patience, last };
+        assert_eq!(Ladder::new(&none, &UnitFacts::default()), ladder(15, SECOND * 90, Some(Signal(9))));
+        assert_eq!(Ladder::new(&none, &unit), ladder(2, SECOND * 7, None));
+        assert_eq!(Ladder::new(&rules, &unit), ladder(2, SECOND, Some(Signal(9))));
+    }
+
+    #[test]
+    fn what_must_never_be_killed_is_waited_for_and_not_killed() {
+        let unit = UnitFacts { timeout_stop: Some(Duration::MAX), send_sigkill: Some(true), ..UnitFacts::default() };
+        assert_eq!(Ladder::new(&StopRules::default(), &unit).last, None);
+    }
+
+    #[test]
+    fn the_ladder_fits_into_the_time_that_the_start_has() {
+        let ladder = |seconds| Ladder { first: Signal(15), hangup: false, patience: SECOND * seconds, last: None };
+        let fit =
+            |seconds, left: Option<u32>, extend| Budget::fit(&ladder(seconds), left.map(|left| SECOND * left), extend);
+        // No bound, or far from it.
+        assert_eq!(fit(90, None, false), Budget { patience: SECOND * 90, grace: SECOND * 5, extend: None });
+        assert_eq!(fit(10, Some(90), false).patience, SECOND * 10);
+        // Too near: a tenth each is kept for the last rung and for the report.
+        assert_eq!(fit(90, Some(90), false), Budget { patience: SECOND * 80, grace: SECOND * 5, extend: None });
+        assert_eq!(fit(90, Some(10), false), Budget { patience: SECOND * 8, grace: SECOND, extend: None });
+        assert_eq!(fit(90, Some(0), false).patience, Duration::ZERO);
+        // The manager is asked for more.
+        assert_eq!(
+            fit(90, Some(10), true),
+            Budget { patience: SECOND * 90, grace: SECOND * 5, extend: Some(SECOND * 100) }
+        );
     }
 }

@@ -8,7 +8,7 @@ use crate::act::{self, ActError, Budget, Ladder, Target};
 use crate::cli::Cli;
 use crate::judge::judge;
 use crate::ledger;
-use crate::model::{Action, Finding, Outcome, Probe, Process, Relation, Rules, Verdict};
+use crate::model::{Action, Finding, Outcome, Probe, Process, Relation, Rules, StopRules, Verdict};
 use crate::observe::holders::Thorough;
 use crate::observe::{Look, Place};
 use crate::policy;
@@ -17,6 +17,9 @@ use crate::report::Report;
 
 /// A holder that starts anew whenever it is stopped is given up after so many times.
 const MAX_STOPS: usize = 8;
+
+/// How long what changes under the eyes gets to come to rest.
+const SETTLE: Duration = Duration::from_millis(20);
 
 /// How often a wait looks again for what no process's end can tell: `TIME_WAIT`, a socket that is closed.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -81,7 +84,7 @@ impl Guard<'_> {
 
     /// Enters this start into the ledger: what it leaves behind can then be told, wherever it goes.
     fn record(&self) {
-        if let Some(run) = self.place.present_run()
+        if let Some(run) = self.place.present_run(&self.args.unit)
             && let Err(error) = ledger::record(&self.place.ledger, &self.args.unit, run)
         {
             self.report.warn(&format!("this start is not in the ledger, ignoring: {error}"));
@@ -99,25 +102,25 @@ impl Guard<'_> {
 
     /// The slow path: looks, judges and acts, until everything was seen free, or it has to be given up.
     fn clear_the_way(&mut self) -> Outcome {
-        let mut deadlines = None;
+        let mut deadlines = Deadlines::new(self.rules, self.began);
         let mut stops = 0;
         let outcome = loop {
             match self.round(&mut deadlines) {
                 Ok(Round::Done(outcome)) => break outcome,
                 Ok(Round::Waited) => {}
                 Ok(Round::Stopped) if stops < MAX_STOPS => stops += 1,
-                Ok(Round::Stopped) => break self.still_held(&format!("it came back {stops} times")),
-                Err(error) => break self.failed(&error),
+                Ok(Round::Stopped) => break self.still_held(&format!("{stops} attempts to stop what holds it")),
+                Err(error) => break failed(&error),
             }
         };
-        tell_manager(None, "");
+        deadlines.tell_manager(None, "");
         outcome
     }
 
-    fn round(&mut self, deadlines: &mut Option<Deadlines>) -> Result<Round, ActError> {
+    fn round(&mut self, deadlines: &mut Deadlines) -> Result<Round, ActError> {
         let (look, verdict) = self.judged();
         self.tell(&look, &verdict);
-        let deadlines = deadlines.get_or_insert_with(|| Deadlines::new(self.rules, &look, self.began));
+        deadlines.know(&look);
         let done = match &verdict {
             Verdict::Free | Verdict::Pass(_) if self.stopped > 0 => {
                 Outcome::Freed { stopped: self.stopped, took: self.began.elapsed() }
@@ -128,7 +131,7 @@ impl Guard<'_> {
             Verdict::Wait(_) if self.args.dry_run => Outcome::WouldWait,
             Verdict::Clear(_) if self.args.dry_run => Outcome::WouldStop,
             Verdict::Wait(findings) => return self.wait(findings, deadlines),
-            Verdict::Clear(findings) => return self.stop(findings, deadlines),
+            Verdict::Clear(findings) => return self.stop(findings, deadlines, &look),
         };
         Ok(Round::Done(done))
     }
@@ -147,6 +150,9 @@ impl Guard<'_> {
     }
 
     fn tell(&mut self, look: &Look, verdict: &Verdict) {
+        if let Some(why) = &look.fallback {
+            self.report.detail(|| format!("systemctl was asked instead of the bus: {why}"));
+        }
         self.report.findings(verdict.findings());
         // What could not be seen matters only to somebody who is not let through.
         if matches!(verdict, Verdict::Refuse(_) | Verdict::Wait(_)) || self.args.verbose {
@@ -164,18 +170,21 @@ impl Guard<'_> {
         }
     }
 
-    fn stop(&mut self, findings: &[Finding], deadlines: &Deadlines) -> Result<Round, ActError> {
-        let Some(budget) = deadlines.budget_from(Instant::now()) else {
-            return Ok(Round::Done(self.still_held("the time for it is over")));
+    fn stop(&mut self, findings: &[Finding], deadlines: &mut Deadlines, look: &Look) -> Result<Round, ActError> {
+        let Some((ladder, budget)) = deadlines.ladder(&self.rules.stop, look) else {
+            return Ok(Round::Done(self.still_held("it does not end")));
         };
         let targets = targets(findings);
-        tell_manager(budget.extend, &format!("stopping {} left-over processes", targets.len()));
+        deadlines.tell_manager(budget.extend, &format!("stopping {} left-over processes", targets.len()));
         let report = &self.report;
-        let proc = &self.place.roots.proc;
-        let count = act::stop(&targets, proc, &deadlines.ladder, &budget, &mut |step| report.step(step))?;
+        let count = act::stop(&targets, &self.place.roots.proc, &ladder, &budget, &mut |step| report.step(step))?;
         self.stopped += count.ended;
         if count.alive > 0 {
-            return Ok(Round::Done(self.still_held("a process did not end")));
+            // The whole ladder was climbed. One more look tells whether it was enough.
+            deadlines.stop_by = Some(Instant::now());
+        } else if count.ended == 0 {
+            // All of them were gone or changed: whatever goes on there, it is not to be watched in a tight loop.
+            std::thread::sleep(SETTLE);
         }
         Ok(Round::Stopped)
     }
@@ -184,7 +193,7 @@ impl Guard<'_> {
     fn wait(&mut self, findings: &[Finding], deadlines: &Deadlines) -> Result<Round, ActError> {
         let waited_for: Vec<&Finding> = findings.iter().filter(|finding| finding.action == Action::Wait).collect();
         let holders: Vec<&Process> = waited_for.iter().filter_map(|finding| finding.holder.as_ref()).collect();
-        tell_manager(deadlines.extend_wait, "waiting for a port that is held");
+        deadlines.tell_manager(deadlines.extend_wait, "waiting for a port that is held");
         while Instant::now() < deadlines.wait_until {
             let left = deadlines.wait_until.saturating_duration_since(Instant::now());
             let ended = act::wait_for_one(&holders, &self.place.roots.proc, left.min(LOOK_AGAIN))?;
@@ -199,12 +208,12 @@ impl Guard<'_> {
     fn still_held(&self, why: &str) -> Outcome {
         Outcome::StillHeld { took: self.began.elapsed(), why: why.to_owned() }
     }
+}
 
-    fn failed(&self, error: &ActError) -> Outcome {
-        match error {
-            ActError::NotPermitted(_) => Outcome::NotPermitted(error.to_string()),
-            ActError::NoPidfd(_) | ActError::Wait(_) | ActError::Signal(_) => self.still_held(&error.to_string()),
-        }
+fn failed(error: &ActError) -> Outcome {
+    match error {
+        ActError::NotPermitted(_) => Outcome::NotPermitted(error.to_string()),
+        ActError::NoPidfd(_) | ActError::Wait(_) | ActError::Signal(_) => Outcome::Internal(error.to_string()),
     }
 }
 
@@ -221,67 +230,103 @@ fn targets(findings: &[Finding]) -> Vec<Target> {
     all
 }
 
-/// Tells the manager what is going on, and asks it for time. Whoever has no `NOTIFY_SOCKET` has nobody to tell, and
-/// a manager that does not listen is as good as none: neither is an error.
-fn tell_manager(extend: Option<Duration>, status: &str) {
-    let mut message = vec![NotifyState::Status(status)];
-    if let Some(extend) = extend {
-        message.push(NotifyState::ExtendTimeoutUsec(u32::try_from(extend.as_micros()).unwrap_or(u32::MAX)));
-    }
-    let _ = sd_notify::notify(&message);
-}
-
-/// By when all has to be over.
+/// By when all has to be over. What the manager has not told yet is not known.
 struct Deadlines {
-    ladder: Ladder,
-    budget: Budget,
-    end: Instant,
     wait_until: Instant,
     extend_wait: Option<Duration>,
+    may_notify: bool,
+    /// When stopping has to be over; set when it begins.
+    stop_by: Option<Instant>,
 }
 
 impl Deadlines {
-    fn new(rules: &Rules, look: &Look, began: Instant) -> Self {
-        let ladder = Ladder::new(&rules.stop, &look.facts);
-        let may_extend = look.facts.helpers_may_notify && std::env::var_os("NOTIFY_SOCKET").is_some();
-        let budget = Budget::fit(&ladder, look.left, may_extend);
-        let (wait, extend_wait) = match look.left {
-            Some(left) if left <= rules.wait && may_extend => (rules.wait, Some(rules.wait + budget.grace)),
-            Some(left) => (rules.wait.min(left.saturating_sub(budget.grace)), None),
-            None => (rules.wait, None),
-        };
-        Self { ladder, budget, end: began + budget.patience + budget.grace, wait_until: began + wait, extend_wait }
+    fn new(rules: &Rules, began: Instant) -> Self {
+        Self { wait_until: began + rules.wait, extend_wait: None, may_notify: false, stop_by: None }
     }
 
-    /// What is left of the budget; `None` once it is used up.
-    fn budget_from(&self, now: Instant) -> Option<Budget> {
-        let left = self.end.checked_duration_since(now).filter(|left| !left.is_zero())?;
-        let patience = self.budget.patience.min(left.saturating_sub(self.budget.grace));
-        Some(Budget { patience, ..self.budget })
+    /// A wait must not outlive the start.
+    fn know(&mut self, look: &Look) {
+        self.may_notify = look.facts.helpers_may_notify && std::env::var_os("NOTIFY_SOCKET").is_some();
+        let Some(left) = look.left else { return };
+        let now = Instant::now();
+        let wanted = self.wait_until.saturating_duration_since(now);
+        if self.may_notify {
+            self.extend_wait = Some(wanted + Budget::GRACE);
+        } else {
+            self.wait_until = self.wait_until.min(now + left.saturating_sub(Budget::GRACE.min(left / 10)));
+        }
+    }
+
+    /// The ladder, and the time that is left for it; `None` once it is used up.
+    fn ladder(&mut self, rules: &StopRules, look: &Look) -> Option<(Ladder, Budget)> {
+        let ladder = Ladder::new(rules, &look.facts);
+        let budget = Budget::fit(&ladder, look.left, self.may_notify);
+        let now = Instant::now();
+        let stop_by = *self.stop_by.get_or_insert(now + budget.patience + budget.grace);
+        let left = stop_by.checked_duration_since(now).filter(|left| !left.is_zero())?;
+        let patience = budget.patience.min(left.saturating_sub(budget.grace));
+        Some((ladder, Budget { patience, ..budget }))
+    }
+
+    /// Tells the manager what is going on, and asks it for time, if it listens to a command like this one: one that
+    /// does not would log a warning about it.
+    fn tell_manager(&self, extend: Option<Duration>, status: &str) {
+        if !self.may_notify {
+            return;
+        }
+        let mut message = vec![NotifyState::Status(status)];
+        if let Some(extend) = extend {
+            message.push(NotifyState::ExtendTimeoutUsec(u32::try_from(extend.as_micros()).unwrap_or(u32::MAX)));
+        }
+        // Without an answer it is as if it had not been asked.
+        let _ = sd_notify::notify(&message);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::UnitFacts;
+    use crate::model::{Guarded, Phase, Scene, UnitFacts};
+
+    fn look(left: Option<Duration>) -> Look {
+        let guarded = Guarded {
+            unit: "app.service".parse().unwrap(),
+            user: None,
+            phase: Phase::Within,
+            invocation: None,
+            ended: None,
+            known: Vec::new(),
+            triggered_by: Vec::new(),
+            runs: Vec::new(),
+        };
+        let scene = Scene { guarded, endpoints: Vec::new(), blind_spots: Vec::new() };
+        let facts = UnitFacts { timeout_stop: Some(Duration::from_secs(10)), ..UnitFacts::default() };
+        Look { scene, facts, left, fallback: None }
+    }
+
+    fn deadlines(wait: u64) -> Deadlines {
+        let wait_until = Instant::now() + Duration::from_secs(wait);
+        Deadlines { wait_until, extend_wait: None, may_notify: false, stop_by: None }
+    }
 
     #[test]
-    fn ladder_and_wait_share_one_deadline() {
-        let began = Instant::now();
-        let secs = Duration::from_secs;
-        let ladder = Ladder::new(&crate::model::StopRules::default(), &UnitFacts::default());
-        let deadlines = Deadlines {
-            ladder,
-            budget: Budget { patience: secs(10), grace: secs(5), extend: None },
-            end: began + secs(15),
-            wait_until: began,
-            extend_wait: None,
-        };
-        let patience = |after| deadlines.budget_from(began + secs(after)).map(|budget| budget.patience);
-        assert_eq!(
-            [patience(0), patience(4), patience(12), patience(15)],
-            [Some(secs(10)), Some(secs(6)), Some(secs(0)), None]
-        );
+    fn all_rounds_of_stopping_share_one_deadline_which_a_wait_does_not_use_up() {
+        let mut deadlines = deadlines(0);
+        let (_, first) = deadlines.ladder(&StopRules::default(), &look(None)).unwrap();
+        assert_eq!(first.patience, Duration::from_secs(10));
+        deadlines.stop_by = deadlines.stop_by.and_then(|by| by.checked_sub(Duration::from_secs(4)));
+        let (_, second) = deadlines.ladder(&StopRules::default(), &look(None)).unwrap();
+        assert!(second.patience <= Duration::from_secs(6), "{second:?}");
+        deadlines.stop_by = Some(Instant::now());
+        assert!(deadlines.ladder(&StopRules::default(), &look(None)).is_none());
+    }
+
+    #[test]
+    fn a_wait_does_not_outlive_the_start() {
+        let mut deadlines = deadlines(100);
+        deadlines.know(&look(Some(Duration::from_secs(20))));
+        assert!(deadlines.wait_until <= Instant::now() + Duration::from_secs(18));
+        let unbounded = self::deadlines(100);
+        assert!(unbounded.wait_until > Instant::now() + Duration::from_secs(90));
     }
 }

@@ -2,11 +2,9 @@
 //!
 //! Two sentences rule here: *unknown is never free*, and *what is not proven stale is never stopped*.
 
-use std::path::Path;
-
 use crate::model::{
-    Action, BlindSpot, EndpointScene, Finding, ForeignRule, Guarded, HeldSocket, Invocation, Lineage, Owner, Phase,
-    Pid, Probe, Process, Relation, Rules, Scene, Socket, SocketState, StaleRule, UnitName, UnitType, Verdict,
+    Action, BlindSpot, EndpointScene, Finding, ForeignRule, Guarded, HeldSocket, Invocation, Owner, Phase, Probe,
+    Process, Relation, Rules, Scene, Socket, SocketState, StaleRule, UnitName, UnitType, Verdict,
 };
 
 /// Judges everything that is in the way of the guarded unit.
@@ -43,7 +41,7 @@ impl Found<'_> {
     fn decide(self, rules: &Rules) -> Finding {
         let wanted = action_for(&self.relation, rules);
         let protected = match wanted {
-            Action::Stop => self.holder.map_or(Some("no process is known"), protection),
+            Action::Stop => self.holder.map_or(Some("no process is known"), Process::protection),
             Action::Pass | Action::Wait | Action::Refuse => None,
         };
         Finding {
@@ -125,12 +123,11 @@ fn is_bound(socket: &Socket) -> bool {
 fn unexplained<'a>(seen: &'a EndpointScene, scene: &Scene) -> Option<Found<'a>> {
     let tables_unread = scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Sockets(_)));
     let relation = match seen.probe {
-        Probe::Free => return None,
-        Probe::Busy if tables_unread => Relation::Hidden,
+        Probe::NotLocal => Relation::NotBindable(seen.probe),
+        Probe::Busy | Probe::Denied | Probe::Failed(_) if tables_unread => Relation::Hidden,
         Probe::Busy => Relation::Unexplained,
         // The tables were read and show nobody: that is a look of its own, and it says free.
-        Probe::Denied | Probe::Failed(_) if !tables_unread => return None,
-        Probe::Denied | Probe::Failed(_) | Probe::NotLocal => Relation::NotBindable(seen.probe),
+        Probe::Free | Probe::Denied | Probe::Failed(_) => return None,
     };
     Some(Found { endpoint: seen, held: None, holder: None, relation })
 }
@@ -140,25 +137,27 @@ fn holders_of<'a>(seen: &'a EndpointScene, held: &'a HeldSocket, scene: &'a Scen
     if held.holders.is_empty() {
         return vec![found(None, holderless(held, scene))];
     }
-    held.holders.iter().map(|holder| found(Some(holder), relation_of(holder, held, &scene.guarded))).collect()
+    held.holders.iter().map(|holder| found(Some(holder), relation_of(holder, held, scene))).collect()
 }
 
 /// A socket that no process was seen to have.
 fn holderless(held: &HeldSocket, scene: &Scene) -> Relation {
     let hidden = scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Processes { .. }));
+    let unsteady = scene.blind_spots.contains(&BlindSpot::Unsteady);
     match (&held.socket_unit, held.socket.state) {
-        (Some(unit), _) if scene.guarded.triggered_by.contains(unit) => Relation::OwnSocketUnit(unit.clone()),
-        (Some(unit), _) => Relation::OtherSocketUnit(unit.clone()),
+        (Some(unit), _) => for_socket_unit(unit, scene),
         (None, SocketState::TimeWait) => Relation::TimeWait,
+        (None, _) if unsteady => Relation::Unexplained,
         (None, _) if hidden => Relation::Hidden,
         (None, SocketState::Connected) => Relation::Client,
         (None, SocketState::Listen | SocketState::Bound | SocketState::Unconnected) => Relation::KernelHeld,
     }
 }
 
-fn relation_of(holder: &Process, held: &HeldSocket, guarded: &Guarded) -> Relation {
-    if holder.pid == Pid::INIT {
-        return kept_by_init(held, guarded);
+fn relation_of(holder: &Process, held: &HeldSocket, scene: &Scene) -> Relation {
+    let guarded = &scene.guarded;
+    if holder.is_manager() {
+        return kept_by_manager(held, scene);
     }
     if guarded.is(&holder.owner) {
         return of_own_unit(holder, guarded);
@@ -182,13 +181,13 @@ fn relation_of(holder: &Process, held: &HeldSocket, guarded: &Guarded) -> Relati
     }
 }
 
-/// PID 1 has the socket: for a socket unit, or in the file descriptor store of a service.
-fn kept_by_init(held: &HeldSocket, guarded: &Guarded) -> Relation {
+/// A service manager has the socket: for a socket unit, or in the file descriptor store of a service.
+fn kept_by_manager(held: &HeldSocket, scene: &Scene) -> Relation {
+    let guarded = &scene.guarded;
     let born_here = held.birthplace.as_ref().is_some_and(|owner| guarded.is(owner))
         || held.socket.cgroup.is_some_and(|id| guarded.runs.iter().any(|run| run.cgroup == Some(id)));
     match (&held.socket_unit, &held.birthplace) {
-        (Some(unit), _) if guarded.triggered_by.contains(unit) => Relation::OwnSocketUnit(unit.clone()),
-        (Some(unit), _) => Relation::OtherSocketUnit(unit.clone()),
+        (Some(unit), _) => for_socket_unit(unit, scene),
         (None, _) if born_here => Relation::OwnFdStore,
         (None, Some(Owner::Unit(unit))) => Relation::OtherUnit(unit.clone()),
         (None, Some(Owner::UserUnit { uid, unit })) => Relation::OtherUserUnit { uid: *uid, unit: unit.clone() },
@@ -196,19 +195,39 @@ fn kept_by_init(held: &HeldSocket, guarded: &Guarded) -> Relation {
     }
 }
 
+fn for_socket_unit(unit: &UnitName, scene: &Scene) -> Relation {
+    if scene.guarded.triggered_by.contains(unit) {
+        Relation::OwnSocketUnit(unit.clone())
+    } else if *unit == scene.guarded.unit {
+        Relation::OwnRun
+    } else if scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Manager(_))) {
+        // Which units it starts was not told: it may be the guarded unit's own.
+        Relation::Manager
+    } else {
+        Relation::OtherSocketUnit(unit.clone())
+    }
+}
+
 /// A process in the unit's own cgroup: of which run?
+///
+/// In a start, two things prove an earlier one: an invocation id that the ledger has, or an age that goes back to
+/// before the last run was over. Any other id proves nothing: whatever runs in the unit can have set it (env(1), a
+/// service manager of its own). Nor does the beginning of this start, which systemd notes after its first fork
+/// (measured: the main process can be some ticks older than `InactiveExitTimestamp`).
 fn of_own_unit(holder: &Process, guarded: &Guarded) -> Relation {
+    let in_ledger = |id| guarded.runs.iter().any(|run| run.invocation == id);
     match guarded.phase {
         Phase::Stopped => Relation::Leftover,
         Phase::Running => Relation::OwnRun,
         Phase::Unknown => Relation::Unproven,
-        Phase::Within => match (holder.invocation, guarded.began) {
-            (Invocation::Known(id), _) if Some(id) == guarded.invocation => Relation::OwnStart,
-            (Invocation::Known(_), _) => Relation::Leftover,
-            // Its environment is gone (setproctitle(3) writes over it): only its age can tell.
-            (Invocation::Absent | Invocation::Unreadable, Some(began)) if holder.start < began => Relation::Leftover,
-            (Invocation::Absent | Invocation::Unreadable, Some(_)) => Relation::OwnStart,
-            (Invocation::Absent | Invocation::Unreadable, None) => Relation::Unproven,
+        Phase::Within if guarded.known.contains(&holder.pid) => Relation::OwnRun,
+        Phase::Within => match holder.invocation {
+            Invocation::Known(id) if Some(id) == guarded.invocation => Relation::OwnStart,
+            Invocation::Known(id) if in_ledger(id) => Relation::Leftover,
+            Invocation::Known(_) | Invocation::Absent | Invocation::Unreadable => match guarded.ended {
+                Some(ended) if holder.start < ended => Relation::Leftover,
+                Some(_) | None => Relation::Unproven,
+            },
         },
     }
 }
@@ -216,8 +235,12 @@ fn of_own_unit(holder: &Process, guarded: &Guarded) -> Relation {
 /// Outside the unit's cgroup, and the process itself carries the invocation id of an earlier run.
 ///
 /// Not where a service has taken it over, nor a container engine: the scopes that a manager makes for
-/// containers are theirs, whatever environment was inherited.
+/// containers are theirs, whatever environment was inherited. Nor where somebody may sit at it: a shell that was
+/// begun from within the service (a web terminal) hands its environment on to all that is typed there.
 fn is_escaped(holder: &Process, guarded: &Guarded) -> bool {
+    if holder.terminal {
+        return false;
+    }
     let Invocation::Known(id) = holder.invocation else { return false };
     let may_be = match &holder.owner {
         Owner::Session(_) | Owner::Nobody => true,
@@ -237,66 +260,6 @@ fn is_container_scope(unit: &UnitName) -> bool {
 
 fn is_sibling(unit: &UnitName, guarded: &UnitName) -> bool {
     unit != guarded && guarded.template().is_some() && unit.template() == guarded.template()
-}
-
-/// Programs that are never signalled, even inside the unit's own cgroup: the ones that keep a host reachable, and
-/// the ones that carry somebody else's containers.
-const PROTECTED_PROGRAMS: &[&str] = &[
-    "agetty",
-    "aardvark-dns",
-    "conmon",
-    "conmonrs",
-    "containerd",
-    "crio",
-    "crun",
-    "dbus-broker",
-    "dbus-broker-launch",
-    "dbus-daemon",
-    "docker-proxy",
-    "dockerd",
-    "init",
-    "login",
-    "netavark",
-    "nerdctl",
-    "pasta",
-    "podman",
-    "polkitd",
-    "rootlesskit",
-    "rootlessport",
-    "runc",
-    "slirp4netns",
-    "sshd",
-    "sshd-auth",
-    "sshd-session",
-    "systemd",
-    "udevd",
-    "youki",
-];
-
-/// Why this process is never signalled, whatever the policy says; `None` if it may be.
-///
-/// The name is that of the executable, which a process cannot choose; its `comm`, which it can, counts only
-/// where the executable is not readable, and then only to protect it.
-#[must_use]
-pub fn protection(process: &Process) -> Option<&'static str> {
-    match process.lineage {
-        Lineage::Itself => return Some("it is portguard itself"),
-        Lineage::Ancestor => return Some("it started portguard"),
-        Lineage::Kernel => return Some("it is a kernel thread"),
-        Lineage::Other => {}
-    }
-    if process.pid <= Pid::INIT {
-        return Some("it is the service manager");
-    }
-    let name = match process.exe.as_deref().and_then(Path::file_name) {
-        Some(name) => name.to_string_lossy(),
-        None => process.comm.as_str().into(),
-    };
-    let name = name.trim_end_matches(" (deleted)");
-    if name.starts_with("systemd-") || name.starts_with("containerd-shim") || PROTECTED_PROGRAMS.contains(&name) {
-        return Some("it is a program that portguard never signals");
-    }
-    None
 }
 
 #[cfg(test)]

@@ -8,13 +8,18 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat, renameat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, fchmod, fstat, mkdirat, openat, renameat, statat, unlinkat,
+};
 use rustix::io::Errno;
 
 use crate::model::{CgroupId, Run, UnitName};
 
 /// So many runs are remembered; older ones are forgotten first.
 pub const MAX_RUNS: usize = 32;
+
+/// So many units have a ledger; those that have not started for longest are forgotten first.
+pub const MAX_UNITS: usize = 1024;
 
 /// A line is at most 32 + 1 + 20 + 1 bytes long.
 const MAX_BYTES: u64 = 64 * MAX_RUNS as u64;
@@ -98,7 +103,7 @@ pub fn read(folder: &Path, unit: &UnitName) -> Result<Vec<Run>, LedgerError> {
     }
 }
 
-/// Adds `run` to the ledger of `unit`, and returns what the ledger said of earlier runs.
+/// Adds `run` to the ledger of `unit`.
 ///
 /// The new text replaces the old by rename(2): a portguard that is killed in the middle leaves the old one.
 ///
@@ -108,6 +113,9 @@ pub fn record(folder: &Path, unit: &UnitName, run: Run) -> Result<(), LedgerErro
     let dir = open_or_make_folder(folder)?;
     // What cannot be read is begun anew: it would be of no use to the next start either.
     let mut runs = read_from(&dir, folder, unit).unwrap_or_default();
+    if runs.is_empty() {
+        make_room(&dir);
+    }
     if runs.last() == Some(&run) {
         return Ok(());
     }
@@ -116,14 +124,34 @@ pub fn record(folder: &Path, unit: &UnitName, run: Run) -> Result<(), LedgerErro
     let surplus = runs.len().saturating_sub(MAX_RUNS);
     runs.drain(..surplus);
 
-    let new = format!(".{unit}.new");
+    // A name of its own: two portguards can write at once.
+    let new = format!(".{}.new", std::process::id());
     let fail = |source: Errno| LedgerError::Io { path: folder.join(&new), source: source.into() };
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = openat(&dir, new.as_str(), flags, Mode::RUSR | Mode::WUSR).map_err(fail)?;
     std::fs::File::from(file)
         .write_all(format(&runs).as_bytes())
         .map_err(|source| LedgerError::Io { path: folder.join(&new), source })?;
     renameat(&dir, new.as_str(), &dir, unit.as_str()).map_err(fail)
+}
+
+/// Forgets the units that have not started for longest, so that names which come and go cannot fill `/run`. What
+/// cannot be listed or removed stays.
+fn make_room(dir: &rustix::fd::OwnedFd) {
+    let Ok(entries) = Dir::read_from(dir) else { return };
+    let mut files: Vec<_> = entries
+        .filter_map(Result::ok)
+        .filter(|entry| !matches!(entry.file_name().to_bytes(), b"." | b".."))
+        .filter_map(|entry| {
+            let written = statat(dir, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW).ok()?.st_mtime;
+            Some((written, entry.file_name().to_owned()))
+        })
+        .collect();
+    files.sort();
+    let surplus = (files.len() + 1).saturating_sub(MAX_UNITS);
+    for (_, name) in &files[..surplus] {
+        let _ = unlinkat(dir, name.as_c_str(), AtFlags::empty());
+    }
 }
 
 fn read_from(dir: &rustix::fd::OwnedFd, folder: &Path, unit: &UnitName) -> Result<Vec<Run>, LedgerError> {
@@ -145,19 +173,25 @@ fn read_from(dir: &rustix::fd::OwnedFd, folder: &Path, unit: &UnitName) -> Resul
 fn open_or_make_folder(folder: &Path) -> Result<rustix::fd::OwnedFd, LedgerError> {
     match open_folder(folder) {
         Err(LedgerError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            // The folder above is also one of policies, which everybody may read.
+            // The folder above is also one of policies, which everybody may read, whatever UMask= the unit has.
             let all_read = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
-            for (folder, mode) in
-                folder.parent().map(|above| (above, all_read)).into_iter().chain([(folder, Mode::RWXU)])
-            {
-                match mkdirat(CWD, folder, mode) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(source) => return Err(LedgerError::Io { path: folder.to_owned(), source: source.into() }),
-                }
+            if let Some(above) = folder.parent() {
+                make_folder(above, all_read)?;
             }
+            make_folder(folder, Mode::RWXU)?;
             open_folder(folder)
         }
         other => other,
+    }
+}
+
+/// Makes a folder with this mode; one that is there stays as it is.
+fn make_folder(folder: &Path, mode: Mode) -> Result<(), LedgerError> {
+    let fail = |source: Errno| LedgerError::Io { path: folder.to_owned(), source: source.into() };
+    match mkdirat(CWD, folder, mode) {
+        Ok(()) => fchmod(open_folder(folder)?, mode).map_err(fail),
+        Err(Errno::EXIST) => Ok(()),
+        Err(source) => Err(fail(source)),
     }
 }
 
@@ -224,10 +258,21 @@ mod tests {
     }
 
     #[test]
+    fn names_that_come_and_go_do_not_fill_the_folder() {
+        let root = tempfile::tempdir().unwrap();
+        for number in 0..MAX_UNITS + 40 {
+            record(root.path(), &format!("a@{number}.service").parse().unwrap(), run(1)).unwrap();
+        }
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), MAX_UNITS);
+        let last = format!("a@{}.service", MAX_UNITS + 39).parse().unwrap();
+        assert_eq!(read(root.path(), &last).unwrap(), [run(1)]);
+    }
+
+    #[test]
     fn a_killed_writer_hinders_nobody() {
         let root = tempfile::tempdir().unwrap();
         record(root.path(), &unit(), run(1)).unwrap();
-        std::fs::write(root.path().join(".a@b.service.new"), "torn").unwrap();
+        std::fs::write(root.path().join(format!(".{}.new", std::process::id())), "torn").unwrap();
         record(root.path(), &unit(), run(2)).unwrap();
         assert_eq!(read(root.path(), &unit()).unwrap(), [run(1), run(2)]);
     }

@@ -16,11 +16,17 @@ use portguard::report::Report;
 
 /// `EX_USAGE`, sysexits.h.
 const USAGE: u8 = 64;
+/// `EX_SOFTWARE`.
+const INTERNAL: i32 = 70;
 
 // SAFETY: nothing else in the program is named so, and this is the signature that the C library calls.
 #[unsafe(no_mangle)]
 extern "C" fn main() -> i32 {
     portguard::ignore_sigpipe();
+    std::panic::set_hook(Box::new(|bug| {
+        let _ = writeln!(std::io::stderr(), "portguard: internal error, please report it: {bug}");
+        std::process::exit(INTERNAL);
+    }));
     i32::from(run())
 }
 

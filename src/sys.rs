@@ -123,3 +123,36 @@ pub(crate) fn ignore_sigpipe() {
     let before = unsafe { nix::sys::signal::signal(nix::sys::signal::SIGPIPE, nix::sys::signal::SigHandler::SigIgn) };
     debug_assert!(before.is_ok(), "SIGPIPE can be ignored: signal(2)");
 }
+
+/// Runs something that can block in a system call, and makes that call fail with `EINTR` after `patience`.
+///
+/// The signal comes again and again until it is over, in case it came just before the call. It interrupts whatever the
+/// main thread does meanwhile, so nothing but that call belongs in there.
+pub(crate) fn within<T>(patience: std::time::Duration, work: impl FnOnce() -> T) -> T {
+    extern "C" fn nothing(_signal: libc::c_int) {}
+    let interval = |span: std::time::Duration| libc::timeval {
+        tv_sec: span.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_usec: span.subsec_micros().into(),
+    };
+    let set = |first, again| {
+        let timer = libc::itimerval { it_interval: interval(again), it_value: interval(first) };
+        // SAFETY: `timer` is a valid itimerval that outlives the call; the old value is not asked for.
+        unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) }
+    };
+    let action = nix::sys::signal::SigAction::new(
+        nix::sys::signal::SigHandler::Handler(nothing),
+        // Without SA_RESTART: the call is to fail.
+        nix::sys::signal::SaFlags::empty(),
+        nix::sys::signal::SigSet::empty(),
+    );
+    // SAFETY: the handler does nothing, which is safe in a signal's context.
+    let handled = unsafe { nix::sys::signal::sigaction(nix::sys::signal::SIGALRM, &action) };
+    if handled.is_ok() {
+        set(patience, std::time::Duration::from_millis(10));
+    }
+    let result = work();
+    if handled.is_ok() {
+        set(std::time::Duration::ZERO, std::time::Duration::ZERO);
+    }
+    result
+}

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{CgroupId, Endpoint, Host, Inode, InvocationId, Port, Protocol, Run, Session, StartTime, StopRules};
+use crate::model::{
+    CgroupId, Endpoint, Host, Inode, InvocationId, Lineage, Pid, Port, Protocol, Run, Session, StartTime, StopRules,
+};
 
 const OURS: InvocationId = InvocationId(1);
 const EARLIER: InvocationId = InvocationId(2);
@@ -36,7 +38,8 @@ fn guarded() -> Guarded {
         user: None,
         phase: Phase::Within,
         invocation: Some(OURS),
-        began: Some(StartTime(1000)),
+        ended: Some(StartTime(1000)),
+        known: vec![Pid(900)],
         triggered_by: vec![unit("app.socket")],
         runs: vec![Run { cgroup: Some(CgroupId(70)), invocation: EARLIER }],
     }
@@ -53,6 +56,7 @@ fn process(owner: Owner) -> Process {
         cgroup: None,
         owner,
         invocation: Invocation::Absent,
+        terminal: false,
         lineage: Lineage::Other,
     }
 }
@@ -115,34 +119,43 @@ fn a_holder_elsewhere_is_refused_and_named_for_what_it_is() {
 }
 
 #[test]
-fn in_its_own_cgroup_only_what_is_of_an_earlier_run_is_left_over() {
+fn in_its_own_cgroup_only_what_is_proven_to_be_of_an_earlier_run_is_left_over() {
     use Invocation::{Absent, Known, Unreadable};
-    let began = Some(StartTime(1000));
+    let ended = Some(StartTime(1000));
     let leftover = (Relation::Leftover, Action::Stop);
     let own_start = (Relation::OwnStart, Action::Refuse);
     let own_run = (Relation::OwnRun, Action::Refuse);
     let unproven = (Relation::Unproven, Action::Refuse);
-    for (phase, invocation, start, began, expected) in [
-        (Phase::Within, Known(EARLIER), 100, began, &leftover),
-        (Phase::Within, Known(STRANGE), 100, began, &leftover),
-        // It was made after this run began, by a process of an earlier one.
-        (Phase::Within, Known(EARLIER), 2000, began, &leftover),
-        (Phase::Within, Known(OURS), 100, began, &own_start),
-        (Phase::Within, Absent, 999, began, &leftover),
-        (Phase::Within, Unreadable, 999, began, &leftover),
-        (Phase::Within, Absent, 1000, began, &own_start),
-        (Phase::Within, Unreadable, 1001, began, &own_start),
-        (Phase::Within, Absent, 100, None, &unproven),
+    for (phase, invocation, start, ended, expected) in [
+        // The ledger knows its run, however young it is: a process of an earlier run can fork at any time.
+        (Phase::Within, Known(EARLIER), 100, ended, &leftover),
+        (Phase::Within, Known(EARLIER), 2000, ended, &leftover),
         (Phase::Within, Known(EARLIER), 100, None, &leftover),
+        (Phase::Within, Known(OURS), 100, ended, &own_start),
+        // An id that the ledger does not have proves nothing, only age does.
+        (Phase::Within, Known(STRANGE), 999, ended, &leftover),
+        (Phase::Within, Known(STRANGE), 1000, ended, &unproven),
+        (Phase::Within, Known(STRANGE), 100, None, &unproven),
+        (Phase::Within, Absent, 999, ended, &leftover),
+        (Phase::Within, Unreadable, 999, ended, &leftover),
+        (Phase::Within, Absent, 1000, ended, &unproven),
+        (Phase::Within, Unreadable, 1001, ended, &unproven),
+        (Phase::Within, Absent, 100, None, &unproven),
         (Phase::Stopped, Absent, 100, None, &leftover),
-        (Phase::Running, Known(EARLIER), 100, began, &own_run),
-        (Phase::Running, Absent, 100, began, &own_run),
+        (Phase::Running, Known(EARLIER), 100, ended, &own_run),
+        (Phase::Running, Absent, 100, ended, &own_run),
         (Phase::Unknown, Known(EARLIER), 100, None, &unproven),
     ] {
         let holder = Process { invocation, start: StartTime(start), ..process(own()) };
-        let seen = judged(Guarded { phase, began, ..guarded() }, held(vec![holder]));
-        assert_eq!(&seen, expected, "{phase:?} {invocation:?} {start} {began:?}");
+        let seen = judged(Guarded { phase, ended, ..guarded() }, held(vec![holder]));
+        assert_eq!(&seen, expected, "{phase:?} {invocation:?} {start} {ended:?}");
     }
+}
+
+#[test]
+fn what_the_manager_knows_as_the_units_own_is_never_left_over() {
+    let main = Process { pid: Pid(900), invocation: Invocation::Known(EARLIER), ..process(own()) };
+    assert_eq!(judged(guarded(), held(vec![main])), (Relation::OwnRun, Action::Refuse));
 }
 
 #[test]
@@ -162,6 +175,33 @@ fn only_a_process_that_itself_carries_an_earlier_invocation_has_escaped() {
         let holder = Process { invocation: Invocation::Known(id), ..process(owner.clone()) };
         assert_eq!(judged(guarded(), held(vec![holder])), expected, "{owner:?} {id:?}");
     }
+}
+
+#[test]
+fn whoever_sits_at_a_terminal_has_not_escaped() {
+    let shell = Process {
+        invocation: Invocation::Known(EARLIER),
+        terminal: true,
+        ..process(Owner::Session(Session { id: "3".to_owned() }))
+    };
+    assert_eq!(judged(guarded(), held(vec![shell])).1, Action::Refuse);
+}
+
+#[test]
+fn the_manager_of_a_user_holds_for_socket_units_as_pid_1_does() {
+    let own = Owner::UserUnit { uid: 1000, unit: unit("init.scope") };
+    let socket = HeldSocket { socket_unit: Some(unit("app.socket")), ..held(vec![process(own)]) };
+    let guarded = Guarded { user: Some(1000), ..guarded() };
+    assert_eq!(judged(guarded, socket), (Relation::OwnSocketUnit(unit("app.socket")), Action::Pass));
+}
+
+#[test]
+fn a_socket_unit_is_nobody_elses_while_the_manager_says_nothing() {
+    let init = Process { pid: Pid::INIT, ..process(Owner::Init) };
+    let socket = HeldSocket { socket_unit: Some(unit("other.socket")), ..held(vec![init]) };
+    let mut scene = scene(guarded(), vec![socket]);
+    scene.blind_spots.push(BlindSpot::Manager(String::new()));
+    assert_eq!(judge(&scene, &rules()).findings()[0].relation, Relation::Manager);
 }
 
 #[test]
@@ -219,8 +259,8 @@ fn a_probe_that_says_nothing_is_not_free_but_a_table_that_says_nobody_is() {
     for (probe, blind, relation, action) in [
         (Probe::Busy, None, Relation::Unexplained, Action::Refuse),
         (Probe::Busy, Some(unread.clone()), Relation::Hidden, Action::Refuse),
-        (Probe::Denied, Some(unread.clone()), Relation::NotBindable(Probe::Denied), Action::Pass),
-        (Probe::Failed(5), Some(unread), Relation::NotBindable(Probe::Failed(5)), Action::Pass),
+        (Probe::Denied, Some(unread.clone()), Relation::Hidden, Action::Refuse),
+        (Probe::Failed(5), Some(unread), Relation::Hidden, Action::Refuse),
         (Probe::NotLocal, None, Relation::NotBindable(Probe::NotLocal), Action::Pass),
     ] {
         let mut scene = scene(guarded(), Vec::new());
@@ -335,6 +375,7 @@ fn any_process() -> impl Strategy<Value = Process> {
             invocation,
             lineage,
             exe: exe.map(PathBuf::from),
+            terminal: pid == 4,
             ..process(owner)
         },
     )
@@ -379,8 +420,9 @@ fn any_scene() -> impl Strategy<Value = Scene> {
     ]);
     let sockets = prop::collection::vec(any_socket(), 0..4);
     (sockets, probe, phase, blind, prop::option::of(0u32..3), prop::option::of(950u64..1050)).prop_map(
-        |(sockets, probe, phase, blind, user, began)| {
-            let mut scene = scene(Guarded { phase, user, began: began.map(StartTime), ..guarded() }, sockets);
+        |(sockets, probe, phase, blind, user, ended)| {
+            let mut scene =
+                scene(Guarded { phase, user, ended: ended.map(StartTime), known: vec![Pid(3)], ..guarded() }, sockets);
             scene.endpoints[0].probe = probe;
             scene.blind_spots.extend(blind);
             scene
@@ -416,8 +458,13 @@ proptest! {
             if finding.action == Action::Stop {
                 let holder = finding.holder.as_ref().unwrap();
                 prop_assert!(matches!(finding.relation, Relation::Leftover | Relation::Escaped));
-                prop_assert!(holder.pid > Pid::INIT && protection(holder).is_none());
+                prop_assert!(finding.relation == Relation::Leftover || !holder.terminal);
+                prop_assert!(holder.pid > Pid::INIT && holder.protection().is_none());
                 prop_assert_ne!(holder.invocation, Invocation::Known(OURS));
+                prop_assert!(holder.pid != Pid(3) || finding.relation == Relation::Escaped || scene.guarded.phase == Phase::Stopped);
+                let in_ledger = holder.invocation == Invocation::Known(EARLIER);
+                let is_older = scene.guarded.ended.is_some_and(|ended| holder.start < ended);
+                prop_assert!(in_ledger || is_older || scene.guarded.phase == Phase::Stopped);
                 prop_assert!(!matches!(scene.guarded.phase, Phase::Running | Phase::Unknown) || finding.relation == Relation::Escaped);
                 prop_assert_eq!(rules.on_stale, StaleRule::Stop);
             }

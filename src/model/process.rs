@@ -1,7 +1,7 @@
 //! A process that holds a socket, as plain facts.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::{CgroupPath, UnitName};
@@ -131,6 +131,86 @@ pub struct Process {
     pub owner: Owner,
     /// What its environment says.
     pub invocation: Invocation,
+    /// Whether it has a controlling terminal: somebody may sit at it.
+    pub terminal: bool,
     /// How it stands to portguard.
     pub lineage: Lineage,
+}
+
+/// Programs that are never signalled, even inside the unit's own cgroup: the ones that keep a host reachable, and
+/// the ones that carry somebody else's containers and machines.
+const PROTECTED_PROGRAMS: &[&str] = &[
+    "agetty",
+    "aardvark-dns",
+    "conmon",
+    "conmonrs",
+    "containerd",
+    "crio",
+    "crun",
+    "dbus-broker",
+    "dbus-broker-launch",
+    "dbus-daemon",
+    "docker-proxy",
+    "dockerd",
+    "dropbear",
+    "gvproxy",
+    "incusd",
+    "init",
+    "login",
+    "lxc-start",
+    "lxcfs",
+    "lxd",
+    "netavark",
+    "nerdctl",
+    "pasta",
+    "podman",
+    "polkitd",
+    "rootlesskit",
+    "rootlesskit-docker-proxy",
+    "rootlessport",
+    "runc",
+    "slirp4netns",
+    "sshd",
+    "sshd-auth",
+    "sshd-session",
+    "systemd",
+    "udevd",
+    "youki",
+];
+
+/// The same, by how their names begin.
+const PROTECTED_FAMILIES: &[&str] = &["containerd-shim", "qemu-", "systemd-"];
+
+impl Process {
+    /// PID 1, or the manager of a user, which is alone in the `init.scope` of its tree.
+    #[must_use]
+    pub fn is_manager(&self) -> bool {
+        self.pid == Pid::INIT || matches!(&self.owner, Owner::UserUnit { unit, .. } if unit.as_str() == "init.scope")
+    }
+
+    /// Why this process is never signalled, whatever the policy says; `None` if it may be.
+    ///
+    /// The name is that of the executable, which a process cannot choose; its `comm`, which it can, counts only
+    /// where the executable is not readable, and then only to protect it.
+    #[must_use]
+    pub fn protection(&self) -> Option<&'static str> {
+        match self.lineage {
+            Lineage::Itself => return Some("it is portguard itself"),
+            Lineage::Ancestor => return Some("it started portguard"),
+            Lineage::Kernel => return Some("it is a kernel thread"),
+            Lineage::Other => {}
+        }
+        if self.pid <= Pid::INIT {
+            return Some("it is the service manager");
+        }
+        let name = match self.exe.as_deref().and_then(Path::file_name) {
+            Some(name) => name.to_string_lossy(),
+            None => self.comm.as_str().into(),
+        };
+        let name = name.trim_end_matches(" (deleted)");
+        if PROTECTED_PROGRAMS.contains(&name) || PROTECTED_FAMILIES.iter().any(|family| name.starts_with(family)) {
+            return Some("it is a program that portguard never signals");
+        }
+        None
+    }
 }

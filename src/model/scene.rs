@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{CgroupId, Endpoint, InvocationId, Owner, Process, Protocol, Socket, StartTime, UnitName};
+use super::{CgroupId, Endpoint, InvocationId, Owner, Pid, Process, Protocol, Socket, StartTime, UnitName};
 
 /// What a bind(2) of the endpoint said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +59,8 @@ pub enum BlindSpot {
     Manager(String),
     /// The ledger could not be read; the reason.
     Ledger(String),
+    /// Processes came and went faster than they could be looked at.
+    Unsteady,
 }
 
 impl Guarded {
@@ -88,6 +90,7 @@ impl fmt::Display for BlindSpot {
             Self::Processes { hidden } => write!(f, "the open files of {hidden} processes could not be listed"),
             Self::Manager(why) => write!(f, "systemd could not be asked ({why})"),
             Self::Ledger(why) => write!(f, "the ledger of earlier runs could not be read ({why})"),
+            Self::Unsteady => f.write_str("processes came and went faster than they could be looked at"),
         }
     }
 }
@@ -95,8 +98,8 @@ impl fmt::Display for BlindSpot {
 /// Where in its life the guarded unit is, as far as that is proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// portguard runs inside the unit's own cgroup, and carries the invocation id that the manager gives to
-    /// the unit's present run: what carries another id is of an earlier run.
+    /// portguard is part of this very start of the unit: inside its cgroup, in front of its `ExecStart=`, and of its
+    /// present run. Nothing but helpers of this start is of the present run yet.
     Within,
     /// The manager says `inactive` or `failed`: whatever is in its cgroup is left over.
     Stopped,
@@ -126,8 +129,11 @@ pub struct Guarded {
     pub phase: Phase,
     /// The invocation id of its present run.
     pub invocation: Option<InvocationId>,
-    /// When its present run began, as a process start time; `None` if the manager did not tell.
-    pub began: Option<StartTime>,
+    /// When its last run was over (`InactiveEnterTimestampMonotonic`), as a process start time: what is older is of an
+    /// earlier run. `None` if there was none since boot, or the manager did not tell.
+    pub ended: Option<StartTime>,
+    /// The processes that the manager knows as the unit's own: `MainPID` and `ControlPID`.
+    pub known: Vec<Pid>,
     /// The socket units that start it (`TriggeredBy=`).
     pub triggered_by: Vec<UnitName>,
     /// Earlier runs from the ledger, never the present one.
@@ -241,8 +247,14 @@ pub struct UnitFacts {
     pub active: ActiveState,
     /// `InvocationID`.
     pub invocation: Option<InvocationId>,
-    /// `InactiveExitTimestampMonotonic`: when its present run began.
-    pub began: Option<Duration>,
+    /// `SubState` says that `ExecCondition=` or `ExecStartPre=` runs; `None` where it was not told.
+    pub starting: Option<bool>,
+    /// `InactiveEnterTimestampMonotonic`: when its last run was over.
+    pub ended: Option<Duration>,
+    /// `MainPID`.
+    pub main_pid: Option<Pid>,
+    /// `ControlPID`.
+    pub control_pid: Option<Pid>,
     /// `TriggeredBy`.
     pub triggered_by: Vec<UnitName>,
     /// `KillSignal=`.

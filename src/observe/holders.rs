@@ -75,13 +75,11 @@ pub struct Open {
     pub sight: Sight,
 }
 
-/// Which of these sockets a process has open.
-///
-/// If its first thread shows none, as when that thread has ended, the other threads are looked at.
+/// Which of these sockets a process has open, in any of its threads.
 #[must_use]
 pub fn holds(proc: &Path, pid: Pid, inodes: &[Inode]) -> Open {
     match Scan::new(proc, inodes) {
-        Ok(mut scan) => scan.process(pid, Threads::WhereTheFirstHasNone),
+        Ok(mut scan) => scan.process(pid, Threads::All),
         Err(_) => Open { inodes: Vec::new(), sight: Sight::Hidden },
     }
 }
@@ -392,8 +390,8 @@ mod tests {
     #[test]
     fn a_thread_with_files_of_its_own_does_not_hide_the_holder() {
         let child = Child::spawn(Role::OwnTable, &[]);
-        let cheap = holds(Path::new(PROC), child.pid(), &[child.inode()]);
-        assert_eq!(cheap, Open { inodes: Vec::new(), sight: Sight::Whole });
+        let open = holds(Path::new(PROC), child.pid(), &[child.inode()]);
+        assert_eq!(open, Open { inodes: vec![child.inode()], sight: Sight::Whole });
         let found = holders(&search(&[], Thorough::IfNobodyFound), &[child.inode()]);
         assert_eq!(found.by_inode, HashMap::from([(child.inode(), vec![child.pid()])]));
     }

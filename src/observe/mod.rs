@@ -14,7 +14,7 @@ pub mod users;
 #[cfg(test)]
 mod fixture;
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -35,6 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A holder that ends while it is looked at makes a picture that never was: so many looks to get one that fits.
 const MAX_LOOKS: usize = 4;
+
+/// `DefaultTimeoutStartSec=` as systemd is built, where the manager does not tell.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Where the system is.
 #[derive(Clone, Debug)]
@@ -65,6 +68,8 @@ pub struct Place {
     invocation: Option<InvocationId>,
     /// When portguard began.
     began: Instant,
+    /// Why the bus is not worth another try.
+    no_bus: RefCell<Option<String>>,
 }
 
 /// What a look has seen.
@@ -93,6 +98,7 @@ impl Place {
             within: within.as_ref().and_then(cgroup::unit_cgroup),
             invocation: std::env::var("INVOCATION_ID").ok().and_then(|id| id.parse().ok()),
             began: Instant::now(),
+            no_bus: RefCell::new(None),
             roots,
             scope,
         }
@@ -104,14 +110,26 @@ impl Place {
         self.within.is_some()
     }
 
-    /// The run of which portguard is part, for the ledger; `None` if it is not inside the guarded unit, or may not
-    /// write the ledger anyway.
+    /// The run of which portguard is part, for the ledger; `None` if it is not inside the guarded unit, may not write
+    /// the ledger anyway, or is not of the run that the manager has noted: the unit's own `Environment=` can say
+    /// anything. The instances that a socket unit makes for each of its connections bind nothing (`REMOTE_ADDR`,
+    /// systemd.exec(5)), and would fill the ledger.
     #[must_use]
-    pub fn present_run(&self) -> Option<Run> {
+    pub fn present_run(&self, unit: &UnitName) -> Option<Run> {
         let may_write = self.scope == Scope::User || rustix::process::geteuid().is_root();
-        let invocation = self.invocation.filter(|_| may_write)?;
-        let dir = self.directory(self.within.as_ref()?)?;
-        Some(Run { cgroup: cgroup::id_of(&dir).ok(), invocation })
+        if !may_write || std::env::var_os("REMOTE_ADDR").is_some() {
+            return None;
+        }
+        let within = self.within.as_ref()?;
+        let noted = self.exported_invocation(unit);
+        let invocation = match self.scope {
+            Scope::System => noted,
+            // The managers of users note nothing before systemd 250.
+            Scope::User => noted.or(self.invocation),
+        };
+        let invocation = invocation.filter(|_| self.invocation.is_none() || self.invocation == invocation)?;
+        let cgroup = self.directory(within).and_then(|dir| cgroup::id_of(&dir).ok());
+        Some(Run { cgroup, invocation })
     }
 
     fn hierarchy(&self) -> Option<&cgroup::Mount> {
@@ -128,13 +146,17 @@ impl Place {
     /// stopped, [`Thorough::Always`] has to see that nobody else holds the same sockets.
     #[must_use]
     pub fn look(&self, unit: &UnitName, rules: &Rules, thorough: Thorough) -> Look {
-        for _ in 1..MAX_LOOKS {
-            let (look, steady) = self.look_once(unit, rules, thorough);
-            if steady {
+        let mut looks = 1;
+        loop {
+            let (mut look, steady) = self.look_once(unit, rules, thorough);
+            if steady || looks == MAX_LOOKS {
+                if !steady {
+                    look.scene.blind_spots.push(BlindSpot::Unsteady);
+                }
                 return look;
             }
+            looks += 1;
         }
-        self.look_once(unit, rules, thorough).0
     }
 
     /// A look, and whether nothing ended in the middle of it.
@@ -159,29 +181,28 @@ impl Place {
             blind_spots.push(BlindSpot::Manager(why));
             Answer::default()
         });
-        let processes = adopt(processes, &answer);
         let guarded = self.guarded(unit, &answer.unit, &mut blind_spots);
-        let unexplained = |(endpoint, seen): &(Endpoint, Probe)| {
-            *seen == Probe::Busy && !tables.iter().any(|socket| in_the_way(socket, endpoint))
+        let processes = match self.scope {
+            Scope::System => adopt(processes, &answer, &guarded.unit),
+            Scope::User => processes,
         };
-        let steady = !vanished && !probed.iter().any(unexplained);
         let held: Vec<HeldSocket> = tables
             .into_iter()
             .map(|socket| assemble(socket, &born, &holders, &processes, &answer.socket_units))
             .collect();
-        let endpoints = probed
+        let endpoints: Vec<EndpointScene> = probed
             .into_iter()
             .map(|(endpoint, probe)| {
                 let sockets = held.iter().filter(|held| in_the_way(&held.socket, &endpoint)).cloned().collect();
                 EndpointScene { endpoint, probe, sockets }
             })
             .collect();
-        let left = match (guarded.phase, answer.unit.timeout_start) {
-            // systemd arms the timer anew for each command of ExecStartPre=: service_run_next_control() and
-            // service_spawn(), systemd v257 src/core/service.c.
-            (Phase::Within, Some(timeout)) => Some(timeout.saturating_sub(self.began.elapsed())),
-            (Phase::Within | Phase::Stopped | Phase::Running | Phase::Unknown, _) => None,
-        };
+        let steady = !vanished && !has_changed(&endpoints, rules);
+        // systemd arms the timer anew for each command of ExecStartPre=: service_run_next_control() and
+        // service_spawn(), systemd v257 src/core/service.c.
+        let timeout = answer.unit.timeout_start.unwrap_or(DEFAULT_TIMEOUT);
+        let bounded = guarded.phase == Phase::Within && timeout != Duration::MAX;
+        let left = bounded.then(|| timeout.saturating_sub(self.began.elapsed()));
         let scene = Scene { guarded, endpoints, blind_spots };
         (Look { scene, facts: answer.unit, left, fallback: answer.fallback }, steady)
     }
@@ -200,12 +221,15 @@ impl Place {
             }
         };
         let explained = |(endpoint, seen): &(Endpoint, Probe)| {
-            *seen != Probe::Busy || waiting.iter().any(|socket| in_the_way(socket, endpoint))
+            matches!(seen, Probe::Free | Probe::NotLocal) || waiting.iter().any(|socket| in_the_way(socket, endpoint))
         };
         if probed.iter().all(explained) {
             return Ok(waiting);
         }
-        let others = sock_diag::others(wanted).map_err(|error| format!("netlink: {error}"))?;
+        let others = sock_diag::others(wanted).or_else(|netlink| {
+            let from_tables = net_tables::sockets(&self.roots.proc, wanted);
+            from_tables.map_err(|tables| format!("netlink: {netlink}; /proc/net: {tables}"))
+        })?;
         Ok(waiting.into_iter().chain(others).collect())
     }
 
@@ -236,7 +260,7 @@ impl Place {
 
     /// The facts of each holder, and whether one of them was gone before they could be read.
     fn processes(&self, holders: &Holders) -> (HashMap<Pid, Process>, bool) {
-        let own = Pid(rustix::process::Pid::as_raw(Some(rustix::process::getpid())));
+        let own = own_pid();
         let ancestors = proc::ancestors(&self.roots.proc, own);
         let pids: BTreeSet<Pid> = holders.by_inode.values().flatten().copied().collect();
         let mut processes = HashMap::new();
@@ -272,16 +296,25 @@ impl Place {
         let told = |socket: &Socket| socket.cgroup.and_then(|id| born.get(&id)).and_then(socket_unit_of).is_some();
         let question = Question {
             scope: self.scope,
+            run: self.roots.run.clone(),
             unit: unit.clone(),
             pids: processes.keys().copied().filter(|pid| *pid != Pid::INIT).collect(),
-            socket_units: processes.contains_key(&Pid::INIT) && !tables.iter().all(told),
+            socket_units: processes.values().any(Process::is_manager) && !tables.iter().all(told),
         };
-        systemd::ask(&question, PATIENCE).map_err(|error| error.to_string())
+        let answer = systemd::ask(&question, PATIENCE, self.no_bus.borrow().clone());
+        // A bus that hangs costs a second once, not at every look.
+        *self.no_bus.borrow_mut() = match &answer {
+            Ok(answer) => answer.fallback.clone(),
+            Err(error) => Some(error.bus.clone()),
+        };
+        answer.map_err(|error| error.to_string())
     }
 
     fn guarded(&self, unit: &UnitName, facts: &UnitFacts, blind_spots: &mut Vec<BlindSpot>) -> Guarded {
-        let invocation = facts.invocation.or_else(|| self.exported_invocation(unit));
-        let phase = phase(self.within.is_some(), self.invocation, invocation, facts.active);
+        let present = facts.invocation.or_else(|| self.exported_invocation(unit));
+        let phase = self.phase(present, facts);
+        // Once it is over, the manager still tells the id of the last run, which is one of the earlier ones then.
+        let invocation = present.filter(|_| phase != Phase::Stopped);
         let runs = ledger::read(&self.ledger, unit).unwrap_or_else(|error| {
             // Without privilege there is none to read, and none was written.
             if rustix::process::geteuid().is_root() {
@@ -293,14 +326,24 @@ impl Place {
         let present_known = invocation.is_some() || phase == Phase::Stopped;
         let runs = runs.into_iter().filter(|run| present_known && Some(run.invocation) != invocation).collect();
         Guarded {
-            unit: unit.clone(),
+            unit: facts.id.clone().unwrap_or_else(|| unit.clone()),
             user: (self.scope == Scope::User).then(|| rustix::process::getuid().as_raw()),
             phase,
             invocation,
-            began: facts.began.map(start_time),
+            ended: facts.ended.map(start_time),
+            known: facts.main_pid.into_iter().chain(facts.control_pid).collect(),
             triggered_by: facts.triggered_by.clone(),
             runs,
         }
+    }
+
+    fn phase(&self, present: Option<InvocationId>, facts: &UnitFacts) -> Phase {
+        let own = own_pid();
+        let is_control = facts
+            .control_pid
+            .is_some_and(|control| control == own || proc::ancestors(&self.roots.proc, own).contains(&control));
+        let carries_present_id = self.invocation.is_some() && self.invocation == present;
+        phase(self.within.is_some(), is_control, carries_present_id, facts)
     }
 
     /// The invocation id of the unit's present run, which the manager writes before it runs any command of it:
@@ -309,6 +352,18 @@ impl Place {
         let link = self.roots.run.join("systemd/units").join(format!("invocation:{unit}"));
         std::fs::read_link(link).ok()?.to_str()?.parse().ok()
     }
+}
+
+/// Whether an endpoint that is busy for no process that was seen is not busy any more: its holder ended meanwhile.
+fn has_changed(endpoints: &[EndpointScene], rules: &Rules) -> bool {
+    endpoints
+        .iter()
+        .filter(|seen| seen.probe == Probe::Busy && seen.sockets.iter().all(|held| held.holders.is_empty()))
+        .any(|seen| probe(&seen.endpoint, rules.reuse_address) != Probe::Busy)
+}
+
+fn own_pid() -> Pid {
+    Pid(rustix::process::Pid::as_raw(Some(rustix::process::getpid())))
 }
 
 fn is_guarded(owner: &Owner, unit: &UnitName, scope: Scope) -> bool {
@@ -324,16 +379,18 @@ fn is_guarded(owner: &Owner, unit: &UnitName, scope: Scope) -> bool {
 
 /// Where the unit is in its life.
 ///
-/// Inside its cgroup is not enough: a process of an earlier run that is still there can call portguard as well, so
-/// its own invocation id has to be the one that the manager gives to the present run.
-fn phase(within: bool, own: Option<InvocationId>, present: Option<InvocationId>, active: ActiveState) -> Phase {
-    match (own, present) {
-        (Some(own), Some(present)) if within && own == present => Phase::Within,
-        _ => match active {
-            ActiveState::Down => Phase::Stopped,
-            ActiveState::Up => Phase::Running,
-            ActiveState::Unknown => Phase::Unknown,
-        },
+/// Inside its cgroup is not enough to be part of its start: a process of an earlier run that is still there can call
+/// portguard as well, and so can `ExecReload=`. Either portguard (or what called it) is the very command that the
+/// manager waits for, or it carries the invocation id of the present run; and the manager must not say that anything
+/// but the commands in front of `ExecStart=` runs.
+fn phase(within: bool, is_control: bool, carries_present_id: bool, facts: &UnitFacts) -> Phase {
+    if within && (is_control || carries_present_id) && facts.starting.unwrap_or(true) {
+        return Phase::Within;
+    }
+    match facts.active {
+        ActiveState::Down => Phase::Stopped,
+        ActiveState::Up => Phase::Running,
+        ActiveState::Unknown => Phase::Unknown,
     }
 }
 
@@ -367,11 +424,12 @@ fn socket_unit_of(born: &CgroupPath) -> Option<UnitName> {
     }
 }
 
-/// What the manager says of a process counts where its cgroup names a system unit or nobody: sessions and the units
-/// of users are told more exactly by the cgroup.
-fn adopt(mut processes: HashMap<Pid, Process>, answer: &Answer) -> HashMap<Pid, Process> {
+/// What the manager says of a process counts where its cgroup names another unit of the system, or none: sessions and
+/// the units of users are told more exactly by the cgroup. It never makes a process the guarded unit's: that is the
+/// cgroup's word alone.
+fn adopt(mut processes: HashMap<Pid, Process>, answer: &Answer, guarded: &UnitName) -> HashMap<Pid, Process> {
     for (pid, process) in &mut processes {
-        let Some(unit) = answer.units.get(pid) else { continue };
+        let Some(unit) = answer.units.get(pid).filter(|unit| *unit != guarded) else { continue };
         match &process.owner {
             Owner::Unit(_) | Owner::Nobody | Owner::Unknown => process.owner = Owner::Unit(unit.clone()),
             Owner::UserUnit { .. } | Owner::Session(_) | Owner::Init => {}
@@ -391,8 +449,8 @@ fn assemble(
     let pids = holders.by_inode.get(&socket.inode).map_or(&[][..], Vec::as_slice);
     let by_address = || {
         let listens = |unit: &&SocketUnit| unit.listens.contains(&(socket.protocol, socket.local));
-        let kept_by_init = pids.contains(&Pid::INIT);
-        socket_units.iter().find(listens).filter(|_| kept_by_init).map(|listening| listening.unit.clone())
+        let kept = pids.iter().filter_map(|pid| processes.get(pid)).any(Process::is_manager);
+        socket_units.iter().find(listens).filter(|_| kept).map(|listening| listening.unit.clone())
     };
     HeldSocket {
         socket_unit: birthplace.and_then(socket_unit_of).or_else(by_address),
@@ -421,26 +479,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_present_run_makes_portguard_part_of_a_start() {
-        let (ours, other) = (Some(InvocationId(1)), Some(InvocationId(2)));
-        for (within, own, present, active, expected) in [
-            (true, ours, ours, ActiveState::Up, Phase::Within),
-            (true, ours, ours, ActiveState::Unknown, Phase::Within),
-            // A process of an earlier run, still in the cgroup, calls portguard while the unit is up.
-            (true, ours, other, ActiveState::Up, Phase::Running),
-            (false, ours, ours, ActiveState::Up, Phase::Running),
-            (true, None, ours, ActiveState::Up, Phase::Running),
-            (true, ours, None, ActiveState::Unknown, Phase::Unknown),
-            (false, None, None, ActiveState::Unknown, Phase::Unknown),
-            (false, None, other, ActiveState::Down, Phase::Stopped),
+    fn only_a_command_in_front_of_the_start_is_part_of_it() {
+        let facts = |active, starting| UnitFacts { active, starting, ..UnitFacts::default() };
+        let start_pre = facts(ActiveState::Up, Some(true));
+        let reload = facts(ActiveState::Up, Some(false));
+        let silent = facts(ActiveState::Unknown, None);
+        let down = facts(ActiveState::Down, Some(false));
+        for (within, is_control, carries_id, facts, expected) in [
+            (true, true, true, &start_pre, Phase::Within),
+            // UnsetEnvironment=INVOCATION_ID, or called by a script.
+            (true, true, false, &start_pre, Phase::Within),
+            (true, false, true, &start_pre, Phase::Within),
+            (true, false, true, &silent, Phase::Within),
+            // A process of an earlier run, still in the cgroup, calls portguard in the midst of a start.
+            (true, false, false, &start_pre, Phase::Running),
+            (true, true, true, &reload, Phase::Running),
+            (false, false, true, &start_pre, Phase::Running),
+            (true, false, false, &silent, Phase::Unknown),
+            (false, false, false, &down, Phase::Stopped),
         ] {
-            assert_eq!(phase(within, own, present, active), expected, "{within} {own:?} {present:?} {active:?}");
+            assert_eq!(
+                phase(within, is_control, carries_id, facts),
+                expected,
+                "{within} {is_control} {carries_id} {facts:?}"
+            );
         }
     }
 
     #[test]
-    fn a_manager_that_names_a_unit_does_not_override_a_session() {
-        let of = |owner: &Owner| {
+    fn a_manager_can_take_a_process_away_from_a_unit_and_never_give_it_to_the_guarded_one() {
+        let of = |owner: &Owner, answer: &str| {
             let process = Process {
                 pid: Pid(7),
                 start: StartTime(1),
@@ -451,13 +519,21 @@ mod tests {
                 cgroup: None,
                 owner: owner.clone(),
                 invocation: crate::model::Invocation::Absent,
+                terminal: false,
                 lineage: Lineage::Other,
             };
-            let units = HashMap::from([(Pid(7), "user@0.service".parse().unwrap())]);
-            adopt(HashMap::from([(Pid(7), process)]), &Answer { units, ..Answer::default() })[&Pid(7)].owner.clone()
+            let units = HashMap::from([(Pid(7), answer.parse().unwrap())]);
+            let guarded = "app.service".parse().unwrap();
+            adopt(HashMap::from([(Pid(7), process)]), &Answer { units, ..Answer::default() }, &guarded)[&Pid(7)]
+                .owner
+                .clone()
         };
         let session = Owner::Session(crate::model::Session { id: "1".to_owned() });
-        assert_eq!(of(&session), session);
-        assert_eq!(of(&Owner::Nobody), Owner::Unit("user@0.service".parse().unwrap()));
+        assert_eq!(of(&session, "user@0.service"), session);
+        assert_eq!(of(&Owner::Nobody, "web.service"), Owner::Unit("web.service".parse().unwrap()));
+        // What is the guarded unit's is for its cgroup to say.
+        let web = Owner::Unit("web.service".parse().unwrap());
+        assert_eq!(of(&web, "app.service"), web);
+        assert_eq!(of(&Owner::Nobody, "app.service"), Owner::Nobody);
     }
 }

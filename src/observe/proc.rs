@@ -86,6 +86,8 @@ pub struct Facts {
     pub cgroup: Option<CgroupPath>,
     /// What its environment says.
     pub invocation: Invocation,
+    /// Whether it has a controlling terminal.
+    pub terminal: bool,
     /// Whether it is a kernel thread.
     pub kernel_thread: bool,
 }
@@ -94,9 +96,9 @@ impl Facts {
     /// The process, with what only the caller knows. A kernel thread is [`Lineage::Kernel`] whatever the caller says.
     #[must_use]
     pub fn into_process(self, owner: Owner, lineage: Lineage) -> Process {
-        let Self { pid, start, ppid: _, uid, comm, exe, argv, cgroup, invocation, kernel_thread } = self;
+        let Self { pid, start, ppid: _, uid, comm, exe, argv, cgroup, invocation, terminal, kernel_thread } = self;
         let lineage = if kernel_thread { Lineage::Kernel } else { lineage };
-        Process { pid, start, uid, comm, exe, argv, cgroup, owner, invocation, lineage }
+        Process { pid, start, uid, comm, exe, argv, cgroup, owner, invocation, terminal, lineage }
     }
 }
 
@@ -135,6 +137,7 @@ pub fn process(proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
             Ok(bytes) if had_memory || !bytes.is_empty() => parse_invocation(&bytes),
             Ok(_) | Err(_) => Invocation::Unreadable,
         },
+        terminal: stat.terminal,
         kernel_thread,
     };
     // If it ended on the way, the facts may be half of a process.
@@ -248,6 +251,7 @@ struct Stat {
     state: u8,
     ppid: Pid,
     flags: u32,
+    terminal: bool,
     start: StartTime,
 }
 
@@ -270,6 +274,8 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
         comm,
         state: *field(3)?.as_bytes().first()?,
         ppid: Pid(field(4)?.parse().ok()?),
+        // The device number of the controlling terminal, 0 for none.
+        terminal: *field(7)? != "0",
         flags: field(9)?.parse().ok()?,
         start: StartTime(field(22)?.parse().ok()?),
     })
@@ -346,7 +352,8 @@ mod tests {
         for name in names {
             let stat = parse_stat(&stat_line(name, STAT_TAIL)).unwrap();
             let comm = String::from_utf8_lossy(name).into_owned();
-            let expected = Stat { comm, state: b'S', ppid: Pid(1), flags: 0x0040_0100, start: StartTime(4711) };
+            let expected =
+                Stat { comm, state: b'S', ppid: Pid(1), flags: 0x0040_0100, terminal: false, start: StartTime(4711) };
             assert_eq!(stat, expected);
         }
     }
@@ -447,6 +454,7 @@ mod tests {
             argv: facts.argv.clone(),
             cgroup: Some(CgroupPath("/system.slice/evil.service".to_owned())),
             invocation: Invocation::Known(ID.parse().unwrap()),
+            terminal: false,
             kernel_thread: false,
         };
         assert_eq!(facts, expected);

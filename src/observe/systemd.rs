@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -34,6 +35,8 @@ pub enum Scope {
 pub struct Question {
     /// Which manager.
     pub scope: Scope,
+    /// `/run`, or `$XDG_RUNTIME_DIR` in a user manager.
+    pub run: PathBuf,
     /// The guarded unit.
     pub unit: UnitName,
     /// Whose are these?
@@ -58,7 +61,8 @@ pub struct Answer {
 /// Why the manager gave no answer.
 #[derive(Debug)]
 pub struct ManagerError {
-    bus: String,
+    /// Why the bus did not.
+    pub bus: String,
     systemctl: String,
 }
 
@@ -70,12 +74,13 @@ impl fmt::Display for ManagerError {
 
 impl std::error::Error for ManagerError {}
 
-/// Asks the manager, with `patience` for the bus and as much again for `systemctl`.
+/// Asks the manager, with `patience` for the bus and as much again for `systemctl`. `no_bus`: why the bus is not worth
+/// another try.
 ///
 /// # Errors
 /// Neither of the two answered in time.
-pub fn ask(question: &Question, patience: Duration) -> Result<Answer, ManagerError> {
-    let bus = match ask_bus(question, patience) {
+pub fn ask(question: &Question, patience: Duration, no_bus: Option<String>) -> Result<Answer, ManagerError> {
+    let bus = match no_bus.map_or_else(|| ask_bus(question, patience), Err) {
         Ok(answer) => return Ok(answer),
         Err(why) => why,
     };
@@ -125,11 +130,13 @@ fn ask_bus(question: &Question, patience: Duration) -> Result<Answer, String> {
 }
 
 async fn converse(question: &Question, patience: Duration) -> zbus::Result<Answer> {
-    let builder = match question.scope {
-        Scope::System => zbus::connection::Builder::system(),
-        Scope::User => zbus::connection::Builder::session(),
+    // Where sd-bus looks by default, and not where the environment says: that is the unit's, and what the bus says may
+    // get a process stopped.
+    let address = match question.scope {
+        Scope::System => "unix:path=/run/dbus/system_bus_socket".to_owned(),
+        Scope::User => format!("unix:path={}/bus", question.run.display()),
     };
-    let bus = builder.method_timeout(patience).build().await?;
+    let bus = zbus::connection::Builder::address(address.as_str()).method_timeout(patience).build().await?;
     let manager = ManagerProxy::builder(&bus).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
     let mut answer = Answer { unit: unit_facts(&bus, &question.unit).await?, ..Answer::default() };
     for &pid in &question.pids {
@@ -171,8 +178,7 @@ async fn unit_facts(bus: &zbus::Connection, unit: &UnitName) -> zbus::Result<Uni
 
 async fn unit_of(manager: &ManagerProxy<'_>, pid: Pid) -> zbus::Result<Option<UnitName>> {
     let Some(raw) = rustix::process::Pid::from_raw(pid.0) else { return Ok(None) };
-    // Pinned, so that the answer is about the process that was seen and not about a later one of the same number:
-    // the caller compares its start time afterwards, while the pin still holds the number.
+    // Pinned, so that the number cannot go to another process while the manager looks.
     let Ok(pin) = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()) else { return Ok(None) };
     let reply = match manager.get_unit_by_pidfd(pin.as_fd().into()).await {
         Ok((_, id, _)) => Ok(id.parse().ok()),
@@ -197,7 +203,12 @@ async fn socket_units(bus: &zbus::Connection, manager: &ManagerProxy<'_>) -> zbu
     let mut units = Vec::new();
     for listed in manager.list_units_by_patterns(&["active"], &["*.socket"]).await? {
         let Ok(unit) = listed.0.parse::<UnitName>() else { continue };
-        let all = properties(bus, &unit, "org.freedesktop.systemd1.Socket").await?;
+        let all = match properties(bus, &unit, "org.freedesktop.systemd1.Socket").await {
+            Ok(all) => all,
+            // It is gone since it was listed.
+            Err(zbus::Error::MethodError(..) | zbus::Error::FDO(_)) => continue,
+            Err(error) => return Err(error),
+        };
         let listens: Vec<(String, String)> =
             all.get("Listen").and_then(|value| value.try_clone().ok()?.try_into().ok()).unwrap_or_default();
         let listens = listens.iter().filter_map(|(kind, address)| listen(kind, address)).collect();
@@ -253,10 +264,11 @@ trait Properties {
     fn text(&self, key: &str) -> Option<String>;
     fn number(&self, key: &str) -> Option<i32>;
     fn flag(&self, key: &str) -> Option<bool>;
-    /// `None` where it is not there or has no bound.
+    /// [`Duration::MAX`] for `infinity`.
     fn span(&self, key: &str) -> Option<Duration>;
     /// Microseconds of `CLOCK_MONOTONIC`; `None` for a moment that has not come.
     fn moment(&self, key: &str) -> Option<Duration>;
+    fn pid(&self, key: &str) -> Option<Pid>;
     fn invocation(&self) -> Option<InvocationId>;
     fn units(&self, key: &str) -> Vec<UnitName>;
 }
@@ -270,14 +282,18 @@ fn facts(all: &impl Properties) -> UnitFacts {
             None => ActiveState::Unknown,
         },
         invocation: all.invocation(),
-        began: all.moment("InactiveExitTimestampMonotonic"),
+        starting: all.text("SubState").map(|state| STARTING.contains(&state.as_str())),
+        ended: all.moment("InactiveEnterTimestampMonotonic"),
+        main_pid: all.pid("MainPID"),
+        control_pid: all.pid("ControlPID"),
         triggered_by: all.units("TriggeredBy"),
         kill_signal: all.number("KillSignal").map(Signal),
         final_kill_signal: all.number("FinalKillSignal").map(Signal),
         send_sighup: all.flag("SendSIGHUP"),
         send_sigkill: all.flag("SendSIGKILL"),
-        timeout_stop: all.span("TimeoutStopUSec"),
-        timeout_start: all.span("TimeoutStartUSec"),
+        // A socket unit has one for both: systemd.socket(5).
+        timeout_stop: all.span("TimeoutStopUSec").or_else(|| all.span("TimeoutUSec")),
+        timeout_start: all.span("TimeoutStartUSec").or_else(|| all.span("TimeoutUSec")),
         helpers_may_notify: matches!(all.text("NotifyAccess").as_deref(), Some("exec" | "all")),
     }
 }
@@ -297,7 +313,13 @@ impl Properties for HashMap<String, OwnedVariant> {
 
     fn span(&self, key: &str) -> Option<Duration> {
         // USEC_INFINITY, systemd v257 src/basic/time-util.h.
-        self.moment(key).filter(|span| *span != Duration::from_micros(u64::MAX))
+        let infinity = Duration::from_micros(u64::MAX);
+        self.moment(key).map(|span| if span == infinity { Duration::MAX } else { span })
+    }
+
+    fn pid(&self, key: &str) -> Option<Pid> {
+        let pid = self.get(key).and_then(|value| u32::try_from(value).ok())?;
+        i32::try_from(pid).ok().filter(|pid| *pid > 0).map(Pid)
     }
 
     fn moment(&self, key: &str) -> Option<Duration> {
@@ -330,7 +352,14 @@ impl Properties for HashMap<&str, &str> {
     }
 
     fn span(&self, key: &str) -> Option<Duration> {
-        timespan::parse(self.get(key)?).ok().filter(|span| !span.is_zero())
+        match *self.get(key)? {
+            "infinity" => Some(Duration::MAX),
+            text => timespan::parse(text).ok().filter(|span| !span.is_zero()),
+        }
+    }
+
+    fn pid(&self, key: &str) -> Option<Pid> {
+        self.number(key).filter(|pid| *pid > 0).map(Pid)
     }
 
     fn moment(&self, key: &str) -> Option<Duration> {
@@ -346,14 +375,19 @@ impl Properties for HashMap<&str, &str> {
     }
 }
 
-const WANTED: &str = "Id,ActiveState,InvocationID,InactiveExitTimestampMonotonic,TriggeredBy,KillSignal,\
-    FinalKillSignal,SendSIGHUP,SendSIGKILL,TimeoutStopUSec,TimeoutStartUSec,NotifyAccess";
+/// In which `SubState`s nothing but `ExecCondition=` and `ExecStartPre=` runs: services and sockets.
+const STARTING: &[&str] = &["condition", "start-pre"];
+
+const WANTED: &str = "Id,ActiveState,SubState,InvocationID,InactiveEnterTimestampMonotonic,MainPID,ControlPID,\
+    TriggeredBy,KillSignal,FinalKillSignal,SendSIGHUP,SendSIGKILL,TimeoutStopUSec,TimeoutStartUSec,TimeoutUSec,\
+    NotifyAccess";
 
 /// `systemctl` has no question for "whose is this process" that all versions know; the cgroup answers that.
 fn ask_systemctl(question: &Question, patience: Duration) -> Result<Answer, String> {
     let deadline = Instant::now() + patience;
-    let show =
-        |what: &str, wanted: &str| systemctl(question.scope, &["show", "--property", wanted, "--", what], deadline);
+    let show = |what: &str, wanted: &str| {
+        systemctl(question.scope, &question.run, &["show", "--property", wanted, "--", what], deadline)
+    };
     let unit = show(question.unit.as_str(), WANTED)?;
     let unit = blocks(&unit).next().map(|all| facts(&all)).unwrap_or_default();
     if unit.active == ActiveState::Unknown {
@@ -385,12 +419,12 @@ fn socket_blocks(text: &str) -> Vec<SocketUnit> {
         .collect()
 }
 
-fn systemctl(scope: Scope, args: &[&str], deadline: Instant) -> Result<String, String> {
+fn systemctl(scope: Scope, run: &Path, args: &[&str], deadline: Instant) -> Result<String, String> {
     let mut command = Command::new("systemctl");
     // A clean environment: neither the unit's PATH nor its locale or bus address has a say in what root runs.
-    command.env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C.UTF-8");
+    command.env_clear().env("PATH", "/usr/bin:/bin:/run/current-system/sw/bin").env("LC_ALL", "C.UTF-8");
     if scope == Scope::User {
-        command.arg("--user").envs(std::env::vars_os().filter(|(key, _)| key == "XDG_RUNTIME_DIR"));
+        command.arg("--user").env("XDG_RUNTIME_DIR", run);
     }
     let mut child = command
         .args(["--no-pager", "--no-ask-password"])
@@ -457,8 +491,8 @@ mod tests {
 
     #[test]
     fn what_systemctl_shows_is_understood() {
-        let text = "Id=app.service\nActiveState=activating\nInvocationID=0123456789abcdef0123456789abcdef\n\
-            InactiveExitTimestampMonotonic=1500000\nTriggeredBy=a.socket b.socket\nKillSignal=15\nSendSIGHUP=no\n\
+        let text = "Id=app.service\nActiveState=activating\nSubState=start-pre\nMainPID=0\nControlPID=77\nInvocationID=0123456789abcdef0123456789abcdef\n\
+            InactiveEnterTimestampMonotonic=1500000\nTriggeredBy=a.socket b.socket\nKillSignal=15\nSendSIGHUP=no\n\
             SendSIGKILL=yes\nTimeoutStopUSec=1min 30s\nTimeoutStartUSec=infinity\nNotifyAccess=exec\n";
         let facts = blocks(text).next().map(|all| facts(&all)).unwrap();
         assert_eq!(
@@ -467,14 +501,17 @@ mod tests {
                 id: "app.service".parse().ok(),
                 active: ActiveState::Up,
                 invocation: "0123456789abcdef0123456789abcdef".parse().ok(),
-                began: Some(Duration::from_millis(1500)),
+                starting: Some(true),
+                ended: Some(Duration::from_millis(1500)),
+                main_pid: None,
+                control_pid: Some(Pid(77)),
                 triggered_by: vec!["a.socket".parse().unwrap(), "b.socket".parse().unwrap()],
                 kill_signal: Some(Signal(15)),
                 final_kill_signal: None,
                 send_sighup: Some(false),
                 send_sigkill: Some(true),
                 timeout_stop: Some(Duration::from_secs(90)),
-                timeout_start: None,
+                timeout_start: Some(Duration::MAX),
                 helpers_may_notify: true,
             }
         );

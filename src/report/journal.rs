@@ -1,99 +1,101 @@
 //! Where the lines go: the journal's socket, else standard error. Nothing here may hold up a start: what cannot be
-//! written at once is dropped.
+//! written within a moment is dropped, and nothing is tried there again.
 
-use std::io::Write;
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixDatagram;
+use std::cell::Cell;
+use std::time::Duration;
 
 use log::kv::{Key, Source, Value, VisitSource};
 use log::{Level, Record};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::write;
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 
 use super::Entry;
 use crate::model::UnitName;
+use crate::sys;
 
-/// How long a line may wait for a journal that is busy.
-const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// How long a write may take: the library's blocks for as long as journald does not read, and so does a full pipe.
+const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Where the journal listens, `sd_journal_send(3)`.
-const SOCKET: &str = "/run/systemd/journal/socket";
+/// The longest line for a pipe, which takes that much as a whole or not at all (`PIPE_BUF`, pipe(7)).
+const MAX_LINE: usize = 4096;
 
-/// Where the lines go.
-pub(super) enum Sink {
-    /// Standard error is the journal's, and so we may send fields.
-    Journal {
-        /// The library's client.
-        log: Box<JournalLog>,
-        /// Connected to the same socket, to see whether a send would block: the library's would, for ever.
-        gauge: UnixDatagram,
-        /// It did not take a line in time: do not wait for it again.
-        stuck: std::cell::Cell<bool>,
-    },
-    /// Standard error is the journal's, and only plain lines can be sent, with their priority in front.
+/// A place to write to, until it was found stuck.
+pub(super) struct Sink {
+    /// The journal's own socket, where root can send fields to it.
+    journal: Option<JournalLog>,
+    /// How a line looks on standard error.
+    stderr: Stderr,
+    journal_stuck: Cell<bool>,
+    stderr_stuck: Cell<bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stderr {
+    /// It is a stream to the journal, which takes a priority in front of each line, sd-daemon(3).
     Stream,
     /// A terminal, a pipe or a file.
     Plain,
 }
 
 impl Sink {
-    /// Finds out where the lines go.
+    /// Finds out where the lines go. `within`: portguard is part of the unit's start, so that the journal is where an
+    /// operator looks, wherever the unit's standard error goes.
     ///
     /// journald attributes a message to a unit by the sender's cgroup, which it cannot read any more when
     /// portguard is gone before journald has looked. `OBJECT_SYSTEMD_UNIT=` is what `journalctl -u` takes instead,
     /// and only from uid 0 (systemd v257 `src/shared/logs-show.c`, `add_matches_for_unit()`); anybody else's lines
     /// go through the stream, which knows its unit since it was opened.
     pub(super) fn open(unit: &UnitName, user: bool, within: bool) -> Self {
-        let is_stream = connected_to_journal();
-        if !is_stream && !within {
-            return Self::Plain;
-        }
-        let otherwise = if is_stream { Self::Stream } else { Self::Plain };
-        if !rustix::process::geteuid().is_root() {
-            return otherwise;
-        }
-        match Self::connect() {
-            Some((log, gauge)) => {
-                let object = if user { "OBJECT_SYSTEMD_USER_UNIT" } else { "OBJECT_SYSTEMD_UNIT" };
-                let mut log = log.with_syslog_identifier("portguard".to_owned()).add_extra_field(object, unit.as_str());
-                if let Ok(id) = std::env::var("INVOCATION_ID") {
-                    log = log.add_extra_field("OBJECT_SYSTEMD_INVOCATION_ID", id);
-                }
-                Self::Journal { log: Box::new(log), gauge, stuck: false.into() }
-            }
-            None => otherwise,
-        }
-    }
-
-    fn connect() -> Option<(JournalLog, UnixDatagram)> {
-        let gauge = UnixDatagram::unbound().ok()?;
-        gauge.connect(SOCKET).ok()?;
-        // The library's constructor sends an empty message, and that blocks as well.
-        if !writable(&gauge) {
-            return None;
-        }
-        Some((JournalLog::empty().ok()?, gauge))
+        let stderr = if connected_to_journal() { Stderr::Stream } else { Stderr::Plain };
+        let wanted = stderr == Stderr::Stream || within;
+        let journal = (wanted && rustix::process::geteuid().is_root()).then(|| connect(unit, user)).flatten();
+        Self { journal, stderr, journal_stuck: Cell::new(false), stderr_stuck: Cell::new(false) }
     }
 
     pub(super) fn send(&self, entry: &Entry) {
-        match self {
-            Self::Journal { log, gauge, stuck } => {
-                if !stuck.get() && writable(gauge) && to_journal(log, entry).is_ok() {
-                    return;
-                }
-                stuck.set(true);
-                to_stream(entry);
+        if let Some(journal) = self.journal.as_ref().filter(|_| !self.journal_stuck.get()) {
+            if sys::within(PATIENCE, || to_journal(journal, entry)).is_ok() {
+                return;
             }
-            Self::Stream => to_stream(entry),
-            Self::Plain => to_stderr(&format!("portguard: {}\n", entry.message)),
+            self.journal_stuck.set(true);
         }
+        if !self.stderr_stuck.get() {
+            let line = self.line(entry);
+            let written = sys::within(PATIENCE, || write(rustix::stdio::stderr(), line.as_bytes()));
+            self.stderr_stuck.set(written.is_err());
+        }
+    }
+
+    /// The priorities are the numbers that the library gives to the same levels.
+    fn line(&self, entry: &Entry) -> String {
+        let priority = match entry.level {
+            Level::Error => 3,
+            Level::Warn => 4,
+            Level::Info => 5,
+            Level::Debug => 6,
+            Level::Trace => 7,
+        };
+        let mut line = match self.stderr {
+            Stderr::Stream => format!("<{priority}>{}", entry.message),
+            Stderr::Plain => format!("portguard: {}", entry.message),
+        };
+        if line.len() >= MAX_LINE {
+            line.truncate(line.floor_char_boundary(MAX_LINE - 4));
+            line.push('…');
+        }
+        line + "\n"
     }
 }
 
-/// unix(7): a connected datagram socket is writable while its peer's queue has room.
-fn writable(socket: &impl AsFd) -> bool {
-    let mut fds = [PollFd::new(socket, PollFlags::OUT)];
-    matches!(poll(&mut fds, Some(&PATIENCE)), Ok(1..)) && fds[0].revents().contains(PollFlags::OUT)
+fn connect(unit: &UnitName, user: bool) -> Option<JournalLog> {
+    // The library says hello with an empty message, and that blocks as well.
+    let log = sys::within(PATIENCE, JournalLog::empty).ok()?;
+    let object = if user { "OBJECT_SYSTEMD_USER_UNIT" } else { "OBJECT_SYSTEMD_UNIT" };
+    let log = log.with_syslog_identifier("portguard".to_owned()).add_extra_field(object, unit.as_str());
+    Some(match std::env::var("INVOCATION_ID") {
+        Ok(id) => log.add_extra_field("OBJECT_SYSTEMD_INVOCATION_ID", id),
+        Err(_) => log,
+    })
 }
 
 struct Fields<'a>(&'a [(&'static str, String)]);
@@ -114,24 +116,4 @@ fn to_journal(log: &JournalLog, entry: &Entry) -> std::io::Result<()> {
             .key_values(&fields)
             .build(),
     )
-}
-
-/// A line with its priority in front, sd-daemon(3); the same numbers as the library gives to levels.
-fn to_stream(entry: &Entry) {
-    let priority = match entry.level {
-        Level::Error => 3,
-        Level::Warn => 4,
-        Level::Info => 5,
-        Level::Debug => 6,
-        Level::Trace => 7,
-    };
-    to_stderr(&format!("<{priority}>{}\n", entry.message));
-}
-
-fn to_stderr(line: &str) {
-    let stderr = std::io::stderr();
-    if writable(&stderr) {
-        // There is nobody left to tell.
-        let _ = stderr.lock().write_all(line.as_bytes());
-    }
 }

@@ -13,7 +13,7 @@ use log::Level;
 
 use crate::act::Step;
 use crate::cli::Cli;
-use crate::model::{Action, BlindSpot, Endpoint, Finding, Outcome, Pid, Process, UnitName, printable};
+use crate::model::{Action, BlindSpot, Endpoint, Finding, Outcome, Pid, Process, printable};
 
 /// So many holders are named a line each; more are counted.
 const MAX_FINDINGS: usize = 20;
@@ -46,9 +46,7 @@ impl Entry {
 
 /// Speaks about one unit.
 pub struct Report {
-    unit: UnitName,
-    etc: PathBuf,
-    dry_run: bool,
+    about: words::About,
     verbose: bool,
     sink: journal::Sink,
     said: BTreeSet<(Endpoint, Option<Pid>, Action)>,
@@ -61,8 +59,8 @@ impl Report {
     #[must_use]
     pub fn new(args: &Cli, within: bool, etc: PathBuf) -> Self {
         let sink = journal::Sink::open(&args.unit, args.user, within);
-        let (unit, dry_run, verbose) = (args.unit.clone(), args.dry_run, args.verbose);
-        Self { unit, etc, dry_run, verbose, sink, said: BTreeSet::new() }
+        let about = words::About { unit: args.unit.clone(), user: args.user, dry_run: args.dry_run, etc };
+        Self { about, verbose: args.verbose, sink, said: BTreeSet::new() }
     }
 
     /// What was found, each holder of each endpoint once.
@@ -77,23 +75,24 @@ impl Report {
                 continue;
             }
             named += 1;
-            self.sink.send(&words::finding(finding, &self.unit, &self.etc, self.dry_run));
+            self.sink.send(&words::finding(finding, &self.about));
         }
         if more > 0 {
-            self.sink.send(&Entry::new(Level::Warn, format!("… and {more} more processes that hold these ports")));
+            self.sink.send(&Entry::new(Level::Warn, format!("… and {more} more findings like these")));
         }
     }
 
     /// What could not be seen.
     pub fn blind_spots(&self, spots: &[BlindSpot]) {
         for spot in spots {
-            self.sink.send(&Entry::new(Level::Warn, printable(&format!("{spot}"))).with("PORTGUARD_UNIT", &self.unit));
+            self.sink
+                .send(&Entry::new(Level::Warn, printable(&format!("{spot}"))).with("PORTGUARD_UNIT", &self.about.unit));
         }
     }
 
     /// A step of stopping, as it is taken.
     pub fn step(&self, step: &Step<'_>) {
-        self.sink.send(&words::step(step, &self.unit));
+        self.sink.send(&words::step(step, &self.about.unit));
     }
 
     /// Something that only `--verbose` asks for.
@@ -105,12 +104,12 @@ impl Report {
 
     /// Something that went wrong and does not keep the service from starting.
     pub fn warn(&self, text: &str) {
-        self.sink.send(&Entry::new(Level::Warn, printable(text)).with("PORTGUARD_UNIT", &self.unit));
+        self.sink.send(&Entry::new(Level::Warn, printable(text)).with("PORTGUARD_UNIT", &self.about.unit));
     }
 
     /// How it ended: the last line, or lines where a policy has several problems.
     pub fn outcome(&self, outcome: &Outcome, endpoints: &[Endpoint], findings: &[Finding]) {
-        for entry in words::outcome(outcome, &self.unit, endpoints, findings) {
+        for entry in words::outcome(outcome, &self.about.unit, endpoints, findings) {
             self.sink.send(&entry);
         }
     }

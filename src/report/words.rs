@@ -1,15 +1,16 @@
-//! The sentences and their fields. Pure text: nothing is sent here.
+//! The sentences and their fields. Nothing is sent here, and nothing read but the names of users.
 //!
 //! Whatever another process chose (its name, its arguments, its paths) goes through [`printable`] before it is shown.
 
-use std::path::Path;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 
 use log::Level;
 
 use super::{Entry, holder_unit};
 use crate::act::Step;
 use crate::model::{
-    Action, Endpoint, Finding, Outcome, Owner, Probe, Process, Protocol, Relation, UnitName, printable,
+    Action, Endpoint, Finding, Host, Outcome, Owner, Pid, Probe, Process, Protocol, Relation, UnitName, printable,
 };
 use crate::observe::users::user_name;
 use crate::timespan;
@@ -30,13 +31,24 @@ mod id {
     pub(super) const INTERNAL: &str = "8f3ad1a5ce3b4bd9a7ee6f0e8a0ad2c7";
 }
 
+/// Whom the sentences are about, and where they are said.
+pub(super) struct About {
+    pub(super) unit: UnitName,
+    /// The unit is in the calling user's own manager.
+    pub(super) user: bool,
+    pub(super) dry_run: bool,
+    /// The folder of passwd.
+    pub(super) etc: PathBuf,
+}
+
 /// At most this many characters of somebody else's command line.
 const MAX_COMMAND: usize = 100;
 
 /// The command of a process for a human: its arguments, else its name; escaped, and cut at a hundred characters.
 fn command_of(process: &Process) -> String {
     let command = if process.argv.is_empty() { process.comm.clone() } else { process.argv.join(" ") };
-    let shown = printable(&command);
+    // Its own quotes must not end ours.
+    let shown = printable(&command).replace('"', "\\\"");
     match shown.char_indices().nth(MAX_COMMAND) {
         Some((cut, _)) => format!("{}…", &shown[..cut]),
         None => shown,
@@ -50,19 +62,19 @@ fn who(process: &Process, etc: &Path) -> String {
 }
 
 /// One holder: who, how it stands to the unit, what is done, and what to type next.
-pub(super) fn finding(finding: &Finding, unit: &UnitName, etc: &Path, dry_run: bool) -> Entry {
+pub(super) fn finding(finding: &Finding, about: &About) -> Entry {
+    let unit = &about.unit;
     let holder = finding.holder.as_ref();
-    let expected = matches!(finding.relation, Relation::OwnSocketUnit(_) | Relation::OwnFdStore);
     let level = match finding.action {
         Action::Refuse => Level::Error,
-        Action::Pass if expected => Level::Info,
+        Action::Pass if is_expected(finding) => Level::Info,
         Action::Stop | Action::Wait | Action::Pass => Level::Warn,
     };
     let subject = match holder {
-        Some(process) => format!("{} is held by {}", finding.endpoint, who(process, etc)),
+        Some(process) => format!("{} is held by {}", finding.endpoint, who(process, &about.etc)),
         None => finding.endpoint.to_string(),
     };
-    let message = [subject, relation(finding, unit), decision(finding, dry_run), next(finding, unit)].concat();
+    let message = [subject, relation(finding, unit), decision(finding, about.dry_run), next(finding, about)].concat();
     Entry::new(level, message)
         .with("MESSAGE_ID", &id::FINDING)
         .with("PORTGUARD_UNIT", &unit)
@@ -96,7 +108,7 @@ fn relation(finding: &Finding, unit: &UnitName) -> String {
         Relation::OwnSocketUnit(own) => format!("{}, listening for {own}, which hands it to {unit}", by_init(finding)),
         Relation::OtherSocketUnit(other) => format!("{}, listening for {other}", by_init(finding)),
         Relation::OwnFdStore => format!(", in the file descriptor store of {unit}"),
-        Relation::OwnStart => format!(", which this very start of {unit} left running before, by an ExecStartPre="),
+        Relation::OwnStart => format!(", which an earlier ExecStartPre= of this very start of {unit} left running"),
         Relation::OwnRun => format!(", which is part of {unit} as it runs now"),
         Relation::Heir => {
             format!(", with a socket that an earlier run of {unit} made; it is not proven to be of that run")
@@ -113,7 +125,7 @@ fn relation(finding: &Finding, unit: &UnitName) -> String {
         Relation::TimeWait => " is still in TIME_WAIT after a connection that ended".to_owned(),
         Relation::KernelHeld => format!(" is held by no process, but by the kernel itself{}", born(finding)),
         Relation::Hidden => format!(" is held by a process that could not be looked into{}", born(finding)),
-        Relation::Unexplained => " cannot be bound, and no table shows why".to_owned(),
+        Relation::Unexplained => " is held, and by whom could not be made out".to_owned(),
         Relation::NotBindable(probe) => not_bindable(*probe),
     };
     format!("{phrase} ({word})")
@@ -154,48 +166,63 @@ fn born(finding: &Finding) -> String {
     }
 }
 
+/// Held for the unit itself, as it should be.
+fn is_expected(finding: &Finding) -> bool {
+    matches!(finding.relation, Relation::OwnSocketUnit(_) | Relation::OwnFdStore)
+}
+
 fn decision(finding: &Finding, dry_run: bool) -> String {
     match (finding.action, finding.protected) {
         (Action::Stop, _) if dry_run => "; would stop it".to_owned(),
         (Action::Stop, _) => "; stopping it".to_owned(),
         (Action::Wait, _) if dry_run => "; would wait for it".to_owned(),
         (Action::Wait, _) => "; waiting for it".to_owned(),
-        (Action::Pass, _) => "; not in the way".to_owned(),
+        (Action::Pass, _) if is_expected(finding) => "; not in the way".to_owned(),
+        (Action::Pass, _) if matches!(finding.relation, Relation::NotBindable(_)) => "; left to the service".to_owned(),
+        (Action::Pass, _) => "; ignored, as the policy says".to_owned(),
         (Action::Refuse, Some(why)) => format!("; not touched, as {why}"),
         (Action::Refuse, None) => "; not touched".to_owned(),
     }
 }
 
 /// What to type next; empty where nothing needs to be typed.
-fn next(finding: &Finding, unit: &UnitName) -> String {
+fn next(finding: &Finding, about: &About) -> String {
     if finding.action != Action::Refuse {
         return String::new();
     }
-    let by_pid = || match &finding.holder {
-        Some(process) => format!("see `systemctl status {}`, and end it yourself: kill {0}", process.pid),
-        None => look(finding.endpoint),
-    };
-    let advice = match &finding.relation {
-        Relation::OtherUnit(other) | Relation::Sibling(other) | Relation::OtherSocketUnit(other) => {
-            format!("systemctl stop {}", shell(other))
-        }
-        Relation::OtherUserUnit { uid, unit } => format!("systemctl --user -M {uid}@ stop {}", shell(unit)),
-        Relation::Twin { uid: None } => format!("systemctl stop {}", shell(unit)),
-        Relation::Twin { uid: Some(uid) } => format!("systemctl --user -M {uid}@ stop {}", shell(unit)),
-        Relation::OwnRun => format!("it is running; systemctl restart {}", shell(unit)),
-        Relation::OwnStart => format!("correct the ExecStartPre= lines: systemctl cat {}", shell(unit)),
-        Relation::Session { id } => format!("loginctl session-status {id}, and end it there; or {}", by_pid()),
-        Relation::Hidden => {
-            format!(
-                "let portguard see it: ExecStartPre=+/usr/bin/portguard --unit {unit} (mind the plus); or, as root, {}",
-                look(finding.endpoint)
-            )
-        }
+    let advice = advice(finding, about);
+    let only_ipv6 = finding.socket.as_ref().is_some_and(|socket| socket.local.is_ipv6() && socket.v6only);
+    let ipv4 = Endpoint { host: Host::Ip(Ipv4Addr::UNSPECIFIED.into()), ..finding.endpoint };
+    if finding.endpoint.host == Host::Any && only_ipv6 {
+        format!(". Next: {advice}; or, if {} binds IPv4 alone, write {ipv4} in the policy", about.unit)
+    } else {
+        format!(". Next: {advice}")
+    }
+}
+
+fn advice(finding: &Finding, about: &About) -> String {
+    let (unit, own) = (&about.unit, if about.user { "systemctl --user" } else { "systemctl" });
+    match &finding.relation {
+        Relation::OtherUnit(other) | Relation::Sibling(other) => stop_unit("systemctl", other),
+        Relation::OtherSocketUnit(other) => format!("{own} stop {}", shell(other)),
+        Relation::OtherUserUnit { uid, unit } if about.user && own_uid() == *uid => stop_unit("systemctl --user", unit),
+        Relation::OtherUserUnit { uid, unit } => stop_unit(&format!("systemctl --user -M {uid}@"), unit),
+        Relation::Twin { uid: None } => stop_unit("systemctl", unit),
+        Relation::Twin { uid: Some(uid) } => stop_unit(&format!("systemctl --user -M {uid}@"), unit),
+        Relation::OwnRun => format!("it is running; {own} restart {}", shell(unit)),
+        Relation::OwnStart => format!("correct the ExecStartPre= lines: {own} cat {}", shell(unit)),
+        Relation::Session { id } => format!("loginctl session-status {id}, and end it there; or {}", by_pid(finding)),
+        Relation::Hidden if about.user || is_root() => format!("as root, {}", look(finding.endpoint)),
+        Relation::Hidden => format!(
+            "let portguard see it: ExecStartPre=+/usr/bin/portguard --unit {unit} (mind the plus); or, as root, {}",
+            look(finding.endpoint)
+        ),
         Relation::Leftover | Relation::Escaped if finding.protected.is_none() => {
-            format!("allow it: on-stale = \"stop\" for {unit} in the policy; or {}", by_pid())
+            format!("allow it: on-stale = \"stop\" for {unit} in the policy; or {}", by_pid(finding))
         }
         Relation::Client => format!(
-            "keep the port out of the ephemeral range: sysctl net.ipv4.ip_local_reserved_ports={}; it is free when the connection ends",
+            "wait until the connection ends; and keep the port out of the ephemeral range: \
+             sysctl net.ipv4.ip_local_reserved_ports={}",
             finding.endpoint.port
         ),
         Relation::OwnSocketUnit(_)
@@ -209,9 +236,31 @@ fn next(finding: &Finding, unit: &UnitName) -> String {
         | Relation::TimeWait
         | Relation::KernelHeld
         | Relation::Unexplained
-        | Relation::NotBindable(_) => by_pid(),
-    };
-    format!(". Next: {advice}")
+        | Relation::NotBindable(_) => by_pid(finding),
+    }
+}
+
+/// `systemctl stop` of a unit that is not active does nothing, also where processes of it are left over.
+fn stop_unit(systemctl: &str, unit: &UnitName) -> String {
+    let unit = shell(unit);
+    format!("{systemctl} stop {unit} (if it is not active, what it left behind: {systemctl} kill {unit})")
+}
+
+fn by_pid(finding: &Finding) -> String {
+    match &finding.holder {
+        Some(process) if process.pid > Pid::INIT => {
+            format!("see `systemctl status {0}`, and end it yourself: kill {0}", process.pid)
+        }
+        Some(_) | None => look(finding.endpoint),
+    }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn own_uid() -> u32 {
+    rustix::process::getuid().as_raw()
 }
 
 fn look(endpoint: Endpoint) -> String {
@@ -238,6 +287,15 @@ pub(super) fn step(step: &Step<'_>, unit: &UnitName) -> Entry {
         Step::Ended { process, after } => Entry::new(
             Level::Info,
             format!("pid {} ({}) ended after {}", process.pid, printable(&process.comm), timespan::show(*after)),
+        ),
+        Step::LetGo { process, after } => Entry::new(
+            Level::Info,
+            format!(
+                "pid {} ({}) let go of the port after {}, and may end in its own time",
+                process.pid,
+                printable(&process.comm),
+                timespan::show(*after),
+            ),
         ),
         Step::Changed { process, why } => Entry::new(
             Level::Warn,
@@ -270,7 +328,7 @@ pub(super) fn outcome(outcome: &Outcome, unit: &UnitName, endpoints: &[Endpoint]
             )],
         ),
         Outcome::Free => (Level::Info, id::FREE, vec![format!("{ports} free; {unit} may start")]),
-        Outcome::Passed => (Level::Info, id::PASSED, vec![format!("{ports}: nothing hinders {unit}; it may start")]),
+        Outcome::Passed => (Level::Info, id::PASSED, vec![format!("{ports}: {unit} may start beside what was found")]),
         Outcome::Freed { stopped, took } => (
             Level::Info,
             id::FREED,

@@ -38,7 +38,13 @@ fn main() -> ExitCode {
     panic::set_hook(Box::new(|info| {
         LAST_PANIC.with_borrow_mut(|last| *last = info.to_string());
     }));
-    libtest_mimic::run(&args, trials).exit_code()
+    let listing = args.list;
+    let conclusion = libtest_mimic::run(&args, trials);
+    if !listing && conclusion.num_passed + conclusion.num_failed == 0 {
+        eprintln!("no scenario has run: that is no success");
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
 }
 
 /// Releases change faster than scenarios, so that two threads begin with two images and not with one lock.

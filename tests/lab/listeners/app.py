@@ -1,6 +1,6 @@
 """The guarded service of most scenarios: a main process that binds, and forked workers that serve.
 
-usage: app.py PORT/tcp|udp [WORKERS] [plain|stubborn|reforking|leaderless] [CGROUP]
+usage: app.py PORT/tcp|udp [WORKERS] [plain|stubborn|reforking|leaderless|draining] [CGROUP]
 
 The workers inherit the socket, as those of any pre-forking server do. Under KillMode=process systemd stops the main
 process alone: the workers stay behind and hold the port, and the next start dies of EADDRINUSE.
@@ -8,6 +8,7 @@ process alone: the workers stay behind and hold the port, and the next start die
 plain       the workers die of SIGTERM
 stubborn    they ignore it
 reforking   they answer the first one with a successor that has the socket, and exit
+draining    they close the socket at SIGTERM, and live on for half a minute
 leaderless  their main thread has ended, another one serves: /proc/PID/fd is empty then
 CGROUP      the folder of a cgroup that the workers move to once they are there
 """
@@ -18,6 +19,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 
 
 def main():
@@ -58,6 +60,8 @@ def work(listener, kind, cgroup, in_position):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if kind == "reforking":
         signal.signal(signal.SIGTERM, leave_a_successor)
+    if kind == "draining":
+        signal.signal(signal.SIGTERM, lambda *_: drain(listener))
     if cgroup:
         with open(cgroup + "/cgroup.procs", "w") as procs:
             procs.write("0")
@@ -67,6 +71,12 @@ def work(listener, kind, cgroup, in_position):
         ctypes.CDLL(None).pthread_exit(None)
     os.write(in_position, b".")
     serve(listener)
+
+
+def drain(listener):
+    listener.close()
+    time.sleep(30)
+    os._exit(0)
 
 
 def leave_a_successor(_signal, _frame):

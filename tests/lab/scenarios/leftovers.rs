@@ -170,3 +170,41 @@ pub(super) fn dry_run_touches_nothing(m: &Machine) {
     m.then("the leftover lives and holds the port");
     assert_unharmed(m, "8080/tcp", old[0]);
 }
+
+pub(super) fn leftover_that_drains_is_not_killed(m: &Machine) {
+    m.given("a leftover that closes its socket at SIGTERM, and then finishes what it has begun");
+    let old = started_guarded_app(m, "8080/tcp 1 draining");
+
+    m.when("the service is restarted");
+    let begin = std::time::Instant::now();
+    let restart = m.restart(APP);
+
+    m.then("it is up as soon as the port is free, and the leftover is left to finish");
+    assert!(restart.status.success(), "{restart:?}");
+    assert!(begin.elapsed() < super::SOON, "it took {:?}", begin.elapsed());
+    assert_eq!(m.show(APP, "ActiveState"), "active");
+    assert!(m.alive(old[0]), "the leftover was killed");
+    finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop"), ("HOLDER_PID", &old[0].to_string())]);
+    finding(m, APP, &[("VERDICT", "freed")]);
+}
+
+/// nginx, postgres and others write over the memory in which their environment was.
+pub(super) fn leftover_without_an_environment_is_told_by_its_age(m: &Machine) {
+    m.given("a leftover that shows no environment, of a run that was not guarded");
+    m.unit(
+        APP,
+        "[Service]\nType=oneshot\nRemainAfterExit=yes\nKillMode=process\nExecStart=/usr/bin/env -i /usr/bin/python3 /opt/lab/listener.py 8080\n",
+    );
+    m.ok(&format!("systemctl start {APP}"));
+    let old = m.holders("8080/tcp");
+    super::policy_for_app(m, "8080/tcp");
+    super::guard(m, APP);
+
+    m.when("the service is restarted");
+    let restart = m.restart(APP);
+
+    m.then("the leftover is stopped, and the service is up");
+    assert!(restart.status.success(), "{restart:?}");
+    finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop"), ("HOLDER_PID", &old[0].to_string())]);
+    assert_ne!(m.holders("8080/tcp"), old);
+}

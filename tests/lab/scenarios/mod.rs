@@ -4,6 +4,7 @@
 //! only portguard brings about: a start that succeeds over a leftover, or its own words in the journal.
 
 mod arguments;
+mod attacks;
 mod faults;
 mod leftovers;
 mod refusals;
@@ -40,6 +41,17 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("own_start_helper_is_refused_and_named", refusals::own_start_helper_is_refused_and_named),
     ("login_session_is_refused_and_named", refusals::login_session_is_refused_and_named),
     ("broken_policy_is_78_and_touches_nothing", refusals::broken_policy_is_78_and_touches_nothing),
+    ("live_main_process_is_never_left_over", attacks::live_main_process_is_never_left_over),
+    ("foreign_invocation_id_proves_nothing", attacks::foreign_invocation_id_proves_nothing),
+    ("environment_of_the_unit_has_no_say", attacks::environment_of_the_unit_has_no_say),
+    ("names_of_others_forge_no_line", attacks::names_of_others_forge_no_line),
+    ("umask_of_one_service_does_not_hinder_another", attacks::umask_of_one_service_does_not_hinder_another),
+    ("leftover_that_drains_is_not_killed", leftovers::leftover_that_drains_is_not_killed),
+    (
+        "leftover_without_an_environment_is_told_by_its_age",
+        leftovers::leftover_without_an_environment_is_told_by_its_age,
+    ),
+    ("user_socket_activation_passes", users::user_socket_activation_passes),
     ("passed_socket_does_not_get_its_receiver_killed", refusals::passed_socket_does_not_get_its_receiver_killed),
     ("live_service_is_not_stopped_by_hand", refusals::live_service_is_not_stopped_by_hand),
     ("untrusted_policy_is_78_and_touches_nothing", refusals::untrusted_policy_is_78_and_touches_nothing),

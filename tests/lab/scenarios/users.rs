@@ -55,3 +55,24 @@ pub(super) fn without_the_plus_the_holder_is_still_named(m: &Machine) {
     assert_names(&journal, &["status=77/NOPERM", "8080/tcp", "web.service", "ExecStartPre=+"]);
     assert_unharmed(m, "8080/tcp", web);
 }
+
+pub(super) fn user_socket_activation_passes(m: &Machine) {
+    m.given("alice's own guarded service, whose port her manager holds for it");
+    m.ok("useradd -m alice && mkdir -p /home/alice/.config/systemd/user");
+    m.write("/home/alice/.config/systemd/user/app.socket", "[Socket]\nListenStream=8080\n");
+    m.write(
+        "/home/alice/.config/systemd/user/app.service",
+        "[Service]\nExecStartPre=/usr/bin/portguard --user --unit %n --port 8080\n\
+         ExecStart=/usr/bin/python3 /opt/lab/activated.py\n",
+    );
+    m.ok("chown -R alice: /home/alice && systemctl start user@$(id -u alice).service");
+    m.ok(&as_alice("systemctl --user start app.socket"));
+
+    m.when("a client connects");
+    let answer = m.connect(8080);
+
+    m.then("the service is started and answers, and the journal says why it could");
+    let journal = m.ok("journalctl --sync; journalctl --no-pager -t portguard");
+    assert_eq!(answer.stdout.trim(), "served by activation", "{answer:?}\n{journal}");
+    assert_names(&journal, &["own-socket-unit", "app.socket"]);
+}
