@@ -1,4 +1,4 @@
-# make build | test | demo | lab | proof | lint | clean — see README.md
+# make build | test | demo | lab | proof | bench | lint | clean — see README.md
 
 CARGO ?= cargo
 HOST   = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -7,7 +7,7 @@ BINARY = target/release/portguard
 # The release on which the proof is part of the tests; make proof PROOF= takes all four.
 PROOF ?= bookworm::
 
-.PHONY: build test unit lab proof demo lint tools clean
+.PHONY: build test unit lab proof demo bench lint tools clean
 
 # .cargo/config.toml builds for the host by its name, so cargo's own folder has that name in it.
 build:
@@ -19,6 +19,7 @@ build:
 test: tools build
 	$(CARGO) test --locked --lib
 	$(CARGO) test --locked --doc
+	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test budget
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test lab
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test demo
 	$(MAKE) proof
@@ -36,10 +37,19 @@ proof: tools build
 	! PORTGUARD_UNDER_TEST=true $(CARGO) test --locked --test lab -- $(PROOF) >target/proof.log 2>&1
 	! grep -E 'cannot boot|the lab needs' target/proof.log
 	grep '^test result: FAILED. 0 passed; [1-9]' target/proof.log
+	! PORTGUARD_UNDER_TEST=true $(CARGO) test --locked --test budget >target/proof.log 2>&1
+	grep '^test result: FAILED. 0 passed; [1-9]' target/proof.log
 
 # The main job on a real systemd, with the real journal.
 demo: tools build
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --quiet --locked --test demo
+
+# What it costs, against what is used instead. KILLPORT=1 builds killport as well; GROWTH=1 goes on to ten full hosts.
+bench: build
+	@tests/lab/tools bench
+	$(if $(KILLPORT),$(CARGO) install --quiet --locked --root target/bench-tools killport)
+	PATH="$(CURDIR)/target/bench-tools/bin:$$PATH" GROWTH=$(GROWTH) PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) \
+		$(CARGO) bench --locked --profile dev --bench host
 
 lint: tools
 	@cargo fmt --version && cargo clippy --version || { echo "install them: rustup component add rustfmt clippy"; exit 1; }

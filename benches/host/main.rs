@@ -1,0 +1,340 @@
+//! What portguard costs, whole processes against `true` and against ss, fuser, lsof and killport: `make bench`.
+//!
+//! The load is made in a network, PID and mount namespace of its own, which the kernel takes down with the bench,
+//! however that ends. Only the cgroup outlives a bench that was killed; the next one removes it. The exit status is 1
+//! where a bound is not kept.
+
+#[path = "../../tests/lab/cgroups.rs"]
+mod cgroups;
+mod header;
+#[path = "../../tests/lab/image.rs"]
+mod image;
+mod load;
+#[path = "../../tests/lab/machine.rs"]
+#[expect(dead_code, reason = "the bench needs less of a machine than the scenarios do")]
+mod machine;
+mod race;
+mod starts;
+mod table;
+#[path = "../../tests/budget/trace.rs"]
+#[expect(dead_code, reason = "the bench counts calls, and lists none")]
+mod trace;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+use std::{env, fs, thread};
+
+use crate::header::tool;
+use crate::load::{Cgroup, Holder, Load};
+use crate::race::{Contender, race};
+use crate::table::{Bound, Table};
+use crate::trace::{IN_A_UNIT, ON_A_SHELL, Trace};
+
+/// The port that is held.
+const PORT: u16 = 8080;
+
+/// Rounds of what takes a millisecond, and of what takes seconds.
+const MANY: usize = 301;
+const FEW: usize = 15;
+const FEW_AND_SLOW: usize = 5;
+
+/// Tenants of the full host, and of the small one.
+const FULL: u16 = 1000;
+const SMALL: u16 = 100;
+
+/// A unit in whose cgroup nobody is.
+const OTHER_UNIT: &str = "bench.service";
+
+/// A holder that may not be touched.
+const HELD: i32 = 69;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let mut words = arguments.iter().map(String::as_str);
+    let done = match words.next() {
+        None => outside(),
+        Some("--inside") => inside(&arguments[1..]),
+        Some("--peak-rss") => race::print_peak_rss(&arguments[1..]),
+        Some(part @ ("--tenant" | "--server" | "--holder")) => play(part, &numbers(words)),
+        Some(other) => Err(format!("what is {other}?")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("bench: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The whole bench: on a full host, then on a real systemd.
+fn outside() -> Result<(), String> {
+    let on_full_host = in_namespaces();
+    let mut table = Table::default();
+    let on_systemd = starts::measure(&mut table).and_then(|()| table.verdict());
+    on_full_host.and(on_systemd)
+}
+
+fn numbers<'a>(words: impl Iterator<Item = &'a str>) -> Vec<u16> {
+    words.filter_map(|word| word.parse().ok()).collect()
+}
+
+/// A part of the load.
+fn play(part: &str, numbers: &[u16]) -> Result<(), String> {
+    let small = |number: u16| u8::try_from(number).map_err(|error| error.to_string());
+    match (part, numbers) {
+        ("--tenant", &[number, server]) => load::tenant(number, small(server)?),
+        ("--server", &[server]) => load::serve(small(server)?),
+        ("--holder", &[number]) => load::hold(number),
+        _ => return Err(format!("{part} {numbers:?}")),
+    }
+    .map_err(|error| error.to_string())
+}
+
+/// Runs this program again where nobody else is, and where all that it makes ends with it.
+fn in_namespaces() -> Result<(), String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err("namespaces and cgroups need root".to_owned());
+    }
+    let cgroup = Cgroup::create()?;
+    let ours = env::current_exe().map_err(|error| error.to_string())?;
+    let status = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "--net"])
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args([ours.into_os_string(), "--inside".into(), guard(), cgroup.unit.clone().into()])
+        .arg(&cgroup.dir)
+        .status()
+        .map_err(|error| error.to_string())?;
+    if status.success() { Ok(()) } else { Err("the full host: see above".to_owned()) }
+}
+
+fn guard() -> OsString {
+    env::var_os("PORTGUARD_UNDER_TEST").unwrap_or_else(|| env!("CARGO_BIN_EXE_portguard").into())
+}
+
+fn inside(arguments: &[String]) -> Result<(), String> {
+    let [guard, unit, cgroup] = arguments else { return Err(format!("--inside {arguments:?}")) };
+    let host = Host { guard: guard.into(), unit: unit.clone(), cgroup: cgroup.into() };
+    host.furnish()?;
+    header::print_header(&host.guard);
+    let mut table = Table::default();
+    host.free_path(&mut table)?;
+    host.full_host(&mut table)?;
+    table.verdict()
+}
+
+/// Where it is measured.
+struct Host {
+    guard: PathBuf,
+    /// The unit that a process in `cgroup` belongs to.
+    unit: String,
+    cgroup: PathBuf,
+}
+
+impl Host {
+    /// A loopback that is up, and a /run of our own with a policy and a journal that reads. No bus is there, nor
+    /// systemd: portguard asks for them and is refused at once.
+    fn furnish(&self) -> Result<(), String> {
+        run("ip", &["link", "set", "lo", "up"])?;
+        run("mount", &["-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])?;
+        let io = |error: std::io::Error| format!("/run: {error}");
+        fs::create_dir_all("/run/systemd/journal").map_err(io)?;
+        fs::create_dir("/run/portguard").map_err(io)?;
+        fs::write("/run/portguard/portguard.toml", self.policy()).map_err(io)?;
+        let journal = UnixDatagram::bind("/run/systemd/journal/socket").map_err(io)?;
+        thread::spawn(move || while journal.recv(&mut [0; 4096]).is_ok() {});
+        Ok(())
+    }
+
+    /// For the unit whose cgroup we have, and for one that is none of ours: as on a shell.
+    fn policy(&self) -> String {
+        [self.unit.as_str(), OTHER_UNIT].map(trace::policy).concat()
+    }
+
+    fn guard(&self, name: &'static str, unit: &str, arguments: &str) -> Contender {
+        Contender::new(name, &self.guard, &format!("--unit|{unit}|{arguments}"))
+            .with("INVOCATION_ID", "0123456789abcdef0123456789abcdef")
+    }
+
+    /// Every port is free: nearly every start. All of it runs in the cgroup of the unit.
+    fn free_path(&self, table: &mut Table) -> Result<(), String> {
+        table.section("Free path: 4 endpoints, all free");
+        let idle = Contender::new("/bin/true", Path::new("/bin/true"), "");
+        let on_shell = self.guard("portguard, on a shell", OTHER_UNIT, "--policy|/run/portguard/portguard.toml");
+        let in_unit = self.guard("portguard, in the unit's start", &self.unit, "");
+        load::move_to(&self.cgroup)?;
+        let [nothing, shell, unit] = race([&idle, &on_shell, &in_unit], MANY)?;
+        table.time(idle.name, &nothing, None);
+        for (contender, times, budget) in [(&on_shell, shell, ON_A_SHELL), (&in_unit, unit, IN_A_UNIT)] {
+            table.time(contender.name, &times, None);
+            table.ratio("  portguard / true", &times, &nothing, Bound::AtMost(1.2));
+            calls(table, &traced(contender)?, budget);
+            table.count("  instructions", instructions(contender)?, Bound::None, "");
+            table.size("  peak memory", contender.peak_rss()?, Bound::AtMost(4.0));
+        }
+        load::move_to(&self.outside())?;
+        table.count("instructions, /bin/true", instructions(&idle)?, Bound::None, "");
+        table.size("peak memory, /bin/true", idle.peak_rss()?, Bound::None);
+        let size = fs::metadata(&self.guard).map_err(|error| error.to_string())?.len();
+        table.size("size of the binary", size.div_ceil(1024), Bound::AtMost(2.5));
+        Ok(())
+    }
+
+    fn outside(&self) -> PathBuf {
+        self.cgroup.parent().map_or_else(PathBuf::new, Path::to_owned)
+    }
+
+    /// One port is held by somebody else's process, and has to be named.
+    fn full_host(&self, table: &mut Table) -> Result<(), String> {
+        let holder = Holder::listen(PORT, &self.cgroup.join("birth"))?;
+        let portguard = dry_run(&self.guard, PORT, &holder);
+        let peers = peers(holder.pid());
+        let everybody = [&portguard, &peers[0], &peers[1], &peers[2]];
+        let mut load = Load::default();
+
+        load.grow_to(SMALL)?;
+        table.section(&format!("Small host: {}", Load::counted()));
+        let [small, ..] = race(everybody, FEW)?;
+        table.time("portguard", &small, None);
+
+        load.grow_to(FULL)?;
+        table.section(&format!("Full host: {}; {PORT}/tcp is held by one process", Load::counted()));
+        Table::note("No bus and no systemd there: portguard asks both and is refused at once.");
+        let [ours, theirs @ ..] = race(everybody, FEW)?;
+        table.time("portguard", &ours, Some(Duration::from_millis(10)));
+        table.ratio("  full host / small host", &ours, &small, Bound::AtMost(1.5));
+        table.size("  peak memory", portguard.peak_rss()?, Bound::AtMost(8.0));
+        for (peer, times) in peers.iter().zip(&theirs) {
+            table.time(peer.name, times, None);
+            table.ratio(&format!("  {} / portguard", peer.name), times, &ours, Bound::AtLeast(100.0));
+        }
+        if let Some(killport) = tool("killport") {
+            let killport = Contender::new("killport", &killport, &format!("--dry-run|{PORT}"));
+            let [times] = race([&killport], FEW)?;
+            table.time(killport.name, &times, None);
+            table.ratio("  killport / portguard", &times, &ours, Bound::None);
+        }
+        self.moved_holder(table, &holder, &portguard)?;
+        if env::var_os("GROWTH").is_some_and(|growth| !growth.is_empty()) {
+            let at_home = Holder::listen(PORT + 1, &self.cgroup.join("birth"))?;
+            grow(table, &mut load, &dry_run(&self.guard, PORT + 1, &at_home), &portguard)?;
+        }
+        Ok(())
+    }
+
+    /// The worst case: the holder is elsewhere, and the cgroup in which its socket was born is no more.
+    fn moved_holder(&self, table: &mut Table, holder: &Holder, portguard: &Contender) -> Result<(), String> {
+        holder.move_to(&self.cgroup.join("elsewhere"))?;
+        let birth = self.cgroup.join("birth");
+        fs::remove_dir(&birth).map_err(|error| format!("{}: {error}", birth.display()))?;
+        table.section("The same, but the holder has left the cgroup in which its socket was born");
+        let fuser = &peers(holder.pid())[1];
+        let [ours, theirs] = race([portguard, fuser], FEW)?;
+        table.time("portguard", &ours, None);
+        table.time(fuser.name, &theirs, None);
+        table.ratio("  portguard / fuser", &ours, &theirs, Bound::AtMost(0.6));
+        table.size("peak memory", portguard.peak_rss()?, Bound::AtMost(8.0));
+        Ok(())
+    }
+}
+
+/// Who has the port, and what would be done about it?
+fn dry_run(guard: &Path, port: u16, holder: &Holder) -> Contender {
+    let arguments = format!("--unit|{OTHER_UNIT}|--policy|/dev/null|--port|{port}|--dry-run");
+    Contender::new("portguard", guard, &arguments).naming(holder.pid(), HELD)
+}
+
+/// Those who are asked the same. Each ends with 0, and has to find the holder as well.
+fn peers(holder: u32) -> [Contender; 3] {
+    let peer = |name, program: &str, arguments: String| {
+        Contender::new(name, &tool(program).unwrap_or_else(|| program.into()), &arguments).naming(holder, 0)
+    };
+    [
+        peer("ss -ltnp", "ss", format!("-Hltnp|sport = :{PORT}")),
+        peer("fuser -n tcp", "fuser", format!("-n|tcp|{PORT}")),
+        peer("lsof -iTCP", "lsof", format!("-nP|-iTCP:{PORT}|-sTCP:LISTEN")),
+    ]
+}
+
+/// As far beyond the full host as the machine allows: with a holder that is where its socket was born, and with one that
+/// is elsewhere, for which every process is looked at.
+fn grow(table: &mut Table, load: &mut Load, at_home: &Contender, elsewhere: &Contender) -> Result<(), String> {
+    table.section("Growth");
+    let [home, away] = race([at_home, elsewhere], FEW_AND_SLOW)?;
+    let calls = [system_calls(at_home)?, system_calls(elsewhere)?];
+    table.time("full host, holder in the socket's cgroup", &home, None);
+    table.time("full host, holder elsewhere", &away, None);
+    for tenants in [2 * FULL, 4 * FULL, 10 * FULL] {
+        // A tenant is a process and 82 sockets: less than 800 KiB.
+        if header::available_mib() < u64::from(tenants) {
+            Table::note("no memory for more");
+            break;
+        }
+        load.grow_to(tenants)?;
+        Table::note(&format!("{}; {} MiB of memory are left", Load::counted(), header::available_mib()));
+        let [home_now, away_now] = race([at_home, elsewhere], FEW_AND_SLOW)?;
+        table.time("holder in the socket's cgroup", &home_now, None);
+        table.ratio("  / full host", &home_now, &home, Bound::None);
+        Table::note(&growing(&calls[0], &system_calls(at_home)?));
+        table.time("holder elsewhere", &away_now, None);
+        table.ratio("  / full host", &away_now, &away, Bound::None);
+        Table::note(&growing(&calls[1], &system_calls(elsewhere)?));
+    }
+    Ok(())
+}
+
+/// How often each system call is made, by name.
+fn system_calls(contender: &Contender) -> Result<BTreeMap<String, u64>, String> {
+    let strace = tool("strace").ok_or("strace is not here")?;
+    let file = "/run/calls";
+    contender.under(&strace, &["-f", "-c", "-o", file]).output().map_err(|error| error.to_string())?;
+    let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // % time, seconds, usecs/call, calls, perhaps errors, syscall
+    let row = |fields: Vec<&str>| Some(((*fields.last()?).to_owned(), fields.get(3)?.parse().ok()?));
+    Ok(rows.filter_map(row).filter(|(name, _)| name != "total").collect())
+}
+
+/// Those that are made more often than before, by more than what differs from run to run.
+fn growing(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> String {
+    let was = |name: &String| before.get(name).copied().unwrap_or(0);
+    let more = now.iter().filter(|&(name, &count)| count > was(name) + 20);
+    let more: Vec<String> = more.map(|(name, count)| format!("{name} {} → {count}", was(name))).collect();
+    let all = |calls: &BTreeMap<String, u64>| calls.values().sum::<u64>();
+    let more = if more.is_empty() { "none".to_owned() } else { more.join(", ") };
+    format!("system calls {} → {}; those that grow: {more}", all(before), all(now))
+}
+
+fn traced(contender: &Contender) -> Result<Trace, String> {
+    let strace = tool("strace").ok_or("strace is not here")?;
+    let file = "/run/trace";
+    Trace::of(contender.under(&strace, &["-f", "-o", file]), Path::new(file))
+}
+
+fn calls(table: &mut Table, trace: &Trace, budget: usize) {
+    let bound = u16::try_from(budget).map_or(Bound::None, |budget| Bound::AtMost(f64::from(budget)));
+    table.count("  system calls", trace.count() as u64, bound, "");
+    Table::note(&trace.explained());
+    table.holds("  no thread, netlink, bus or /proc; four binds", &trace.objections(usize::MAX));
+}
+
+/// Instructions in user mode, which no other process can change.
+fn instructions(contender: &Contender) -> Result<u64, String> {
+    let valgrind = tool("valgrind").ok_or("valgrind is not here")?;
+    let output = contender
+        .under(&valgrind, &["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .output()
+        .map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    let count = text.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());
+    count.ok_or_else(|| format!("callgrind counted nothing: {text}"))
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let status = Command::new(program).args(arguments).status().map_err(|error| format!("{program}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{program} {arguments:?}: {status}")) }
+}

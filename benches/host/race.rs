@@ -1,0 +1,140 @@
+//! Commands against each other: whole processes, in turn, again and again, so that a busy moment of the machine hits
+//! all of them alike.
+//!
+//! It owns the clock and the child. What the numbers mean is `table`'s business.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{UsageWho, getrusage};
+
+/// One command, and what it has to bring about: a run that fails is worth no number.
+#[derive(Clone, Debug)]
+pub(crate) struct Contender {
+    pub(crate) name: &'static str,
+    program: PathBuf,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    status: i32,
+    must_name: Option<u32>,
+}
+
+impl Contender {
+    /// The program is looked for once, in `PATH`: with a path std can spawn it with `posix_spawn()`, which is cheap.
+    pub(crate) fn new(name: &'static str, program: &Path, arguments: &str) -> Self {
+        let arguments = arguments.split('|').filter(|one| !one.is_empty()).map(str::to_owned).collect();
+        let environment = vec![("PATH".to_owned(), "/usr/sbin:/usr/bin:/sbin:/bin".to_owned())];
+        Self { name, program: program.to_owned(), arguments, environment, status: 0, must_name: None }
+    }
+
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// It must end with this status, and write this pid.
+    pub(crate) fn naming(mut self, pid: u32, status: i32) -> Self {
+        (self.must_name, self.status) = (Some(pid), status);
+        self
+    }
+
+    /// This command as the argument of another.
+    pub(crate) fn under(&self, tool: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(tool);
+        command.args(arguments).arg(&self.program).args(&self.arguments);
+        command.env_clear().envs(self.environment.clone()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs once: the wall time from just before it is spawned until it has been reaped.
+    fn run(&self, output: &mut File) -> Result<Duration, String> {
+        let failed = |error: io::Error| format!("{}: {error}", self.name);
+        output.set_len(0).and_then(|()| output.rewind()).map_err(failed)?;
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).env_clear().envs(self.environment.clone()).stdin(Stdio::null());
+        command.stdout(output.try_clone().map_err(failed)?).stderr(output.try_clone().map_err(failed)?);
+        let begin = Instant::now();
+        let status = command.spawn().and_then(|mut child| child.wait()).map_err(failed)?;
+        let took = begin.elapsed();
+        self.check(status.code(), output)?;
+        Ok(took)
+    }
+
+    fn check(&self, status: Option<i32>, output: &mut File) -> Result<(), String> {
+        let mut bytes = Vec::new();
+        output.rewind().and_then(|()| output.read_to_end(&mut bytes)).map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(&bytes);
+        let names = |pid: u32| text.split(|c: char| !c.is_ascii_digit()).any(|number| number == pid.to_string());
+        if status == Some(self.status) && self.must_name.is_none_or(names) {
+            return Ok(());
+        }
+        let wanted = self.must_name.map_or(String::new(), |pid| format!(", naming {pid}"));
+        Err(format!(
+            "{} was to end with {}{wanted}; it ended with {status:?} and wrote: {text}",
+            self.name, self.status
+        ))
+    }
+
+    /// The peak of its resident memory in KiB, as wait4(2) tells it.
+    ///
+    /// A child begins with the peak of whoever spawned it (Linux `exec_mmap()`, `fs/exec.c`), so that is a fresh copy
+    /// of this program, which has nothing in its memory yet and nothing else to wait for.
+    pub(crate) fn peak_rss(&self) -> Result<u64, String> {
+        let ours = std::env::current_exe().map_err(|error| error.to_string())?;
+        let output = self.under(&ours, &["--peak-rss"]).output().map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.trim().parse().map_err(|_| format!("no peak of memory of {}: {text}", self.name))
+    }
+}
+
+/// `--peak-rss PROGRAM ARGUMENTS`.
+pub(crate) fn print_peak_rss(command: &[String]) -> Result<(), String> {
+    let (program, arguments) = command.split_first().ok_or("of what?")?;
+    let mut child = Command::new(program);
+    let child = child.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    child.status().map_err(|error| error.to_string())?;
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).map_err(|error| error.to_string())?;
+    println!("{}", usage.max_rss());
+    Ok(())
+}
+
+/// How long one contender took, the shortest first.
+#[derive(Clone, Debug)]
+pub(crate) struct Times(Vec<Duration>);
+
+impl Times {
+    pub(crate) fn of(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        Self(times)
+    }
+
+    pub(crate) fn median(&self) -> Duration {
+        self.0[self.0.len() / 2]
+    }
+
+    pub(crate) fn least(&self) -> Duration {
+        self.0[0]
+    }
+
+    pub(crate) fn most(&self) -> Duration {
+        self.0[self.0.len() - 1]
+    }
+}
+
+/// Runs all of them `rounds` times, one after the other, after a round that does not count.
+pub(crate) fn race<const N: usize>(contenders: [&Contender; N], rounds: usize) -> Result<[Times; N], String> {
+    let mut output = tempfile::tempfile_in("/run").map_err(|error| error.to_string())?;
+    let mut times: [Vec<Duration>; N] = std::array::from_fn(|_| Vec::with_capacity(rounds));
+    for round in 0..=rounds {
+        for (contender, times) in contenders.iter().zip(&mut times) {
+            let took = contender.run(&mut output)?;
+            if round > 0 {
+                times.push(took);
+            }
+        }
+    }
+    Ok(times.map(Times::of))
+}

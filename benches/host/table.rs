@@ -1,0 +1,101 @@
+//! The one table that is printed: what was measured, and the bound that it has to keep.
+
+use std::time::Duration;
+
+use crate::race::Times;
+
+/// What a number must not be above, or below.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+    /// It is only told.
+    None,
+}
+
+/// Rows in the order in which they were measured; each is printed at once.
+#[derive(Default)]
+pub(crate) struct Table {
+    section: String,
+    failed: Vec<String>,
+}
+
+impl Table {
+    pub(crate) fn section(&mut self, title: &str) {
+        title.split([':', ',']).next().unwrap_or(title).clone_into(&mut self.section);
+        println!("\n{title}\n{:<52} {:>12} {:>23}  {:>12}", "", "median", "least – most", "bound");
+    }
+
+    /// A time that is compared by others.
+    pub(crate) fn time(&mut self, what: &str, times: &Times, bound: Option<Duration>) {
+        let median = times.median();
+        let spread = format!("{} – {}", shown(times.least()), shown(times.most()));
+        let bound = bound.map_or(Bound::None, |bound| Bound::AtMost(bound.as_secs_f64() * 1e3));
+        self.row(what, median.as_secs_f64() * 1e3, &shown(median), &spread, bound, " ms");
+    }
+
+    /// Of the medians; and, for who wonders how busy the machine was, of the shortest times.
+    pub(crate) fn ratio(&mut self, what: &str, ours: &Times, other: &Times, bound: Bound) {
+        let ratio = ours.median().div_duration_f64(other.median());
+        let least = ours.least().div_duration_f64(other.least());
+        self.row(what, ratio, &format!("{ratio:.2} x"), &format!("least {least:.2} x"), bound, " x");
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts and sizes that are far from 2^52")]
+    pub(crate) fn count(&mut self, what: &str, count: u64, bound: Bound, unit: &str) {
+        self.row(what, count as f64, &format!("{count}{unit}"), "", bound, unit);
+    }
+
+    pub(crate) fn size(&mut self, what: &str, kib: u64, bound: Bound) {
+        #[expect(clippy::cast_precision_loss, reason = "sizes that are far from 2^52")]
+        let mib = kib as f64 / 1024.0;
+        self.row(what, mib, &format!("{mib:.2} MiB"), "", bound, " MiB");
+    }
+
+    /// Something that must hold, and has no number.
+    pub(crate) fn holds(&mut self, what: &str, objections: &[String]) {
+        println!("{what:<52} {:>12} {:>23}  {:>12} {}", "", "", "", if objections.is_empty() { "ok" } else { "FAIL" });
+        for objection in objections {
+            println!("    {objection}");
+        }
+        if !objections.is_empty() {
+            self.failed.push(format!("  {}: {}", self.section, what.trim()));
+        }
+    }
+
+    pub(crate) fn note(text: &str) {
+        println!("    {text}");
+    }
+
+    fn row(&mut self, what: &str, value: f64, text: &str, spread: &str, bound: Bound, unit: &str) {
+        let (kept, bound) = match bound {
+            Bound::AtMost(most) => (value <= most, format!("<= {most}{unit}")),
+            Bound::AtLeast(least) => (value >= least, format!(">= {least}{unit}")),
+            Bound::None => (true, String::new()),
+        };
+        let verdict = if bound.is_empty() {
+            ""
+        } else if kept {
+            "ok"
+        } else {
+            "FAIL"
+        };
+        println!("{what:<52} {text:>12} {spread:>23}  {bound:>12} {verdict}");
+        if !kept {
+            self.failed.push(format!("  {}: {}", self.section, what.trim()));
+        }
+    }
+
+    /// Whether every bound is kept.
+    pub(crate) fn verdict(&self) -> Result<(), String> {
+        match &self.failed[..] {
+            [] => Ok(()),
+            failed => Err(format!("{} bounds are not kept:\n{}", failed.len(), failed.join("\n"))),
+        }
+    }
+}
+
+/// Three digits of what a person can compare.
+fn shown(time: Duration) -> String {
+    format!("{:.3} ms", time.as_secs_f64() * 1e3)
+}
