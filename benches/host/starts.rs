@@ -39,6 +39,14 @@ echo $EPOCHREALTIME >/run/guard-ended
 exit $status
 ";
 
+const ASKED: &str = "\
+begin=$EPOCHREALTIME
+/usr/bin/portguard --unit bench.service --policy /dev/null --port 10000 --dry-run 2>/run/asked
+status=$?
+echo $EPOCHREALTIME $begin
+[ $status = 69 ] && grep -q 'systemctl stop app@0000.service' /run/asked
+";
+
 pub(crate) fn measure(table: &mut Table) -> Result<(), String> {
     let release = RELEASES.iter().find(|release| release.name == "bookworm").ok_or("no bookworm")?;
     let machine = Machine::boot(release)?;
@@ -48,6 +56,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<(), String> {
     machine.write("/etc/portguard/portguard.toml", POLICY);
     machine.unit("app@.service", SERVICE);
     clearing(table, &machine)?;
+    with_a_bus(table, &machine)?;
     at_once(table, &machine)
 }
 
@@ -63,6 +72,18 @@ fn clearing(table: &mut Table, machine: &Machine) -> Result<(), String> {
         times.push(between(&stamps).ok_or_else(|| format!("no leftover was stopped: {stamps}"))?);
     }
     table.time("leftover's exit to portguard's", &Times::of(times), Some(Duration::from_millis(5)));
+    forget(machine);
+    Ok(())
+}
+
+/// What the full host has not: a bus, and a systemd that is asked whose the holder is.
+fn with_a_bus(table: &mut Table, machine: &Machine) -> Result<(), String> {
+    table.section("Port held by another unit, systemd answers");
+    machine.ok("systemctl start app@0000.service");
+    machine.write("/opt/lab/asked", ASKED);
+    let stamps = machine.ok(&format!("for i in $(seq {ROUNDS}); do bash /opt/lab/asked || exit 1; done"));
+    let times: Option<Vec<Duration>> = stamps.lines().map(between).collect();
+    table.time("portguard", &Times::of(times.ok_or(stamps)?), Some(Duration::from_millis(10)));
     forget(machine);
     Ok(())
 }
