@@ -21,8 +21,11 @@ pub const MAX_RUNS: usize = 32;
 /// So many units have a ledger; those that have not started for longest are forgotten first.
 pub const MAX_UNITS: usize = 1024;
 
-/// A line is at most 32 + 1 + 20 + 1 bytes long.
-const MAX_BYTES: u64 = 64 * MAX_RUNS as u64;
+/// A line is at most 32 + 1 + 20 + 2 bytes long: a file that has grown to several times [`MAX_RUNS`] is cut back.
+const COMPACT_BYTES: u64 = 4 * 55 * MAX_RUNS as u64;
+
+/// No ledger is longer, but for what several portguards append at once.
+const MAX_BYTES: u64 = 2 * COMPACT_BYTES;
 
 /// Why the ledger could not be read or written.
 #[derive(Debug)]
@@ -91,7 +94,7 @@ pub fn format(runs: &[Run]) -> String {
     text
 }
 
-/// The recorded runs of `unit`, oldest first; none where there is no ledger.
+/// The recorded runs of `unit`, oldest first, at most [`MAX_RUNS`]; none where there is no ledger.
 ///
 /// # Errors
 /// A folder or file that cannot be read, or that somebody else could have written.
@@ -103,28 +106,35 @@ pub fn read(folder: &Path, unit: &UnitName) -> Result<Vec<Run>, LedgerError> {
     }
 }
 
-/// Adds `run` to the ledger of `unit`.
-///
-/// The new text replaces the old by rename(2): a portguard that is killed in the middle leaves the old one.
+/// Adds `run` to the ledger of `unit`: one line is appended by one write(2), so that a portguard which is killed in
+/// the middle, or another one at the same time, can at worst spoil this very line.
 ///
 /// # Errors
-/// A folder or file that cannot be read or written, or that somebody else could have written.
+/// A folder or file that cannot be made or written, or that somebody else could have written.
 pub fn record(folder: &Path, unit: &UnitName, run: Run) -> Result<(), LedgerError> {
-    let dir = open_or_make_folder(folder)?;
-    // What cannot be read is begun anew: it would be of no use to the next start either.
-    let mut runs = read_from(&dir, folder, unit).unwrap_or_default();
-    if runs.is_empty() {
-        make_room(&dir);
-    }
-    if runs.last() == Some(&run) {
-        return Ok(());
-    }
-    runs.retain(|earlier| *earlier != run);
-    runs.push(run);
-    let surplus = runs.len().saturating_sub(MAX_RUNS);
-    runs.drain(..surplus);
+    let path = folder.join(unit.as_str());
+    let fail = |source: io::Error| LedgerError::Io { path: path.clone(), source };
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match openat(CWD, &path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => {
+            make_room(&open_or_make_folder(folder)?);
+            openat(CWD, &path, flags | OFlags::CREATE, Mode::RUSR | Mode::WUSR)
+        }
+        opened => opened,
+    };
+    let file = file.map_err(|errno| fail(errno.into()))?;
+    let size = require_ours(&file, &path, FileType::RegularFile)?;
+    // The line break in front ends whatever line a killed writer began.
+    let line = format!("\n{}", format(&[run]));
+    std::fs::File::from(file).write_all(line.as_bytes()).map_err(fail)?;
+    if size > COMPACT_BYTES { compact(folder, unit) } else { Ok(()) }
+}
 
-    // A name of its own: two portguards can write at once.
+/// Keeps the last runs only. The new text replaces the old by rename(2); a line that another portguard appends to the
+/// old one meanwhile is lost, and with it the proof for one run.
+fn compact(folder: &Path, unit: &UnitName) -> Result<(), LedgerError> {
+    let dir = open_folder(folder)?;
+    let runs = read_from(&dir, folder, unit)?;
     let new = format!(".{}.new", std::process::id());
     let fail = |source: Errno| LedgerError::Io { path: folder.join(&new), source: source.into() };
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -165,7 +175,12 @@ fn read_from(dir: &rustix::fd::OwnedFd, folder: &Path, unit: &UnitName) -> Resul
     require_ours(&file, &path, FileType::RegularFile)?;
     let mut text = String::with_capacity(4096);
     match std::fs::File::from(file).take(MAX_BYTES).read_to_string(&mut text) {
-        Ok(_) => Ok(parse(&text)),
+        Ok(_) => {
+            let mut runs = parse(&text);
+            runs.dedup();
+            let surplus = runs.len().saturating_sub(MAX_RUNS);
+            Ok(runs.split_off(surplus))
+        }
         Err(source) => Err(LedgerError::Io { path, source }),
     }
 }
@@ -203,19 +218,19 @@ fn open_folder(folder: &Path) -> Result<rustix::fd::OwnedFd, LedgerError> {
     Ok(dir)
 }
 
-/// Owned by whoever runs portguard, and writable by nobody else.
-fn require_ours(file: &rustix::fd::OwnedFd, path: &Path, kind: FileType) -> Result<(), LedgerError> {
+/// Owned by root or whoever runs portguard, and writable by nobody else; its size in bytes.
+fn require_ours(file: &rustix::fd::OwnedFd, path: &Path, kind: FileType) -> Result<u64, LedgerError> {
     let untrusted = |reason| Err(LedgerError::Untrusted { path: path.to_owned(), reason });
     let stat = fstat(file).map_err(|source| LedgerError::Io { path: path.to_owned(), source: source.into() })?;
-    let user = rustix::process::geteuid().as_raw();
+    let is_own = |uid| uid == 0 || uid == rustix::process::geteuid().as_raw();
     if FileType::from_raw_mode(stat.st_mode) != kind {
         untrusted("is not what portguard makes there; remove it".to_owned())
-    } else if stat.st_uid != user {
-        untrusted(format!("belongs to uid {}, not to uid {user}; remove it", stat.st_uid))
+    } else if !is_own(stat.st_uid) {
+        untrusted(format!("belongs to uid {}; remove it", stat.st_uid))
     } else if stat.st_mode & 0o022 != 0 {
         untrusted(format!("mode {:03o} lets others write it; remove it", stat.st_mode & 0o777))
     } else {
-        Ok(())
+        Ok(u64::try_from(stat.st_size).unwrap_or(0))
     }
 }
 
@@ -272,9 +287,14 @@ mod tests {
     fn a_killed_writer_hinders_nobody() {
         let root = tempfile::tempdir().unwrap();
         record(root.path(), &unit(), run(1)).unwrap();
+        let torn = format!("{}\n0123456789abcdef01", std::fs::read_to_string(root.path().join("a@b.service")).unwrap());
+        std::fs::write(root.path().join("a@b.service"), torn).unwrap();
         std::fs::write(root.path().join(format!(".{}.new", std::process::id())), "torn").unwrap();
-        record(root.path(), &unit(), run(2)).unwrap();
-        assert_eq!(read(root.path(), &unit()).unwrap(), [run(1), run(2)]);
+        for number in 2..=200 {
+            record(root.path(), &unit(), run(number)).unwrap();
+            assert_eq!(read(root.path(), &unit()).unwrap().last(), Some(&run(number)));
+        }
+        assert!(root.path().join("a@b.service").metadata().unwrap().len() <= COMPACT_BYTES + 55);
     }
 
     #[test]
@@ -287,8 +307,9 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", &file).unwrap();
         assert!(read(root.path(), &unit()).is_err());
+        assert!(record(root.path(), &unit(), run(2)).is_err());
         std::fs::set_permissions(root.path(), PermissionsExt::from_mode(0o777)).unwrap();
-        assert!(matches!(record(root.path(), &unit(), run(2)), Err(LedgerError::Untrusted { .. })));
+        assert!(matches!(read(root.path(), &unit()), Err(LedgerError::Untrusted { .. })));
     }
 
     #[test]

@@ -129,6 +129,7 @@ pub(crate) fn ignore_sigpipe() {
 /// The signal comes again and again until it is over, in case it came just before the call. It interrupts whatever the
 /// main thread does meanwhile, so nothing but that call belongs in there.
 pub(crate) fn within<T>(patience: std::time::Duration, work: impl FnOnce() -> T) -> T {
+    static HANDLED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     extern "C" fn nothing(_signal: libc::c_int) {}
     let interval = |span: std::time::Duration| libc::timeval {
         tv_sec: span.as_secs().try_into().unwrap_or(libc::time_t::MAX),
@@ -139,19 +140,21 @@ pub(crate) fn within<T>(patience: std::time::Duration, work: impl FnOnce() -> T)
         // SAFETY: `timer` is a valid itimerval that outlives the call; the old value is not asked for.
         unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) }
     };
-    let action = nix::sys::signal::SigAction::new(
-        nix::sys::signal::SigHandler::Handler(nothing),
-        // Without SA_RESTART: the call is to fail.
-        nix::sys::signal::SaFlags::empty(),
-        nix::sys::signal::SigSet::empty(),
-    );
-    // SAFETY: the handler does nothing, which is safe in a signal's context.
-    let handled = unsafe { nix::sys::signal::sigaction(nix::sys::signal::SIGALRM, &action) };
-    if handled.is_ok() {
+    let handled = *HANDLED.get_or_init(|| {
+        let action = nix::sys::signal::SigAction::new(
+            nix::sys::signal::SigHandler::Handler(nothing),
+            // Without SA_RESTART: the call is to fail.
+            nix::sys::signal::SaFlags::empty(),
+            nix::sys::signal::SigSet::empty(),
+        );
+        // SAFETY: the handler does nothing, which is safe in a signal's context.
+        unsafe { nix::sys::signal::sigaction(nix::sys::signal::SIGALRM, &action) }.is_ok()
+    });
+    if handled {
         set(patience, std::time::Duration::from_millis(10));
     }
     let result = work();
-    if handled.is_ok() {
+    if handled {
         set(std::time::Duration::ZERO, std::time::Duration::ZERO);
     }
     result

@@ -127,6 +127,9 @@ fn inside(arguments: &[String]) -> Result<(), String> {
     table.verdict()
 }
 
+/// The run of the unit of which the bench pretends to be a part.
+const INVOCATION: &str = "0123456789abcdef0123456789abcdef";
+
 /// Where it is measured.
 struct Host {
     guard: PathBuf,
@@ -144,6 +147,9 @@ impl Host {
         let io = |error: std::io::Error| format!("/run: {error}");
         fs::create_dir_all("/run/systemd/journal").map_err(io)?;
         fs::create_dir("/run/portguard").map_err(io)?;
+        // What systemd notes of each run, without which nothing enters the ledger.
+        fs::create_dir("/run/systemd/units").map_err(io)?;
+        std::os::unix::fs::symlink(INVOCATION, format!("/run/systemd/units/invocation:{}", self.unit)).map_err(io)?;
         fs::write("/run/portguard/portguard.toml", self.policy()).map_err(io)?;
         let journal = UnixDatagram::bind("/run/systemd/journal/socket").map_err(io)?;
         thread::spawn(move || while journal.recv(&mut [0; 4096]).is_ok() {});
@@ -156,8 +162,7 @@ impl Host {
     }
 
     fn guard(&self, name: &'static str, unit: &str, arguments: &str) -> Contender {
-        Contender::new(name, &self.guard, &format!("--unit|{unit}|{arguments}"))
-            .with("INVOCATION_ID", "0123456789abcdef0123456789abcdef")
+        Contender::new(name, &self.guard, &format!("--unit|{unit}|{arguments}")).with("INVOCATION_ID", INVOCATION)
     }
 
     /// Every port is free: nearly every start. All of it runs in the cgroup of the unit.

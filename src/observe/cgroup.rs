@@ -262,6 +262,17 @@ pub fn id_of(dir: &Path) -> Result<CgroupId, CgroupError> {
     Ok(CgroupId(metadata.ino()))
 }
 
+/// The id of the cgroup of this path, found where the hierarchy usually is: at `usual` (`/sys/fs/cgroup`), or on hybrid
+/// hosts in `unified` below it. `None` if it is at neither.
+#[must_use]
+pub fn id_at_usual_place(usual: &Path, path: &CgroupPath) -> Option<CgroupId> {
+    let below = path.0.trim_start_matches('/');
+    [usual.join(below), usual.join("unified").join(below)]
+        .iter()
+        .find(|dir| statfs(dir.as_path()).is_ok_and(|stat| stat.f_type == CGROUP2_SUPER_MAGIC))
+        .and_then(|dir| id_of(dir).ok())
+}
+
 /// Where the cgroup of an id is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathLookup {

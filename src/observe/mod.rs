@@ -116,11 +116,13 @@ impl Place {
     /// systemd.exec(5)), and would fill the ledger.
     #[must_use]
     pub fn present_run(&self, unit: &UnitName) -> Option<Run> {
-        let may_write = self.scope == Scope::User || rustix::process::geteuid().is_root();
-        if !may_write || std::env::var_os("REMOTE_ADDR").is_some() {
+        if std::env::var_os("REMOTE_ADDR").is_some() {
             return None;
         }
         let within = self.within.as_ref()?;
+        if self.scope == Scope::System && !rustix::process::geteuid().is_root() {
+            return None;
+        }
         let noted = self.exported_invocation(unit);
         let invocation = match self.scope {
             Scope::System => noted,
@@ -128,7 +130,8 @@ impl Place {
             Scope::User => noted.or(self.invocation),
         };
         let invocation = invocation.filter(|_| self.invocation.is_none() || self.invocation == invocation)?;
-        let cgroup = self.directory(within).and_then(|dir| cgroup::id_of(&dir).ok());
+        let cgroup = cgroup::id_at_usual_place(&self.roots.cgroup, within)
+            .or_else(|| self.directory(within).and_then(|dir| cgroup::id_of(&dir).ok()));
         Some(Run { cgroup, invocation })
     }
 

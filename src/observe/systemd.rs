@@ -182,21 +182,29 @@ async fn unit_of(manager: &ManagerProxy<'_>, pid: Pid) -> zbus::Result<Option<Un
     let Ok(pin) = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()) else { return Ok(None) };
     let reply = match manager.get_unit_by_pidfd(pin.as_fd().into()).await {
         Ok((_, id, _)) => Ok(id.parse().ok()),
-        Err(error) if is_error(&error, "org.freedesktop.DBus.Error.UnknownMethod") => {
+        Err(error) if is_unknown_method(&error) => {
             manager.get_unit_by_pid(pid.0.unsigned_abs()).await.map(|path| unit_from_path(path.as_str()))
         }
         Err(error) => Err(error),
     };
     match reply {
         Ok(unit) => Ok(unit.filter(|unit: &UnitName| unit.unit_type() != UnitType::Slice)),
-        // "In no unit" is an answer; only a bus that fails is none.
+        // "In no unit" is an answer, in systemd's own words; those of D-Bus itself mean that there was none.
         Err(zbus::Error::MethodError(..)) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn is_error(error: &zbus::Error, name: &str) -> bool {
-    matches!(error, zbus::Error::MethodError(found, ..) if found.as_str() == name)
+/// zbus gives the errors that D-Bus itself defines as [`zbus::Error::FDO`], all others as `MethodError`.
+fn is_unknown_method(error: &zbus::Error) -> bool {
+    matches!(error, zbus::Error::FDO(error) if matches!(**error, zbus::fdo::Error::UnknownMethod(_)))
+}
+
+/// The unit was there when it was listed, and is not now.
+fn is_gone(error: &zbus::Error) -> bool {
+    let is_unknown_object =
+        matches!(error, zbus::Error::FDO(error) if matches!(**error, zbus::fdo::Error::UnknownObject(_)));
+    is_unknown_object || matches!(error, zbus::Error::MethodError(..))
 }
 
 async fn socket_units(bus: &zbus::Connection, manager: &ManagerProxy<'_>) -> zbus::Result<Vec<SocketUnit>> {
@@ -205,8 +213,7 @@ async fn socket_units(bus: &zbus::Connection, manager: &ManagerProxy<'_>) -> zbu
         let Ok(unit) = listed.0.parse::<UnitName>() else { continue };
         let all = match properties(bus, &unit, "org.freedesktop.systemd1.Socket").await {
             Ok(all) => all,
-            // It is gone since it was listed.
-            Err(zbus::Error::MethodError(..) | zbus::Error::FDO(_)) => continue,
+            Err(error) if is_gone(&error) => continue,
             Err(error) => return Err(error),
         };
         let listens: Vec<(String, String)> =
@@ -384,6 +391,10 @@ const WANTED: &str = "Id,ActiveState,SubState,InvocationID,InactiveEnterTimestam
 
 /// `systemctl` has no question for "whose is this process" that all versions know; the cgroup answers that.
 fn ask_systemctl(question: &Question, patience: Duration) -> Result<Answer, String> {
+    // All that systemctl could say, and for four milliseconds less.
+    if !matches!(sd_notify::booted(), Ok(true)) {
+        return Err("this system was not booted with systemd".to_owned());
+    }
     let deadline = Instant::now() + patience;
     let show = |what: &str, wanted: &str| {
         systemctl(question.scope, &question.run, &["show", "--property", wanted, "--", what], deadline)

@@ -74,6 +74,7 @@ impl Start {
         let cgroup = cgroup2()?.join(&unit);
         let run = tempfile::tempdir()?;
         fs::create_dir_all(run.path().join("systemd/journal"))?;
+        fs::create_dir(run.path().join("systemd/units"))?;
         fs::create_dir(run.path().join("portguard"))?;
         fs::write(run.path().join("portguard/portguard.toml"), policy(&unit))?;
         let journal = UnixDatagram::bind(run.path().join("systemd/journal/socket"))?;
@@ -84,8 +85,12 @@ impl Start {
 
     /// Runs what is appended to it.
     fn command(&self, invocation: &str) -> Command {
-        const ENTER: &str = r#"mount --bind "$1" /run && echo 0 >"$2/cgroup.procs" && shift 2 && exec "$@""#;
-        let mut command = network_of_its_own(ENTER, &[self.run.path().as_os_str(), self.cgroup.as_os_str()]);
+        // systemd notes the invocation of each run there, before it runs any command of it.
+        const ENTER: &str = r#"ln -sfn "$INVOCATION_ID" "$3" && mount --bind "$1" /run && echo 0 >"$2/cgroup.procs" &&
+            shift 3 && exec "$@""#;
+        let noted = self.run.path().join(format!("systemd/units/invocation:{}", self.unit));
+        let mut command =
+            network_of_its_own(ENTER, &[self.run.path().as_os_str(), self.cgroup.as_os_str(), noted.as_os_str()]);
         command.env("INVOCATION_ID", invocation);
         command
     }
