@@ -409,6 +409,8 @@ impl Watch<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{CgroupPath, Invocation, InvocationId, Lineage, Owner, StartTime};
+    use crate::observe::fixture::{Child, Role};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -451,5 +453,49 @@ mod tests {
             fit(90, Some(10), true),
             Budget { patience: SECOND * 90, grace: SECOND * 5, extend: Some(SECOND * 100) }
         );
+    }
+
+    /// A child that listens, as a target; it is judged by the caller, not here.
+    fn target(child: &Child) -> Target {
+        let facts = proc::process(Path::new("/proc"), child.pid()).unwrap().unwrap();
+        Target { process: facts.into_process(Owner::Nobody, Lineage::Other), inodes: vec![child.inode()] }
+    }
+
+    /// What `stop` came to, with the words it said.
+    fn stop_it(target: Target) -> (Count, Vec<String>) {
+        let ladder = Ladder { first: Signal(15), hangup: false, patience: SECOND * 5, last: None };
+        let budget = Budget { patience: SECOND * 5, grace: SECOND, extend: None };
+        let mut said = Vec::new();
+        let mut tell = |step: &Step<'_>| said.push(format!("{step:?}").split([' ', '{']).next().unwrap().to_owned());
+        (stop(&[target], Path::new("/proc"), &ladder, &budget, &mut tell).unwrap(), said)
+    }
+
+    #[test]
+    fn a_process_that_is_still_what_was_judged_is_stopped_and_waited_for() {
+        let child = Child::spawn(Role::Listen, &[]);
+        let (count, said) = stop_it(target(&child));
+        assert_eq!((count, said.join(" ").as_str()), (Count { ended: 1, alive: 0 }, "Signal Ended"));
+    }
+
+    #[test]
+    fn a_process_that_is_not_what_was_judged_is_never_signalled() {
+        let child = Child::spawn(Role::Listen, &[]);
+        let changes: [fn(&mut Target); 7] = [
+            // Its number was given to another process: the start time differs.
+            |target| target.process.start = StartTime(target.process.start.0 + 1),
+            |target| target.process.uid += 1,
+            |target| target.process.cgroup = Some(CgroupPath("/elsewhere".to_owned())),
+            |target| target.process.exe = Some("/usr/bin/other".into()),
+            |target| target.process.invocation = Invocation::Known(InvocationId(7)),
+            |target| target.inodes = vec![Inode(u64::MAX)],
+            |target| target.process.lineage = Lineage::Ancestor,
+        ];
+        for change in changes {
+            let mut target = target(&child);
+            change(&mut target);
+            let (count, said) = stop_it(target);
+            assert_eq!((count, said.join(" ").as_str()), (Count { ended: 0, alive: 0 }, "Changed"));
+        }
+        assert!(proc::process(Path::new("/proc"), child.pid()).unwrap().is_some(), "it lives");
     }
 }

@@ -16,7 +16,7 @@ use crate::sys;
 
 /// What a child does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(crate) enum Role {
     /// Listens.
     Listen,
     /// A second thread of a process listens; the first ends.
@@ -31,14 +31,14 @@ const ROLES: [Role; 4] = [Role::Listen, Role::DeadLeader, Role::OwnTable, Role::
 const NOBODY: u32 = 65534;
 
 /// A child that plays its role until it is dropped.
-pub(super) struct Child {
+pub(crate) struct Child {
     process: std::process::Child,
     said: String,
 }
 
 impl Child {
     /// Comes back when the child is ready. With `PORTGUARD_TEST_CGROUP` it first moves to that cgroup.
-    pub(super) fn spawn(role: Role, environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn spawn(role: Role, environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "observe::fixture::a_child_plays_its_role", "--nocapture", "--test-threads=1"]);
         command.env("PORTGUARD_TEST_ROLE", format!("{role:?}")).envs(environment.iter().copied());
@@ -58,7 +58,7 @@ impl Child {
     }
 
     /// The process that has the listener.
-    pub(super) fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid(self.field(2).parse().unwrap())
     }
 
@@ -72,7 +72,7 @@ impl Child {
     }
 
     /// The inode of its listener.
-    pub(super) fn inode(&self) -> Inode {
+    pub(crate) fn inode(&self) -> Inode {
         Inode(self.field(0).parse().unwrap())
     }
 

@@ -12,7 +12,7 @@ pub mod systemd;
 pub mod users;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeSet, HashMap, HashSet};
