@@ -47,11 +47,7 @@ pub struct Cli {
 
 /// A unit that can have an `ExecStartPre=` and a port: systemd.service(5), systemd.socket(5).
 fn guardable(text: &str) -> Result<UnitName, String> {
-    let unit: UnitName = text.parse().map_err(|error: crate::model::UnitNameError| error.to_string())?;
-    if unit.is_template() {
-        let example = text.replace('@', "@NAME");
-        return Err(format!("\"{unit}\" is a template: name an instance, such as {example}"));
-    }
+    let unit = text.parse().and_then(UnitName::require_runnable).map_err(|error| error.to_string())?;
     match unit.unit_type() {
         UnitType::Service | UnitType::Socket => Ok(unit),
         UnitType::Target

@@ -105,12 +105,6 @@ impl UnitName {
         self.stem().split_once('@').map(|(_, instance)| instance).filter(|instance| !instance.is_empty())
     }
 
-    /// Whether it is an instance of a template: `x@1.service`.
-    #[must_use]
-    pub fn is_instance(&self) -> bool {
-        self.instance().is_some()
-    }
-
     /// Whether it is a template: `x@.service`. A template is never running.
     #[must_use]
     pub fn is_template(&self) -> bool {
@@ -249,7 +243,6 @@ mod tests {
             assert_eq!(name.unit_type(), *unit_type, "{text}");
             assert_eq!(name.prefix(), *prefix, "{text}");
             assert_eq!(name.instance(), *instance, "{text}");
-            assert_eq!(name.is_instance(), instance.is_some(), "{text}");
             assert_eq!(name.is_template(), *template, "{text}");
         }
     }

@@ -170,14 +170,6 @@ pub fn ancestors(proc: &Path, pid: Pid) -> Vec<Pid> {
     chain
 }
 
-/// Every process that this procfs shows, in the order of its listing.
-///
-/// # Errors
-/// The listing itself cannot be read.
-pub fn pids(proc: &Path) -> Result<Vec<Pid>, ProcError> {
-    open_dir(proc).and_then(list_pids).map_err(|source| read_error(proc, "", source))
-}
-
 /// The entries of a directory that are numbers: processes in `/proc`, threads in `/proc/PID/task`.
 pub(super) fn list_pids(dir: impl AsFd) -> io::Result<Vec<Pid>> {
     let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
@@ -504,8 +496,10 @@ mod tests {
     #[test]
     fn kernel_threads_are_known_whatever_the_caller_says() {
         // kthreadd is PID 2 wherever tests see the first pid namespace; else no kernel thread is to be seen at all.
-        let facts =
-            pids(Path::new("/proc")).unwrap().into_iter().filter_map(|pid| process(Path::new("/proc"), pid).ok()?);
+        let facts = list_pids(open_dir(Path::new("/proc")).unwrap())
+            .unwrap()
+            .into_iter()
+            .filter_map(|pid| process(Path::new("/proc"), pid).ok()?);
         let kernel_threads: Vec<Facts> = facts.filter(|facts| facts.kernel_thread).collect();
         for facts in kernel_threads {
             assert_eq!((&facts.exe, &facts.argv), (&None, &Vec::new()));
