@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
-use crate::model::{Inode, Pid, Process, Signal, StopRules, UnitFacts};
+use crate::model::{ActiveState, Inode, Pid, Process, Signal, StopRules, UnitFacts};
 use crate::observe::holders::{self, Sight};
 use crate::observe::proc;
 use crate::{sys, timespan};
@@ -118,22 +118,27 @@ impl Ladder {
     /// `DefaultTimeoutStopSec=` as systemd is built, where neither the policy nor the unit says another.
     pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(90);
 
+    /// While the manager says nothing, a leftover has so long after each signal: then the manager is asked again.
+    const BLIND_PATIENCE: Duration = Duration::from_secs(2);
+
     /// The policy first, then the unit's own settings, then systemd's defaults.
+    ///
+    /// As long as the manager has not told the unit's settings, they may say that it must never be killed
+    /// (`SendSIGKILL=no`, `TimeoutStopSec=infinity`): it is only asked to end, unless the policy itself says otherwise.
     #[must_use]
     pub fn new(rules: &StopRules, unit: &UnitFacts) -> Self {
-        let final_signal = rules.final_kill_signal.or(unit.final_kill_signal).unwrap_or(Signal(Known::SIGKILL as i32));
+        let told = unit.active != ActiveState::Unknown;
         let patience = rules.timeout.or(unit.timeout_stop).unwrap_or(Self::DEFAULT_PATIENCE);
+        let kills = rules.send_sigkill.or(unit.send_sigkill).unwrap_or(told);
         // TimeoutStopSec=infinity: it must never be killed. A start cannot wait for ever, though, and gives up instead.
-        let (patience, kills) = if patience == Duration::MAX {
-            (Self::DEFAULT_PATIENCE, false)
-        } else {
-            (patience, rules.send_sigkill.or(unit.send_sigkill).unwrap_or(true))
-        };
+        let (patience, kills) =
+            if patience == Duration::MAX { (Self::DEFAULT_PATIENCE, false) } else { (patience, kills) };
+        let last = rules.final_kill_signal.or(unit.final_kill_signal).unwrap_or(Signal(Known::SIGKILL as i32));
         Self {
             first: rules.kill_signal.or(unit.kill_signal).unwrap_or(Signal(Known::SIGTERM as i32)),
             hangup: rules.send_sighup.or(unit.send_sighup).unwrap_or(false),
-            patience,
-            last: kills.then_some(final_signal),
+            patience: if told { patience } else { patience.min(Self::BLIND_PATIENCE) },
+            last: kills.then_some(last),
         }
     }
 }
@@ -416,23 +421,34 @@ mod tests {
 
     #[test]
     fn the_policy_comes_before_the_unit_and_the_unit_before_the_defaults() {
+        let told = UnitFacts { active: ActiveState::Up, ..UnitFacts::default() };
         let unit = UnitFacts {
             kill_signal: Some(Signal(2)),
             timeout_stop: Some(SECOND * 7),
             send_sigkill: Some(false),
-            ..UnitFacts::default()
+            ..told.clone()
         };
         let rules = StopRules { timeout: Some(SECOND), send_sigkill: Some(true), ..StopRules::default() };
         let none = StopRules::default();
         let ladder = |first, patience, last| Ladder { first: Signal(first), hangup: false, patience, last };
-        assert_eq!(Ladder::new(&none, &UnitFacts::default()), ladder(15, SECOND * 90, Some(Signal(9))));
+        assert_eq!(Ladder::new(&none, &told), ladder(15, SECOND * 90, Some(Signal(9))));
         assert_eq!(Ladder::new(&none, &unit), ladder(2, SECOND * 7, None));
         assert_eq!(Ladder::new(&rules, &unit), ladder(2, SECOND, Some(Signal(9))));
     }
 
     #[test]
+    fn while_the_manager_says_nothing_only_the_policy_can_have_a_process_killed() {
+        let silent = UnitFacts::default();
+        assert_eq!(Ladder::new(&StopRules::default(), &silent).last, None);
+        let rules = StopRules { send_sigkill: Some(true), ..StopRules::default() };
+        assert_eq!(Ladder::new(&rules, &silent).last, Some(Signal(9)));
+    }
+
+    #[test]
     fn what_must_never_be_killed_is_waited_for_and_not_killed() {
-        let unit = UnitFacts { timeout_stop: Some(Duration::MAX), send_sigkill: Some(true), ..UnitFacts::default() };
+        let active = ActiveState::Up;
+        let unit =
+            UnitFacts { active, timeout_stop: Some(Duration::MAX), send_sigkill: Some(true), ..UnitFacts::default() };
         assert_eq!(Ladder::new(&StopRules::default(), &unit).last, None);
     }
 

@@ -8,7 +8,7 @@ use crate::act::{self, ActError, Budget, Ladder, Target};
 use crate::cli::Cli;
 use crate::judge::judge;
 use crate::ledger;
-use crate::model::{Action, Finding, Outcome, Probe, Process, Relation, Rules, StopRules, Verdict};
+use crate::model::{Action, ActiveState, Finding, Outcome, Probe, Process, Relation, Rules, StopRules, Verdict};
 use crate::observe::holders::Thorough;
 use crate::observe::{Look, Place};
 use crate::policy;
@@ -85,7 +85,8 @@ impl Guard<'_> {
     /// Enters this start into the ledger: what it leaves behind can then be told, wherever it goes.
     fn record(&self) {
         if let Some(run) = self.place.present_run(&self.args.unit)
-            && let Err(error) = ledger::record(&self.place.ledger, &self.args.unit, run)
+            && let Err(error) =
+                ledger::record(&self.place.ledger, &self.args.unit, run, |unit| self.place.is_noted(unit))
         {
             self.report.warn(&format!("this start is not in the ledger, ignoring: {error}"));
         }
@@ -179,9 +180,13 @@ impl Guard<'_> {
         let report = &self.report;
         let count = act::stop(&targets, &self.place.roots.proc, &ladder, &budget, &mut |step| report.step(step))?;
         self.stopped += count.ended;
-        if count.alive > 0 {
+        let told = look.facts.active != ActiveState::Unknown;
+        if count.alive > 0 && told {
             // The whole ladder was climbed. One more look tells whether it was enough.
             deadlines.stop_by = Some(Instant::now());
+        } else if count.alive > 0 {
+            // The manager may tell the rest of the ladder by now: it has its own time.
+            deadlines.stop_by = None;
         } else if count.ended == 0 {
             // All of them were gone or changed: whatever goes on there, it is not to be watched in a tight loop.
             std::thread::sleep(SETTLE);
@@ -300,7 +305,8 @@ mod tests {
             runs: Vec::new(),
         };
         let scene = Scene { guarded, endpoints: Vec::new(), blind_spots: Vec::new() };
-        let facts = UnitFacts { timeout_stop: Some(Duration::from_secs(10)), ..UnitFacts::default() };
+        let active = ActiveState::Up;
+        let facts = UnitFacts { active, timeout_stop: Some(Duration::from_secs(10)), ..UnitFacts::default() };
         Look { scene, facts, left, fallback: None }
     }
 

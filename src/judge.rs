@@ -159,6 +159,10 @@ fn relation_of(holder: &Process, held: &HeldSocket, scene: &Scene) -> Relation {
     if holder.is_manager() {
         return kept_by_manager(held, scene);
     }
+    // Whatever else it may look like, and wherever it is.
+    if guarded.known.contains(&holder.pid) {
+        return Relation::OwnRun;
+    }
     if guarded.is(&holder.owner) {
         return of_own_unit(holder, guarded);
     }
@@ -220,7 +224,6 @@ fn of_own_unit(holder: &Process, guarded: &Guarded) -> Relation {
         Phase::Stopped => Relation::Leftover,
         Phase::Running => Relation::OwnRun,
         Phase::Unknown => Relation::Unproven,
-        Phase::Within if guarded.known.contains(&holder.pid) => Relation::OwnRun,
         Phase::Within => match holder.invocation {
             Invocation::Known(id) if Some(id) == guarded.invocation => Relation::OwnStart,
             Invocation::Known(id) if in_ledger(id) => Relation::Leftover,
@@ -238,7 +241,12 @@ fn of_own_unit(holder: &Process, guarded: &Guarded) -> Relation {
 /// containers are theirs, whatever environment was inherited. Nor where somebody may sit at it: a shell that was
 /// begun from within the service (a web terminal) hands its environment on to all that is typed there.
 fn is_escaped(holder: &Process, guarded: &Guarded) -> bool {
-    if holder.terminal {
+    // While it runs, somebody may have taken a process of an earlier run over (`MAINPID=`, `PIDFile=`).
+    let may_be_over = match guarded.phase {
+        Phase::Within | Phase::Stopped => true,
+        Phase::Running | Phase::Unknown => false,
+    };
+    if holder.terminal || !may_be_over {
         return false;
     }
     let Invocation::Known(id) = holder.invocation else { return false };

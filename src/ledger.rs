@@ -4,6 +4,7 @@
 //! oldest first: `INVOCATION_ID CGROUP_ID`. It lives on a tmpfs, exactly as long as those ids mean anything. What it
 //! says may get a process stopped, so a folder or file that somebody else could have written counts as unreadable.
 
+use std::ffi::CString;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -109,15 +110,17 @@ pub fn read(folder: &Path, unit: &UnitName) -> Result<Vec<Run>, LedgerError> {
 /// Adds `run` to the ledger of `unit`: one line is appended by one write(2), so that a portguard which is killed in
 /// the middle, or another one at the same time, can at worst spoil this very line.
 ///
+/// `is_there`: whether the manager has a run of the unit of this name; where room has to be made, such are spared.
+///
 /// # Errors
 /// A folder or file that cannot be made or written, or that somebody else could have written.
-pub fn record(folder: &Path, unit: &UnitName, run: Run) -> Result<(), LedgerError> {
+pub fn record(folder: &Path, unit: &UnitName, run: Run, is_there: impl Fn(&str) -> bool) -> Result<(), LedgerError> {
     let path = folder.join(unit.as_str());
     let fail = |source: io::Error| LedgerError::Io { path: path.clone(), source };
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match openat(CWD, &path, flags, Mode::empty()) {
         Err(Errno::NOENT) => {
-            make_room(&open_or_make_folder(folder)?);
+            make_room(&open_or_make_folder(folder)?, is_there);
             openat(CWD, &path, flags | OFlags::CREATE, Mode::RUSR | Mode::WUSR)
         }
         opened => opened,
@@ -145,21 +148,26 @@ fn compact(folder: &Path, unit: &UnitName) -> Result<(), LedgerError> {
     renameat(&dir, new.as_str(), &dir, unit.as_str()).map_err(fail)
 }
 
-/// Forgets the units that have not started for longest, so that names which come and go cannot fill `/run`. What
-/// cannot be listed or removed stays.
-fn make_room(dir: &rustix::fd::OwnedFd) {
+/// Forgets units, so that names which come and go cannot fill `/run`: those that are not there first, then those that
+/// have not started for longest. What cannot be listed or removed stays.
+fn make_room(dir: &rustix::fd::OwnedFd, is_there: impl Fn(&str) -> bool) {
     let Ok(entries) = Dir::read_from(dir) else { return };
-    let mut files: Vec<_> = entries
+    let names: Vec<_> = entries
         .filter_map(Result::ok)
-        .filter(|entry| !matches!(entry.file_name().to_bytes(), b"." | b".."))
-        .filter_map(|entry| {
-            let written = statat(dir, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW).ok()?.st_mtime;
-            Some((written, entry.file_name().to_owned()))
-        })
+        .map(|entry| entry.file_name().to_owned())
+        .filter(|name| !matches!(name.to_bytes(), b"." | b".."))
         .collect();
-    files.sort();
-    let surplus = (files.len() + 1).saturating_sub(MAX_UNITS);
-    for (_, name) in &files[..surplus] {
+    let surplus = (names.len() + 1).saturating_sub(MAX_UNITS);
+    if surplus == 0 {
+        return;
+    }
+    let rank = |name: &CString| {
+        let written = statat(dir, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW).map_or(0, |stat| stat.st_mtime);
+        (name.to_str().is_ok_and(&is_there), written)
+    };
+    let mut ranked: Vec<_> = names.into_iter().map(|name| (rank(&name), name)).collect();
+    ranked.sort();
+    for (_, name) in &ranked[..surplus] {
         let _ = unlinkat(dir, name.as_c_str(), AtFlags::empty());
     }
 }
@@ -254,9 +262,9 @@ mod tests {
         let folder = root.path().join("portguard/ledger");
         assert_eq!(read(&folder, &unit()).unwrap(), []);
         for number in 1..=3 {
-            record(&folder, &unit(), run(number)).unwrap();
+            record(&folder, &unit(), run(number), |_| false).unwrap();
         }
-        record(&folder, &unit(), run(3)).unwrap();
+        record(&folder, &unit(), run(3), |_| false).unwrap();
         assert_eq!(read(&folder, &unit()).unwrap(), [run(1), run(2), run(3)]);
         assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
     }
@@ -265,7 +273,7 @@ mod tests {
     fn the_oldest_runs_are_forgotten_first() {
         let root = tempfile::tempdir().unwrap();
         for number in 1..=40 {
-            record(root.path(), &unit(), run(number)).unwrap();
+            record(root.path(), &unit(), run(number), |_| false).unwrap();
         }
         let runs = read(root.path(), &unit()).unwrap();
         assert_eq!(runs.len(), MAX_RUNS);
@@ -276,22 +284,29 @@ mod tests {
     fn names_that_come_and_go_do_not_fill_the_folder() {
         let root = tempfile::tempdir().unwrap();
         for number in 0..MAX_UNITS + 40 {
-            record(root.path(), &format!("a@{number}.service").parse().unwrap(), run(1)).unwrap();
+            record(root.path(), &format!("a@{number}.service").parse().unwrap(), run(1), |_| false).unwrap();
         }
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), MAX_UNITS);
         let last = format!("a@{}.service", MAX_UNITS + 39).parse().unwrap();
         assert_eq!(read(root.path(), &last).unwrap(), [run(1)]);
+        // The oldest of all stays as long as it runs.
+        let oldest: UnitName = "a@40.service".parse().unwrap();
+        for number in 0..MAX_UNITS {
+            let unit = format!("b@{number}.service").parse().unwrap();
+            record(root.path(), &unit, run(1), |name| name == oldest.as_str()).unwrap();
+        }
+        assert_eq!(read(root.path(), &oldest).unwrap(), [run(1)]);
     }
 
     #[test]
     fn a_killed_writer_hinders_nobody() {
         let root = tempfile::tempdir().unwrap();
-        record(root.path(), &unit(), run(1)).unwrap();
+        record(root.path(), &unit(), run(1), |_| false).unwrap();
         let torn = format!("{}\n0123456789abcdef01", std::fs::read_to_string(root.path().join("a@b.service")).unwrap());
         std::fs::write(root.path().join("a@b.service"), torn).unwrap();
         std::fs::write(root.path().join(format!(".{}.new", std::process::id())), "torn").unwrap();
         for number in 2..=200 {
-            record(root.path(), &unit(), run(number)).unwrap();
+            record(root.path(), &unit(), run(number), |_| false).unwrap();
             assert_eq!(read(root.path(), &unit()).unwrap().last(), Some(&run(number)));
         }
         assert!(root.path().join("a@b.service").metadata().unwrap().len() <= COMPACT_BYTES + 55);
@@ -300,14 +315,14 @@ mod tests {
     #[test]
     fn what_others_could_have_written_is_not_read() {
         let root = tempfile::tempdir().unwrap();
-        record(root.path(), &unit(), run(1)).unwrap();
+        record(root.path(), &unit(), run(1), |_| false).unwrap();
         let file = root.path().join("a@b.service");
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o666)).unwrap();
         assert!(matches!(read(root.path(), &unit()), Err(LedgerError::Untrusted { .. })));
         std::fs::remove_file(&file).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", &file).unwrap();
         assert!(read(root.path(), &unit()).is_err());
-        assert!(record(root.path(), &unit(), run(2)).is_err());
+        assert!(record(root.path(), &unit(), run(2), |_| false).is_err());
         std::fs::set_permissions(root.path(), PermissionsExt::from_mode(0o777)).unwrap();
         assert!(matches!(read(root.path(), &unit()), Err(LedgerError::Untrusted { .. })));
     }

@@ -147,8 +147,11 @@ pub(crate) fn within<T>(patience: std::time::Duration, work: impl FnOnce() -> T)
             nix::sys::signal::SaFlags::empty(),
             nix::sys::signal::SigSet::empty(),
         );
+        let alarm = nix::sys::signal::SIGALRM;
         // SAFETY: the handler does nothing, which is safe in a signal's context.
-        unsafe { nix::sys::signal::sigaction(nix::sys::signal::SIGALRM, &action) }.is_ok()
+        let handled = unsafe { nix::sys::signal::sigaction(alarm, &action) }.is_ok();
+        // Whoever called us may have it blocked, and that is inherited.
+        handled && nix::sys::signal::SigSet::from_iter([alarm]).thread_unblock().is_ok()
     });
     if handled {
         set(patience, std::time::Duration::from_millis(10));

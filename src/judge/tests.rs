@@ -154,8 +154,27 @@ fn in_its_own_cgroup_only_what_is_proven_to_be_of_an_earlier_run_is_left_over() 
 
 #[test]
 fn what_the_manager_knows_as_the_units_own_is_never_left_over() {
-    let main = Process { pid: Pid(900), invocation: Invocation::Known(EARLIER), ..process(own()) };
-    assert_eq!(judged(guarded(), held(vec![main])), (Relation::OwnRun, Action::Refuse));
+    // A daemon of an earlier run that this one has taken over lives in no cgroup of the unit.
+    for owner in [own(), Owner::Nobody, Owner::Unit(unit("run-1.scope"))] {
+        for phase in [Phase::Within, Phase::Running, Phase::Unknown] {
+            let main = Process { pid: Pid(900), invocation: Invocation::Known(EARLIER), ..process(owner.clone()) };
+            let guarded = Guarded { phase, ..guarded() };
+            assert_eq!(judged(guarded, held(vec![main])), (Relation::OwnRun, Action::Refuse), "{owner:?} {phase:?}");
+        }
+    }
+}
+
+#[test]
+fn nothing_has_escaped_from_a_unit_that_is_running() {
+    for (phase, action) in [
+        (Phase::Within, Action::Stop),
+        (Phase::Stopped, Action::Stop),
+        (Phase::Running, Action::Refuse),
+        (Phase::Unknown, Action::Refuse),
+    ] {
+        let holder = Process { invocation: Invocation::Known(EARLIER), ..process(Owner::Nobody) };
+        assert_eq!(judged(Guarded { phase, ..guarded() }, held(vec![holder])).1, action, "{phase:?}");
+    }
 }
 
 #[test]
@@ -461,11 +480,11 @@ proptest! {
                 prop_assert!(finding.relation == Relation::Leftover || !holder.terminal);
                 prop_assert!(holder.pid > Pid::INIT && holder.protection().is_none());
                 prop_assert_ne!(holder.invocation, Invocation::Known(OURS));
-                prop_assert!(holder.pid != Pid(3) || finding.relation == Relation::Escaped || scene.guarded.phase == Phase::Stopped);
+                prop_assert_ne!(holder.pid, Pid(3));
                 let in_ledger = holder.invocation == Invocation::Known(EARLIER);
                 let is_older = scene.guarded.ended.is_some_and(|ended| holder.start < ended);
                 prop_assert!(in_ledger || is_older || scene.guarded.phase == Phase::Stopped);
-                prop_assert!(!matches!(scene.guarded.phase, Phase::Running | Phase::Unknown) || finding.relation == Relation::Escaped);
+                prop_assert!(!matches!(scene.guarded.phase, Phase::Running | Phase::Unknown));
                 prop_assert_eq!(rules.on_stale, StaleRule::Stop);
             }
         }

@@ -325,15 +325,17 @@ impl Place {
             }
             Vec::new()
         });
-        // Which of them is the present one must be known, or a live process could pass for one of an earlier run.
-        let present_known = invocation.is_some() || phase == Phase::Stopped;
+        // Which of them is the present one must be known, or a live process could pass for one of an earlier run. And if
+        // the unit's own environment sets the variable (an EnvironmentFile= that was once dumped), ids prove nothing.
+        let overridden = phase == Phase::Within && self.invocation.is_some() && self.invocation != invocation;
+        let present_known = (invocation.is_some() || phase == Phase::Stopped) && !overridden;
         let runs = runs.into_iter().filter(|run| present_known && Some(run.invocation) != invocation).collect();
         Guarded {
             unit: facts.id.clone().unwrap_or_else(|| unit.clone()),
             user: (self.scope == Scope::User).then(|| rustix::process::getuid().as_raw()),
             phase,
             invocation,
-            ended: facts.ended.map(start_time),
+            ended: facts.ended.and_then(start_time),
             known: facts.main_pid.into_iter().chain(facts.control_pid).collect(),
             triggered_by: facts.triggered_by.clone(),
             runs,
@@ -349,11 +351,20 @@ impl Place {
         phase(self.within.is_some(), is_control, carries_present_id, facts)
     }
 
-    /// The invocation id of the unit's present run, which the manager writes before it runs any command of it:
-    /// `unit_export_invocation_id()`, systemd v257 `src/core/unit.c`.
+    /// The invocation id of the unit's present run, which the manager writes before it runs any command of it, and
+    /// removes with the unit: `unit_export_invocation_id()`, systemd v257 `src/core/unit.c`.
     fn exported_invocation(&self, unit: &UnitName) -> Option<InvocationId> {
-        let link = self.roots.run.join("systemd/units").join(format!("invocation:{unit}"));
-        std::fs::read_link(link).ok()?.to_str()?.parse().ok()
+        std::fs::read_link(self.note_of(unit.as_str())).ok()?.to_str()?.parse().ok()
+    }
+
+    /// Whether the manager has a run of this unit.
+    #[must_use]
+    pub fn is_noted(&self, unit: &str) -> bool {
+        self.note_of(unit).is_symlink()
+    }
+
+    fn note_of(&self, unit: &str) -> PathBuf {
+        self.roots.run.join("systemd/units").join(format!("invocation:{unit}"))
     }
 }
 
@@ -398,10 +409,17 @@ fn phase(within: bool, is_control: bool, carries_present_id: bool, facts: &UnitF
 }
 
 /// A moment of `CLOCK_MONOTONIC` as a process start time. Those count the time asleep as well, so after a suspend
-/// this is too early, and nothing younger than the moment counts as older.
-fn start_time(moment: Duration) -> StartTime {
+/// this is too early, and nothing younger than the moment counts as older. `None` where the clocks are shifted the other
+/// way (`time_namespaces(7)`).
+fn start_time(moment: Duration) -> Option<StartTime> {
+    let now = |clock| Duration::try_from(rustix::time::clock_gettime(clock)).ok();
+    let monotonic = now(rustix::time::ClockId::Monotonic)?;
+    let since_boot = now(rustix::time::ClockId::Boottime)?;
+    if since_boot < monotonic {
+        return None;
+    }
     let ticks = u128::from(rustix::param::clock_ticks_per_second()) * moment.as_micros() / 1_000_000;
-    StartTime(u64::try_from(ticks).unwrap_or(u64::MAX))
+    u64::try_from(ticks).ok().map(StartTime)
 }
 
 /// The protocols and ports that a look is worth.

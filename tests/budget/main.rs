@@ -34,7 +34,7 @@ fn free_path_of_a_units_start_keeps_its_budget() {
     assert!(start.command(&"1".repeat(32)).arg(guard()).args(&arguments).status().unwrap().success());
     check(start.command(&"2".repeat(32)), &arguments, start.run.path(), IN_A_UNIT);
     let ledger = fs::read_to_string(start.run.path().join("portguard/ledger").join(&start.unit)).unwrap();
-    assert_eq!(ledger.lines().count(), 2, "both starts are in the ledger: {ledger}");
+    assert_eq!(ledger.split_whitespace().count(), 4, "two starts, each with its two ids, are in the ledger: {ledger}");
 }
 
 fn check(mut strace: Command, arguments: &[OsString], folder: &Path, budget: usize) {

@@ -11,7 +11,7 @@ pub(crate) const ON_A_SHELL: usize = 60;
 
 /// And so many with what a unit's start adds: the ledger, and fields in the journal. On a hybrid cgroup host; one less
 /// where cgroup2 is at /sys/fs/cgroup.
-pub(crate) const IN_A_UNIT: usize = 70;
+pub(crate) const IN_A_UNIT: usize = 71;
 
 /// The ports of the [`policy`]: one of each kind of bind probe.
 pub(crate) const PORTS: [u16; 4] = [8080, 9090, 5353, 8443];

@@ -284,6 +284,23 @@ impl Machine {
     }
 }
 
+/// PID 1.
+impl Machine {
+    /// Stops the machine's PID 1 from outside, where alone that can be done: it answers nobody.
+    pub(crate) fn freeze_manager(&self) {
+        self.signal_manager(Signal::STOP);
+    }
+
+    pub(crate) fn thaw_manager(&self) {
+        self.signal_manager(Signal::CONT);
+    }
+
+    fn signal_manager(&self, signal: Signal) {
+        let pid = i32::try_from(self.leader).ok().and_then(Pid::from_raw).expect("the machine has a PID 1");
+        rustix::process::kill_process(pid, signal).expect("it is our grandchild");
+    }
+}
+
 /// Processes and ports, as the kernel sees them.
 impl Machine {
     /// The machine's pids of the processes that listen on an endpoint such as `8080/tcp`, ascending.

@@ -86,3 +86,28 @@ pub(super) fn denied_netlink_leaves_the_tables_of_proc(m: &Machine) {
     assert_up_without(m, "8080/tcp", &old);
     finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop")]);
 }
+
+/// What is not told of the unit may be that it must never be killed.
+pub(super) fn silent_manager_gets_nobody_killed(m: &Machine) {
+    m.given("a leftover that ignores SIGTERM, of a unit that must not be killed");
+    let old = started_guarded_app(m, "8080/tcp 1 stubborn");
+    m.unit(
+        &format!("{APP}.d/portguard.conf"),
+        "[Service]\nSendSIGKILL=no\nTimeoutStopSec=1s\n\
+         ExecStartPre=+/bin/sh -c 'sleep 2; exec /usr/bin/portguard --unit %n'\n",
+    );
+
+    m.when("it is restarted, and PID 1 answers nobody while portguard looks and stops");
+    m.ok(&format!("systemctl restart --no-block {APP}"));
+    m.wait_until("the command in front of the start runs", BOUND, || m.show(APP, "SubState") == "start-pre");
+    m.freeze_manager();
+    std::thread::sleep(Duration::from_secs(7));
+    m.thaw_manager();
+
+    m.then("portguard has asked the leftover to end, has not killed it, and has given up once it knew more");
+    m.wait_until("the start has failed", super::SOON, || m.show(APP, "ActiveState") == "failed");
+    let journal = m.journal(APP);
+    assert_names(&journal, &["sending SIGTERM", "still held", "status=75/TEMPFAIL"]);
+    assert!(!journal.contains("sending SIGKILL"), "{journal}");
+    super::assert_unharmed(m, "8080/tcp", old[0]);
+}

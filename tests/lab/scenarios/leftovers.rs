@@ -161,11 +161,12 @@ pub(super) fn dry_run_touches_nothing(m: &Machine) {
     m.stop(APP);
 
     m.when("portguard runs with --dry-run");
-    let dry_run = m.sh(&format!("portguard --unit {APP} --dry-run"));
+    let dry_run = m.sh(&format!("portguard --unit {APP} --dry-run --verbose"));
 
     m.then("it says what it would do");
     let said = format!("{}{}", dry_run.stdout, dry_run.stderr);
     assert_names(&said, &["8080/tcp", &old[0].to_string(), "stop"]);
+    assert!(!said.contains("systemctl was asked"), "the bus is there, and was not enough: {said}");
 
     m.then("the leftover lives and holds the port");
     assert_unharmed(m, "8080/tcp", old[0]);

@@ -56,6 +56,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("live_service_is_not_stopped_by_hand", refusals::live_service_is_not_stopped_by_hand),
     ("untrusted_policy_is_78_and_touches_nothing", refusals::untrusted_policy_is_78_and_touches_nothing),
     ("hung_bus_costs_a_second_not_a_start", faults::hung_bus_costs_a_second_not_a_start),
+    ("silent_manager_gets_nobody_killed", faults::silent_manager_gets_nobody_killed),
     ("hung_journal_holds_up_no_start", faults::hung_journal_holds_up_no_start),
     ("run_that_is_read_only_or_full_holds_up_no_start", faults::run_that_is_read_only_or_full_holds_up_no_start),
     ("denied_netlink_leaves_the_tables_of_proc", faults::denied_netlink_leaves_the_tables_of_proc),
