@@ -181,3 +181,16 @@ proptest! {
         prop_assert_eq!(different.len(), found.len());
     }
 }
+
+#[test]
+fn the_policy_in_the_readme_says_what_the_readme_says_of_it() {
+    let readme = include_str!("../../README.md");
+    let text = readme.split("```toml\n").nth(1).and_then(|block| block.split("```").next()).unwrap();
+    let policy = Policy::parse(text, Path::new("README.md")).unwrap();
+    let ports = |unit: &str| {
+        let rules = policy.rules_for(&unit.parse().unwrap(), &|_| None, &[]).unwrap();
+        rules.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(ports("app.service"), "8080/tcp 127.0.0.1:9090/tcp");
+    assert_eq!(ports("worker@81.service"), "8081/tcp");
+}

@@ -408,3 +408,53 @@ fn list(items: impl Iterator<Item = String>) -> String {
         more => format!("{} and {} more", all[..SHOWN].join(", "), more - SHOWN),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const README: &str = include_str!("../../README.md");
+
+    fn outcomes() -> Vec<Outcome> {
+        let took = Duration::from_millis(12);
+        vec![
+            Outcome::NoPorts,
+            Outcome::Free,
+            Outcome::Passed,
+            Outcome::Freed { stopped: 1, took },
+            Outcome::WouldStop,
+            Outcome::WouldWait,
+            Outcome::Refused { stopped: 0 },
+            Outcome::StillHeld { took, why: "it does not end".to_owned() },
+            Outcome::NotPermitted("why".to_owned()),
+            Outcome::BadPolicy(vec!["policy.toml:3:1: unknown key".to_owned()]),
+            Outcome::Internal("why".to_owned()),
+        ]
+    }
+
+    #[test]
+    fn every_verdict_message_id_and_exit_status_is_in_the_readme() {
+        let unit: UnitName = "app.service".parse().unwrap();
+        for end in outcomes() {
+            let entries = outcome(&end, &unit, &[], &[]);
+            let last = entries.last().unwrap();
+            let field = |wanted| last.fields.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value).unwrap();
+            assert!(README.contains(&format!("`{}`", field("PORTGUARD_VERDICT"))), "{end:?}");
+            assert!(README.contains(&format!("| `{}` |", field("MESSAGE_ID"))), "{end:?}");
+            assert!(README.contains(&format!("\n| {} | ", end.exit_status())), "{end:?}");
+        }
+        assert!(README.contains(id::FINDING) && README.contains(id::SIGNAL));
+    }
+
+    #[test]
+    fn every_verdict_but_that_of_the_policy_is_one_line_about_the_unit() {
+        let unit: UnitName = "app.service".parse().unwrap();
+        for end in outcomes() {
+            let entries = outcome(&end, &unit, &[], &[]);
+            assert_eq!(entries.len(), if matches!(end, Outcome::BadPolicy(_)) { 2 } else { 1 }, "{end:?}");
+            assert!(!entries.iter().any(|entry| entry.message.chars().any(char::is_control)), "{end:?}");
+        }
+    }
+}

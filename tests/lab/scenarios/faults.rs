@@ -73,7 +73,7 @@ pub(super) fn denied_netlink_leaves_the_tables_of_proc(m: &Machine) {
     m.given("a leftover of a service that may not use netlink, nor may its guard, which has no plus");
     let old = started_guarded_app(m, "8080/tcp");
     m.unit(
-        &format!("{APP}.d/portguard.conf"),
+        &format!("{APP}.d/10-portguard.conf"),
         "[Service]\nExecStartPre=/usr/bin/portguard --unit %n\nRestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\n",
     );
     policy_for_app(m, "8080/tcp");
@@ -92,7 +92,7 @@ pub(super) fn silent_manager_gets_nobody_killed(m: &Machine) {
     m.given("a leftover that ignores SIGTERM, of a unit that must not be killed");
     let old = started_guarded_app(m, "8080/tcp 1 stubborn");
     m.unit(
-        &format!("{APP}.d/portguard.conf"),
+        &format!("{APP}.d/10-portguard.conf"),
         "[Service]\nSendSIGKILL=no\nTimeoutStopSec=1s\n\
          ExecStartPre=+/bin/sh -c 'sleep 2; exec /usr/bin/portguard --unit %n'\n",
     );

@@ -64,6 +64,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("start_timeout_is_extended_where_systemd_listens", time::start_timeout_is_extended_where_systemd_listens),
     ("wait_ends_when_the_holder_does", time::wait_ends_when_the_holder_does),
     ("wait_that_is_over_is_75", time::wait_that_is_over_is_75),
+    ("installed_as_the_readme_says_it_works", starts::installed_as_the_readme_says_it_works),
     ("template_instance_takes_its_port_from_its_name", starts::template_instance_takes_its_port_from_its_name),
     ("unit_without_ports_starts_with_a_warning", starts::unit_without_ports_starts_with_a_warning),
     ("user_service_over_its_leftover_comes_up", users::user_service_over_its_leftover_comes_up),
@@ -74,15 +75,15 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
 /// The service under guard in nearly every scenario.
 const APP: &str = "app.service";
 
-/// The line that the whole project is about.
-const GUARD: &str = "[Service]\nExecStartPre=+/usr/bin/portguard --unit %n\n";
+/// The drop-in that the whole project is about, as it is shipped.
+const GUARD: &str = include_str!("../../../contrib/systemd/10-portguard.conf");
 
 /// How long a signalled process may take to be gone and reaped.
 const SOON: Duration = Duration::from_secs(10);
 
 /// Puts portguard before a unit's start, as the README says: by a drop-in.
 fn guard(machine: &Machine, unit: &str) {
-    machine.unit(&format!("{unit}.d/portguard.conf"), GUARD);
+    machine.unit(&format!("{unit}.d/10-portguard.conf"), GUARD);
 }
 
 fn policy(machine: &Machine, text: &str) {
