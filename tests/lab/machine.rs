@@ -127,6 +127,7 @@ impl Machine {
         self.write("/opt/lab/passer.py", include_str!("listeners/passer.py"));
         self.write("/opt/lab/receiver.py", include_str!("listeners/receiver.py"));
         self.write("/opt/lab/server.py", include_str!("listeners/server.py"));
+        self.write("/opt/lab/taken_over.py", include_str!("listeners/taken_over.py"));
         self.write("/opt/lab/fill.py", include_str!("listeners/fill.py"));
     }
 }

@@ -29,6 +29,30 @@ pub(super) fn live_main_process_is_never_left_over(m: &Machine) {
     }
 }
 
+/// It carries the invocation id of an earlier run, which the ledger has, and lives outside the unit's cgroup.
+pub(super) fn daemon_that_was_taken_over_is_not_stopped(m: &Machine) {
+    m.given("a live service whose main process is the daemon of an earlier run, in no cgroup of the unit");
+    m.ok("mkdir /sys/fs/cgroup/nobodys");
+    m.unit(
+        APP,
+        "[Service]\nType=forking\nKillMode=none\nPIDFile=/run/app.pid\nExecStartPre=+/usr/bin/portguard --unit %n --port 9999\n\
+         ExecStart=/usr/bin/python3 /opt/lab/taken_over.py 8080 /run/app.pid /sys/fs/cgroup/nobodys\n",
+    );
+    m.ok(&format!("systemctl start {APP}"));
+    let daemon = m.main_pid(APP);
+    m.stop(APP);
+    m.ok(&format!("systemctl start {APP}"));
+    assert_eq!(m.main_pid(APP), daemon, "it was not taken over");
+
+    m.when("portguard is typed for its port on a shell, as root");
+    let typed = m.sh(&format!("portguard --unit {APP} --port 8080"));
+
+    m.then("it says whose it is, and touches nothing");
+    assert_eq!(typed.status.code(), Some(69), "{typed:?}");
+    assert_names(&typed.stderr, &["own-run", &daemon.to_string()]);
+    assert_unharmed(m, "8080/tcp", daemon);
+}
+
 pub(super) fn foreign_invocation_id_proves_nothing(m: &Machine) {
     m.given("a service whose first ExecStartPre= leaves a helper with the port, and with an invocation id of its own");
     let forged = "INVOCATION_ID=0123456789abcdef0123456789abcdef";

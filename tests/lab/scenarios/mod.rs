@@ -42,6 +42,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("login_session_is_refused_and_named", refusals::login_session_is_refused_and_named),
     ("broken_policy_is_78_and_touches_nothing", refusals::broken_policy_is_78_and_touches_nothing),
     ("live_main_process_is_never_left_over", attacks::live_main_process_is_never_left_over),
+    ("daemon_that_was_taken_over_is_not_stopped", attacks::daemon_that_was_taken_over_is_not_stopped),
     ("foreign_invocation_id_proves_nothing", attacks::foreign_invocation_id_proves_nothing),
     ("environment_of_the_unit_has_no_say", attacks::environment_of_the_unit_has_no_say),
     ("names_of_others_forge_no_line", attacks::names_of_others_forge_no_line),
