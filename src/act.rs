@@ -119,7 +119,7 @@ impl Ladder {
     pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(90);
 
     /// While the manager says nothing, a leftover has so long after each signal: then the manager is asked again.
-    const BLIND_PATIENCE: Duration = Duration::from_secs(2);
+    const BLIND_PATIENCE: Duration = Duration::from_secs(10);
 
     /// The policy first, then the unit's own settings, then systemd's defaults.
     ///
@@ -137,7 +137,8 @@ impl Ladder {
         Self {
             first: rules.kill_signal.or(unit.kill_signal).unwrap_or(Signal(Known::SIGTERM as i32)),
             hangup: rules.send_sighup.or(unit.send_sighup).unwrap_or(false),
-            patience: if told { patience } else { patience.min(Self::BLIND_PATIENCE) },
+            // Only what ends in nothing worse than another look is cut short.
+            patience: if told || kills || rules.timeout.is_some() { patience } else { Self::BLIND_PATIENCE },
             last: kills.then_some(last),
         }
     }
@@ -439,9 +440,14 @@ mod tests {
     #[test]
     fn while_the_manager_says_nothing_only_the_policy_can_have_a_process_killed() {
         let silent = UnitFacts::default();
-        assert_eq!(Ladder::new(&StopRules::default(), &silent).last, None);
-        let rules = StopRules { send_sigkill: Some(true), ..StopRules::default() };
-        assert_eq!(Ladder::new(&rules, &silent).last, Some(Signal(9)));
+        let ladder = |send_sigkill, timeout| {
+            let ladder = Ladder::new(&StopRules { timeout, send_sigkill, ..StopRules::default() }, &silent);
+            (ladder.patience, ladder.last)
+        };
+        assert_eq!(ladder(None, None), (SECOND * 10, None));
+        assert_eq!(ladder(None, Some(SECOND * 60)), (SECOND * 60, None));
+        assert_eq!(ladder(Some(true), None), (SECOND * 90, Some(Signal(9))));
+        assert_eq!(ladder(Some(true), Some(SECOND * 60)), (SECOND * 60, Some(Signal(9))));
     }
 
     #[test]

@@ -180,14 +180,14 @@ impl Guard<'_> {
         let report = &self.report;
         let count = act::stop(&targets, &self.place.roots.proc, &ladder, &budget, &mut |step| report.step(step))?;
         self.stopped += count.ended;
-        let told = look.facts.active != ActiveState::Unknown;
-        if count.alive > 0 && told {
+        if look.facts.active == ActiveState::Unknown {
+            // The manager may tell the unit's own times by now, and those begin anew then.
+            deadlines.stop_by = None;
+        } else if count.alive > 0 {
             // The whole ladder was climbed. One more look tells whether it was enough.
             deadlines.stop_by = Some(Instant::now());
-        } else if count.alive > 0 {
-            // The manager may tell the rest of the ladder by now: it has its own time.
-            deadlines.stop_by = None;
-        } else if count.ended == 0 {
+        }
+        if count.alive == 0 && count.ended == 0 {
             // All of them were gone or changed: whatever goes on there, it is not to be watched in a tight loop.
             std::thread::sleep(SETTLE);
         }

@@ -181,10 +181,11 @@ fn read_from(dir: &rustix::fd::OwnedFd, folder: &Path, unit: &UnitName) -> Resul
         Err(source) => return Err(LedgerError::Io { path, source: source.into() }),
     };
     require_ours(&file, &path, FileType::RegularFile)?;
-    let mut text = String::with_capacity(4096);
-    match std::fs::File::from(file).take(MAX_BYTES).read_to_string(&mut text) {
+    let mut bytes = Vec::with_capacity(4096);
+    match std::fs::File::from(file).take(MAX_BYTES).read_to_end(&mut bytes) {
         Ok(_) => {
-            let mut runs = parse(&text);
+            // A line that is spoilt is passed over, and not the whole file.
+            let mut runs = parse(&String::from_utf8_lossy(&bytes));
             runs.dedup();
             let surplus = runs.len().saturating_sub(MAX_RUNS);
             Ok(runs.split_off(surplus))
@@ -302,7 +303,8 @@ mod tests {
     fn a_killed_writer_hinders_nobody() {
         let root = tempfile::tempdir().unwrap();
         record(root.path(), &unit(), run(1), |_| false).unwrap();
-        let torn = format!("{}\n0123456789abcdef01", std::fs::read_to_string(root.path().join("a@b.service")).unwrap());
+        let mut torn = std::fs::read(root.path().join("a@b.service")).unwrap();
+        torn.extend(b"\n0123456789abcdef01\xff");
         std::fs::write(root.path().join("a@b.service"), torn).unwrap();
         std::fs::write(root.path().join(format!(".{}.new", std::process::id())), "torn").unwrap();
         for number in 2..=200 {

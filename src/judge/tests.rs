@@ -440,8 +440,10 @@ fn any_scene() -> impl Strategy<Value = Scene> {
     let sockets = prop::collection::vec(any_socket(), 0..4);
     (sockets, probe, phase, blind, prop::option::of(0u32..3), prop::option::of(950u64..1050)).prop_map(
         |(sockets, probe, phase, blind, user, ended)| {
-            let mut scene =
-                scene(Guarded { phase, user, ended: ended.map(StartTime), known: vec![Pid(3)], ..guarded() }, sockets);
+            // What is over has no present run, as the observer says it.
+            let invocation = (phase != Phase::Stopped).then_some(OURS);
+            let (ended, known) = (ended.map(StartTime), vec![Pid(3)]);
+            let mut scene = scene(Guarded { user, phase, invocation, ended, known, ..guarded() }, sockets);
             scene.endpoints[0].probe = probe;
             scene.blind_spots.extend(blind);
             scene
@@ -479,7 +481,9 @@ proptest! {
                 prop_assert!(matches!(finding.relation, Relation::Leftover | Relation::Escaped));
                 prop_assert!(finding.relation == Relation::Leftover || !holder.terminal);
                 prop_assert!(holder.pid > Pid::INIT && holder.protection().is_none());
-                prop_assert_ne!(holder.invocation, Invocation::Known(OURS));
+                if let Some(present) = scene.guarded.invocation {
+                    prop_assert_ne!(holder.invocation, Invocation::Known(present));
+                }
                 prop_assert_ne!(holder.pid, Pid(3));
                 let in_ledger = holder.invocation == Invocation::Known(EARLIER);
                 let is_older = scene.guarded.ended.is_some_and(|ended| holder.start < ended);
