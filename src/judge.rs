@@ -97,13 +97,9 @@ fn findings_of<'a>(seen: &'a EndpointScene, scene: &'a Scene) -> Vec<Found<'a>> 
     if seen.probe == Probe::Free {
         return Vec::new();
     }
-    let conflicting = |held: &&HeldSocket| {
-        held.socket.protocol == seen.endpoint.protocol
-            && seen.endpoint.conflicts_with(held.socket.local, held.socket.v6only)
-    };
-    let in_the_way: Vec<&HeldSocket> = seen.sockets.iter().filter(conflicting).collect();
+    let in_the_way = seen.sockets.iter().filter(|held| seen.endpoint.is_contested_by(&held.socket));
     // A connection keeps the port of its listener as well: it explains a busy bind only where no listener does.
-    let (bound, connected): (Vec<_>, Vec<_>) = in_the_way.into_iter().partition(|held| is_bound(&held.socket));
+    let (bound, connected): (Vec<_>, Vec<_>) = in_the_way.partition(|held| is_bound(&held.socket));
     let explains = if bound.is_empty() && seen.probe == Probe::Busy { connected } else { bound };
     let mut found: Vec<Found<'a>> = explains.into_iter().flat_map(|held| holders_of(seen, held, scene)).collect();
     if found.is_empty() {

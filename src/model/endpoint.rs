@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
-use super::printable;
+use super::{Socket, printable};
 
 /// A port number, 1 to 65535. Port 0 means "any free port" to bind(2), so nobody can hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -104,6 +104,12 @@ impl Endpoint {
     #[must_use]
     pub fn conflicts_with(&self, local: SocketAddr, v6only: bool) -> bool {
         local.port() == self.port.get() && self.reach().overlaps(Reach::of(local.ip(), v6only))
+    }
+
+    /// Whether this socket stands in the way of this endpoint: the same protocol, and [`Self::conflicts_with`].
+    #[must_use]
+    pub fn is_contested_by(&self, socket: &Socket) -> bool {
+        socket.protocol == self.protocol && self.conflicts_with(socket.local, socket.v6only)
     }
 
     fn reach(&self) -> Reach {

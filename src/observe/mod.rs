@@ -196,7 +196,7 @@ impl Place {
         let endpoints: Vec<EndpointScene> = probed
             .into_iter()
             .map(|(endpoint, probe)| {
-                let sockets = held.iter().filter(|held| in_the_way(&held.socket, &endpoint)).cloned().collect();
+                let sockets = held.iter().filter(|held| endpoint.is_contested_by(&held.socket)).cloned().collect();
                 EndpointScene { endpoint, probe, sockets }
             })
             .collect();
@@ -216,23 +216,23 @@ impl Place {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
+        // The tables of /proc/net have listeners and all others in one.
+        let from_proc = |netlink| {
+            let from_tables = net_tables::sockets(&self.roots.proc, wanted);
+            from_tables.map_err(|tables| format!("netlink: {netlink}; /proc/net: {tables}"))
+        };
         let waiting = match sock_diag::listeners(wanted) {
             Ok(sockets) => sockets,
-            Err(netlink) => {
-                let from_tables = net_tables::sockets(&self.roots.proc, wanted);
-                return from_tables.map_err(|tables| format!("netlink: {netlink}; /proc/net: {tables}"));
-            }
+            Err(netlink) => return from_proc(netlink),
         };
         let explained = |(endpoint, seen): &(Endpoint, Probe)| {
-            matches!(seen, Probe::Free | Probe::NotLocal) || waiting.iter().any(|socket| in_the_way(socket, endpoint))
+            matches!(seen, Probe::Free | Probe::NotLocal)
+                || waiting.iter().any(|socket| endpoint.is_contested_by(socket))
         };
         if probed.iter().all(explained) {
             return Ok(waiting);
         }
-        let others = sock_diag::others(wanted).or_else(|netlink| {
-            let from_tables = net_tables::sockets(&self.roots.proc, wanted);
-            from_tables.map_err(|tables| format!("netlink: {netlink}; /proc/net: {tables}"))
-        })?;
+        let others = sock_diag::others(wanted).or_else(from_proc)?;
         Ok(waiting.into_iter().chain(others).collect())
     }
 
@@ -430,10 +430,6 @@ fn wanted(probed: &[(Endpoint, Probe)]) -> Vec<(Protocol, Port)> {
         .map(|(endpoint, _)| (endpoint.protocol, endpoint.port))
         .collect();
     wanted.into_iter().collect()
-}
-
-fn in_the_way(socket: &Socket, endpoint: &Endpoint) -> bool {
-    socket.protocol == endpoint.protocol && endpoint.conflicts_with(socket.local, socket.v6only)
 }
 
 fn socket_unit_of(born: &CgroupPath) -> Option<UnitName> {
