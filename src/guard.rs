@@ -4,12 +4,17 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-use crate::act::{self, ActError, Budget, Ladder, Target};
+use crate::act::units::StopError;
+use crate::act::{self, ActError, Budget, Ladder, Step, Target, units};
 use crate::cli::Cli;
 use crate::judge::judge;
 use crate::ledger;
-use crate::model::{Action, ActiveState, Finding, Outcome, Probe, Process, Relation, Rules, StopRules, Verdict};
+use crate::model::{
+    Action, ActiveState, Endpoint, Finding, ForeignRule, Outcome, Probe, Process, Relation, Rules, StopRules, Stopped,
+    UnitName, Verdict,
+};
 use crate::observe::holders::Thorough;
+use crate::observe::sock_diag::Closings;
 use crate::observe::{Look, Place};
 use crate::policy;
 use crate::probe::probe;
@@ -21,8 +26,17 @@ const MAX_STOPS: usize = 8;
 /// How long what changes under the eyes gets to come to rest.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// How often a wait looks again for what no process's end can tell: `TIME_WAIT`, a socket that is closed.
+/// How often a wait looks again for what nobody tells: the end of a `TIME_WAIT`.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// How long `on-foreign = "wait"` waits where the policy has no `wait`.
+const WAIT: Duration = Duration::from_secs(30);
+
+/// How long a holder gets that is on its way down already.
+const WAIT_FOR_STOPPING: Duration = Duration::from_secs(10);
+
+/// A little more than `TCP_TIMEWAIT_LEN` (60 s, Linux `include/net/tcp.h`), the longest that a `TIME_WAIT` lasts.
+const WAIT_FOR_TIME_WAIT: Duration = Duration::from_secs(62);
 
 /// Guards one start of one unit, and reports all of it. The caller only has to exit.
 pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Report) -> Outcome {
@@ -34,8 +48,15 @@ pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Rep
             return outcome;
         }
     };
-    let mut guard =
-        Guard { args, place, rules: &rules, report, began: Instant::now(), stopped: 0, findings: Vec::new() };
+    let mut guard = Guard {
+        args,
+        place,
+        rules: &rules,
+        report,
+        began: Instant::now(),
+        stopped: Stopped::default(),
+        findings: Vec::new(),
+    };
     let outcome = guard.run();
     let Guard { report, findings, .. } = guard;
     report.outcome(&outcome, &rules.endpoints, &findings);
@@ -56,7 +77,7 @@ struct Guard<'a> {
     rules: &'a Rules,
     report: &'a mut Report,
     began: Instant,
-    stopped: usize,
+    stopped: Stopped,
     findings: Vec<Finding>,
 }
 
@@ -103,7 +124,7 @@ impl Guard<'_> {
 
     /// The slow path: looks, judges and acts, until everything was seen free, or it has to be given up.
     fn clear_the_way(&mut self) -> Outcome {
-        let mut deadlines = Deadlines::new(self.rules, self.began);
+        let mut deadlines = Deadlines::new(self.began);
         let mut stops = 0;
         let outcome = loop {
             match self.round(&mut deadlines) {
@@ -123,8 +144,8 @@ impl Guard<'_> {
         self.tell(&look, &verdict);
         deadlines.know(&look);
         let done = match &verdict {
-            Verdict::Free | Verdict::Pass(_) if self.stopped > 0 => {
-                Outcome::Freed { stopped: self.stopped, took: self.began.elapsed() }
+            Verdict::Free | Verdict::Pass(_) if !self.stopped.is_nothing() => {
+                Outcome::Freed { stopped: self.stopped.clone(), took: self.began.elapsed() }
             }
             Verdict::Free => Outcome::Free,
             Verdict::Pass(_) => Outcome::Passed,
@@ -132,7 +153,12 @@ impl Guard<'_> {
             Verdict::Wait(_) if self.args.dry_run => Outcome::WouldWait,
             Verdict::Clear(_) if self.args.dry_run => Outcome::WouldStop,
             Verdict::Wait(findings) => return self.wait(findings, deadlines),
-            Verdict::Clear(findings) => return self.stop(findings, deadlines, &look),
+            Verdict::Clear(findings) => {
+                return match units_to_stop(findings) {
+                    units if units.is_empty() => self.stop(findings, deadlines, &look),
+                    units => Ok(self.stop_units(&units, deadlines, &look)),
+                };
+            }
         };
         Ok(Round::Done(done))
     }
@@ -167,7 +193,7 @@ impl Guard<'_> {
         if refused.all(|finding| finding.relation == Relation::Hidden) {
             Outcome::NotPermitted("who holds it may not be seen".to_owned())
         } else {
-            Outcome::Refused { stopped: self.stopped }
+            Outcome::Refused { stopped: self.stopped.clone(), why: None }
         }
     }
 
@@ -176,10 +202,12 @@ impl Guard<'_> {
             return Ok(Round::Done(self.still_held("it does not end")));
         };
         let targets = targets(findings);
-        deadlines.tell_manager(budget.extend, &format!("stopping {} left-over processes", targets.len()));
+        deadlines.tell_manager(budget.extend, &format!("stopping {} processes that hold a port", targets.len()));
         let report = &self.report;
-        let count = act::stop(&targets, &self.place.roots.proc, &ladder, &budget, &mut |step| report.step(step))?;
-        self.stopped += count.ended;
+        let closings = closings(findings.iter().map(|finding| &finding.endpoint));
+        let tell = &mut |step: &Step<'_>| report.step(step);
+        let count = act::stop(&targets, &self.place.roots.proc, &ladder, &budget, closings.as_ref(), tell)?;
+        self.stopped.processes += count.ended;
         if look.facts.active == ActiveState::Unknown {
             // The manager may tell the unit's own times by now, and those begin anew then.
             deadlines.stop_by = None;
@@ -194,14 +222,46 @@ impl Guard<'_> {
         Ok(Round::Stopped)
     }
 
-    /// Waits until a holder has ended or an endpoint is free: then the whole has to be judged anew.
-    fn wait(&mut self, findings: &[Finding], deadlines: &Deadlines) -> Result<Round, ActError> {
+    /// Has the manager stop units, one after the other, before any process is signalled: if it will not, nothing was
+    /// touched.
+    fn stop_units(&mut self, units: &[UnitName], deadlines: &mut Deadlines, look: &Look) -> Round {
+        for unit in units {
+            if self.stopped.units.contains(unit) {
+                return Round::Done(self.still_held(&format!("{unit} was stopped, and has come back")));
+            }
+            let Some(budget) = deadlines.budget(Ladder::DEFAULT_PATIENCE, look) else {
+                return Round::Done(self.still_held("there is no time left to stop units"));
+            };
+            deadlines.tell_manager(budget.extend, &format!("waiting for {unit} to stop"));
+            self.report.step(&Step::StopUnit { unit });
+            let begin = Instant::now();
+            let place = self.place;
+            match units::stop(unit, place.scope, &place.roots.run, budget.patience + budget.grace) {
+                Ok(()) => {
+                    self.report.step(&Step::UnitStopped { unit, after: begin.elapsed() });
+                    self.stopped.units.push(unit.clone());
+                }
+                Err(error @ StopError::Late) => return Round::Done(self.still_held(&format!("{unit}: {error}"))),
+                Err(error @ (StopError::Refused(_) | StopError::Failed(_))) => {
+                    let why = Some(format!("{unit}: {error}"));
+                    return Round::Done(Outcome::Refused { stopped: self.stopped.clone(), why });
+                }
+            }
+        }
+        Round::Stopped
+    }
+
+    /// Waits until a holder has ended, a socket is gone, or an endpoint is free: then the whole has to be judged anew.
+    fn wait(&mut self, findings: &[Finding], deadlines: &mut Deadlines) -> Result<Round, ActError> {
         let waited_for: Vec<&Finding> = findings.iter().filter(|finding| finding.action == Action::Wait).collect();
+        let closings = closings(waited_for.iter().map(|finding| &finding.endpoint));
+        deadlines.wait_for(waited_for.iter().map(|finding| patience_with(finding, self.rules)).max());
         let holders: Vec<&Process> = waited_for.iter().filter_map(|finding| finding.holder.as_ref()).collect();
         deadlines.tell_manager(deadlines.extend_wait, "waiting for a port that is held");
         while Instant::now() < deadlines.wait_until {
             let left = deadlines.wait_until.saturating_duration_since(Instant::now());
-            let ended = act::wait_for_one(&holders, &self.place.roots.proc, left.min(LOOK_AGAIN))?;
+            let left = left.min(LOOK_AGAIN);
+            let ended = act::wait_for_one(&holders, closings.as_ref(), &self.place.roots.proc, left)?;
             let is_free = |finding: &&Finding| probe(&finding.endpoint, self.rules.reuse_address) == Probe::Free;
             if ended || waited_for.iter().any(is_free) {
                 return Ok(Round::Waited);
@@ -222,6 +282,34 @@ fn failed(error: &ActError) -> Outcome {
     }
 }
 
+/// How long a holder is waited for.
+fn patience_with(finding: &Finding, rules: &Rules) -> Duration {
+    let fallback = match (&finding.relation, rules.on_foreign) {
+        (Relation::TimeWait, _) => WAIT_FOR_TIME_WAIT,
+        (_, ForeignRule::Wait) => WAIT,
+        (_, ForeignRule::Refuse | ForeignRule::Ignore) => WAIT_FOR_STOPPING,
+    };
+    rules.wait.unwrap_or(fallback)
+}
+
+/// The kernel's word of the sockets of these endpoints that are gone, from now on.
+fn closings<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Option<Closings> {
+    Closings::of(endpoints.map(|endpoint| endpoint.port).collect())
+}
+
+/// Each unit once.
+fn units_to_stop(findings: &[Finding]) -> Vec<UnitName> {
+    let mut units = Vec::new();
+    for finding in findings.iter().filter(|finding| finding.action == Action::StopUnit) {
+        if let Relation::Predecessor(unit) = &finding.relation
+            && !units.contains(unit)
+        {
+            units.push(unit.clone());
+        }
+    }
+    units
+}
+
 /// Each process once, with all of its sockets that are in the way.
 fn targets(findings: &[Finding]) -> Vec<Target> {
     let mut all: Vec<Target> = Vec::new();
@@ -229,7 +317,11 @@ fn targets(findings: &[Finding]) -> Vec<Target> {
         let (Some(process), Some(socket)) = (&finding.holder, &finding.socket) else { continue };
         match all.iter_mut().find(|target| target.process.pid == process.pid) {
             Some(target) => target.inodes.push(socket.inode),
-            None => all.push(Target { process: process.clone(), inodes: vec![socket.inode] }),
+            None => all.push(Target {
+                process: process.clone(),
+                inodes: vec![socket.inode],
+                by_argv: finding.relation == Relation::Lookalike,
+            }),
         }
     }
     all
@@ -237,40 +329,55 @@ fn targets(findings: &[Finding]) -> Vec<Target> {
 
 /// By when all has to be over. What the manager has not told yet is not known.
 struct Deadlines {
+    began: Instant,
+    /// When waiting has to be over; set when it begins.
     wait_until: Instant,
     extend_wait: Option<Duration>,
     may_notify: bool,
+    /// When the start has to be over, but for a word to the manager.
+    give_up_at: Option<Instant>,
     /// When stopping has to be over; set when it begins.
     stop_by: Option<Instant>,
 }
 
 impl Deadlines {
-    fn new(rules: &Rules, began: Instant) -> Self {
-        Self { wait_until: began + rules.wait, extend_wait: None, may_notify: false, stop_by: None }
+    fn new(began: Instant) -> Self {
+        Self { began, wait_until: began, extend_wait: None, may_notify: false, give_up_at: None, stop_by: None }
     }
 
-    /// A wait must not outlive the start.
     fn know(&mut self, look: &Look) {
         self.may_notify = look.facts.helpers_may_notify && std::env::var_os("NOTIFY_SOCKET").is_some();
-        let Some(left) = look.left else { return };
-        let now = Instant::now();
-        let wanted = self.wait_until.saturating_duration_since(now);
-        if self.may_notify {
-            self.extend_wait = Some(wanted + Budget::GRACE);
-        } else {
-            self.wait_until = self.wait_until.min(now + left.saturating_sub(Budget::GRACE.min(left / 10)));
+        self.give_up_at = look.left.map(|left| Instant::now() + left.saturating_sub(Budget::GRACE.min(left / 10)));
+    }
+
+    /// All waits of a run begin with it. They must not outlive the start.
+    fn wait_for(&mut self, patience: Option<Duration>) {
+        self.wait_until = self.began + patience.unwrap_or_default();
+        match self.give_up_at {
+            Some(_) if self.may_notify => {
+                let wanted = self.wait_until.saturating_duration_since(Instant::now());
+                self.extend_wait = Some(wanted + Budget::GRACE);
+            }
+            Some(give_up_at) => self.wait_until = self.wait_until.min(give_up_at),
+            None => {}
         }
     }
 
     /// The ladder, and the time that is left for it; `None` once it is used up.
     fn ladder(&mut self, rules: &StopRules, look: &Look) -> Option<(Ladder, Budget)> {
         let ladder = Ladder::new(rules, &look.facts);
-        let budget = Budget::fit(&ladder, look.left, self.may_notify);
+        let budget = self.budget(ladder.patience, look)?;
+        Some((ladder, budget))
+    }
+
+    /// The time that is left for a stop that may take `patience`; `None` once it is used up.
+    fn budget(&mut self, patience: Duration, look: &Look) -> Option<Budget> {
+        let budget = Budget::fit(patience, look.left, self.may_notify);
         let now = Instant::now();
         let stop_by = *self.stop_by.get_or_insert(now + budget.patience + budget.grace);
         let left = stop_by.checked_duration_since(now).filter(|left| !left.is_zero())?;
         let patience = budget.patience.min(left.saturating_sub(budget.grace));
-        Some((ladder, Budget { patience, ..budget }))
+        Some(Budget { patience, ..budget })
     }
 
     /// Tells the manager what is going on, and asks it for time, if it listens to a command like this one: one that
@@ -290,6 +397,8 @@ impl Deadlines {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::model::{Guarded, Phase, Scene, UnitFacts};
 
@@ -303,21 +412,18 @@ mod tests {
             known: Vec::new(),
             triggered_by: Vec::new(),
             runs: Vec::new(),
+            stored: None,
+            program: None,
         };
-        let scene = Scene { guarded, endpoints: Vec::new(), blind_spots: Vec::new() };
+        let scene = Scene { guarded, endpoints: Vec::new(), units: BTreeMap::new(), blind_spots: Vec::new() };
         let active = ActiveState::Up;
         let facts = UnitFacts { active, timeout_stop: Some(Duration::from_secs(10)), ..UnitFacts::default() };
         Look { scene, facts, left, fallback: None }
     }
 
-    fn deadlines(wait: u64) -> Deadlines {
-        let wait_until = Instant::now() + Duration::from_secs(wait);
-        Deadlines { wait_until, extend_wait: None, may_notify: false, stop_by: None }
-    }
-
     #[test]
     fn all_rounds_of_stopping_share_one_deadline_which_a_wait_does_not_use_up() {
-        let mut deadlines = deadlines(0);
+        let mut deadlines = Deadlines::new(Instant::now());
         let (_, first) = deadlines.ladder(&StopRules::default(), &look(None)).unwrap();
         assert_eq!(first.patience, Duration::from_secs(10));
         deadlines.stop_by = deadlines.stop_by.and_then(|by| by.checked_sub(Duration::from_secs(4)));
@@ -329,10 +435,14 @@ mod tests {
 
     #[test]
     fn a_wait_does_not_outlive_the_start() {
-        let mut deadlines = deadlines(100);
-        deadlines.know(&look(Some(Duration::from_secs(20))));
-        assert!(deadlines.wait_until <= Instant::now() + Duration::from_secs(18));
-        let unbounded = self::deadlines(100);
+        let wait = Some(Duration::from_secs(100));
+        let mut bounded = Deadlines::new(Instant::now());
+        bounded.know(&look(Some(Duration::from_secs(20))));
+        bounded.wait_for(wait);
+        assert!(bounded.wait_until <= Instant::now() + Duration::from_secs(18));
+        let mut unbounded = Deadlines::new(Instant::now());
+        unbounded.know(&look(None));
+        unbounded.wait_for(wait);
         assert!(unbounded.wait_until > Instant::now() + Duration::from_secs(90));
     }
 }

@@ -3,8 +3,9 @@
 //! Two sentences rule here: *unknown is never free*, and *what is not proven stale is never stopped*.
 
 use crate::model::{
-    Action, BlindSpot, EndpointScene, Finding, ForeignRule, Guarded, HeldSocket, Invocation, Owner, Phase, Probe,
-    Process, Relation, Rules, Scene, Socket, SocketState, StaleRule, UnitName, UnitType, Verdict,
+    Action, ActiveState, BlindSpot, EndpointScene, Finding, ForeignRule, Guarded, HeldSocket, Invocation,
+    LookalikeRule, Obstacle, Owner, Phase, Probe, Process, Relation, Rules, Scene, Socket, SocketState, StaleRule,
+    UnitName, UnitType, Verdict,
 };
 
 /// Judges everything that is in the way of the guarded unit.
@@ -12,8 +13,8 @@ use crate::model::{
 /// The whole scene is judged before anything is done, so one holder that must be refused keeps every other
 /// holder from being touched.
 pub fn judge(scene: &Scene, rules: &Rules) -> Verdict {
-    let findings: Vec<Finding> =
-        scene.endpoints.iter().flat_map(|seen| findings_of(seen, scene)).map(|found| found.decide(rules)).collect();
+    let found = scene.endpoints.iter().flat_map(|seen| findings_of(seen, scene, rules));
+    let findings: Vec<Finding> = found.map(|found| found.decide(scene, rules)).collect();
     let any = |action| findings.iter().any(|finding| finding.action == action);
     if findings.is_empty() {
         Verdict::Free
@@ -22,7 +23,7 @@ pub fn judge(scene: &Scene, rules: &Rules) -> Verdict {
     } else if any(Action::Wait) {
         // Waiting comes before stopping: if the wait fails, nothing was touched.
         Verdict::Wait(findings)
-    } else if any(Action::Stop) {
+    } else if any(Action::StopUnit) || any(Action::Stop) {
         Verdict::Clear(findings)
     } else {
         Verdict::Pass(findings)
@@ -38,10 +39,12 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    fn decide(self, rules: &Rules) -> Finding {
-        let wanted = action_for(&self.relation, rules);
-        let protected = match wanted {
-            Action::Stop => self.holder.map_or(Some("no process is known"), Process::protection),
+    fn decide(self, scene: &Scene, rules: &Rules) -> Finding {
+        let unit_state = self.unit_state(scene);
+        let wanted = action_for(&self.relation, unit_state, rules);
+        let obstacle = match wanted {
+            Action::Stop => self.hinders_a_signal(),
+            Action::StopUnit => self.hinders_a_stop(scene, rules),
             Action::Pass | Action::Wait | Action::Refuse => None,
         };
         Finding {
@@ -50,14 +53,96 @@ impl Found<'_> {
             holder: self.holder.cloned(),
             birthplace: self.held.and_then(|held| held.birthplace.clone()),
             relation: self.relation,
-            action: if protected.is_some() { Action::Refuse } else { wanted },
-            protected,
+            action: if obstacle.is_some() { Action::Refuse } else { wanted },
+            obstacle,
+            unit_state,
+        }
+    }
+
+    /// How its unit is; unknown where it is in none, or in another manager than the guarded unit.
+    fn unit_state(&self, scene: &Scene) -> ActiveState {
+        let unit = match &self.relation {
+            Relation::Predecessor(unit)
+            | Relation::Sibling(unit)
+            | Relation::OtherUnit(unit)
+            | Relation::OtherSocketUnit(unit) => unit,
+            Relation::OtherUserUnit { uid, unit } if scene.guarded.user == Some(*uid) => unit,
+            Relation::OwnSocketUnit(_)
+            | Relation::OwnFdStore
+            | Relation::OwnStart
+            | Relation::OwnRun
+            | Relation::Leftover
+            | Relation::Escaped
+            | Relation::Heir
+            | Relation::Unproven
+            | Relation::Lookalike
+            | Relation::Twin { .. }
+            | Relation::OtherUserUnit { .. }
+            | Relation::Manager
+            | Relation::Container(_)
+            | Relation::Session { .. }
+            | Relation::OtherProcess
+            | Relation::Client
+            | Relation::TimeWait
+            | Relation::KernelHeld
+            | Relation::Hidden
+            | Relation::Unexplained
+            | Relation::NotBindable(_) => return ActiveState::Unknown,
+        };
+        scene.units.get(unit).map(|state| state.active).unwrap_or_default()
+    }
+
+    /// Why the process is not signalled after all.
+    fn hinders_a_signal(&self) -> Option<Obstacle> {
+        let Some(holder) = self.holder else { return Some(Obstacle::Protected("no process is known")) };
+        // A leftover in its own unit's cgroup was started by systemd; any other may be somebody's at work.
+        let attended = self.relation == Relation::Lookalike && holder.terminal.is_some();
+        holder
+            .protection()
+            .or(attended.then_some("it has a terminal, at which somebody may sit"))
+            .map(Obstacle::Protected)
+    }
+
+    /// Why its unit is not stopped after all.
+    fn hinders_a_stop(&self, scene: &Scene, rules: &Rules) -> Option<Obstacle> {
+        let Relation::Predecessor(unit) = &self.relation else {
+            return Some(Obstacle::Protected("no unit is known"));
+        };
+        // PID 1 has it for a socket unit, which is stopped, and not PID 1.
+        let protection = self.holder.filter(|holder| !holder.is_manager()).and_then(Process::protection);
+        if let Some(why) = unit.protection().or(protection) {
+            return Some(Obstacle::Protected(why));
+        }
+        let Some(state) = scene.units.get(unit) else { return Some(Obstacle::Untold) };
+        match (state.active, &state.stops_too) {
+            (ActiveState::Down, _) => Some(Obstacle::NotActive),
+            (ActiveState::Unknown, _) | (_, None) => Some(Obstacle::Untold),
+            (ActiveState::Up | ActiveState::Stopping, Some(stops_too)) => {
+                let may_be = |other: &UnitName| {
+                    *other != scene.guarded.unit && is_replaced(other, rules) && other.protection().is_none()
+                };
+                let others: Vec<UnitName> = stops_too.iter().filter(|other| !may_be(other)).cloned().collect();
+                (!others.is_empty()).then_some(Obstacle::StopsToo(others))
+            }
         }
     }
 }
 
-/// The policy, a relation at a time. Only `Leftover` and `Escaped` can ever be stopped.
-fn action_for(relation: &Relation, rules: &Rules) -> Action {
+/// Whether the policy says that the guarded unit takes over from this one.
+fn is_replaced(unit: &UnitName, rules: &Rules) -> bool {
+    rules.replaces.iter().any(|pattern| pattern.matches(unit))
+}
+
+/// The policy, a relation at a time. Only `Leftover`, `Escaped` and `Lookalike` can ever be signalled, and only the unit
+/// of a `Predecessor` can ever be stopped.
+fn action_for(relation: &Relation, unit_state: ActiveState, rules: &Rules) -> Action {
+    let foreign = match rules.on_foreign {
+        // What goes by itself is worth a moment.
+        ForeignRule::Refuse if unit_state == ActiveState::Stopping => Action::Wait,
+        ForeignRule::Refuse => Action::Refuse,
+        ForeignRule::Wait => Action::Wait,
+        ForeignRule::Ignore => Action::Pass,
+    };
     let unless_ignored = if rules.on_foreign == ForeignRule::Ignore { Action::Pass } else { Action::Refuse };
     match relation {
         // A bind that fails for want of an address or a privilege says nothing about a holder: the service's own
@@ -71,29 +156,29 @@ fn action_for(relation: &Relation, rules: &Rules) -> Action {
         // These do not go away while their start waits for them.
         Relation::OwnStart | Relation::OwnRun => unless_ignored,
         Relation::TimeWait if rules.on_foreign == ForeignRule::Refuse => Action::Wait,
+        Relation::Predecessor(_) => Action::StopUnit,
+        Relation::Lookalike if rules.on_lookalike == LookalikeRule::Stop => Action::Stop,
         Relation::Heir
         | Relation::Unproven
+        | Relation::Lookalike
         | Relation::Sibling(_)
         | Relation::Twin { .. }
         | Relation::OtherUnit(_)
         | Relation::OtherUserUnit { .. }
         | Relation::OtherSocketUnit(_)
         | Relation::Manager
+        | Relation::Container(_)
         | Relation::Session { .. }
         | Relation::OtherProcess
         | Relation::Client
         | Relation::TimeWait
         | Relation::KernelHeld
         | Relation::Hidden
-        | Relation::Unexplained => match rules.on_foreign {
-            ForeignRule::Refuse => Action::Refuse,
-            ForeignRule::Wait => Action::Wait,
-            ForeignRule::Ignore => Action::Pass,
-        },
+        | Relation::Unexplained => foreign,
     }
 }
 
-fn findings_of<'a>(seen: &'a EndpointScene, scene: &'a Scene) -> Vec<Found<'a>> {
+fn findings_of<'a>(seen: &'a EndpointScene, scene: &'a Scene, rules: &Rules) -> Vec<Found<'a>> {
     if seen.probe == Probe::Free {
         return Vec::new();
     }
@@ -101,7 +186,8 @@ fn findings_of<'a>(seen: &'a EndpointScene, scene: &'a Scene) -> Vec<Found<'a>> 
     // A connection keeps the port of its listener as well: it explains a busy bind only where no listener does.
     let (bound, connected): (Vec<_>, Vec<_>) = in_the_way.partition(|held| is_bound(&held.socket));
     let explains = if bound.is_empty() && seen.probe == Probe::Busy { connected } else { bound };
-    let mut found: Vec<Found<'a>> = explains.into_iter().flat_map(|held| holders_of(seen, held, scene)).collect();
+    let mut found: Vec<Found<'a>> =
+        explains.into_iter().flat_map(|held| holders_of(seen, held, scene, rules)).collect();
     if found.is_empty() {
         found.extend(unexplained(seen, scene));
     }
@@ -128,20 +214,20 @@ fn unexplained<'a>(seen: &'a EndpointScene, scene: &Scene) -> Option<Found<'a>> 
     Some(Found { endpoint: seen, held: None, holder: None, relation })
 }
 
-fn holders_of<'a>(seen: &'a EndpointScene, held: &'a HeldSocket, scene: &'a Scene) -> Vec<Found<'a>> {
+fn holders_of<'a>(seen: &'a EndpointScene, held: &'a HeldSocket, scene: &'a Scene, rules: &Rules) -> Vec<Found<'a>> {
     let found = |holder: Option<&'a Process>, relation| Found { endpoint: seen, held: Some(held), holder, relation };
     if held.holders.is_empty() {
-        return vec![found(None, holderless(held, scene))];
+        return vec![found(None, holderless(held, scene, rules))];
     }
-    held.holders.iter().map(|holder| found(Some(holder), relation_of(holder, held, scene))).collect()
+    held.holders.iter().map(|holder| found(Some(holder), relation_of(holder, held, scene, rules))).collect()
 }
 
 /// A socket that no process was seen to have.
-fn holderless(held: &HeldSocket, scene: &Scene) -> Relation {
+fn holderless(held: &HeldSocket, scene: &Scene, rules: &Rules) -> Relation {
     let hidden = scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Processes { .. }));
     let unsteady = scene.blind_spots.contains(&BlindSpot::Unsteady);
     match (&held.socket_unit, held.socket.state) {
-        (Some(unit), _) => for_socket_unit(unit, scene),
+        (Some(unit), _) => for_socket_unit(unit, scene, rules),
         (None, SocketState::TimeWait) => Relation::TimeWait,
         (None, _) if unsteady => Relation::Unexplained,
         (None, _) if hidden => Relation::Hidden,
@@ -150,10 +236,10 @@ fn holderless(held: &HeldSocket, scene: &Scene) -> Relation {
     }
 }
 
-fn relation_of(holder: &Process, held: &HeldSocket, scene: &Scene) -> Relation {
+fn relation_of(holder: &Process, held: &HeldSocket, scene: &Scene, rules: &Rules) -> Relation {
     let guarded = &scene.guarded;
     if holder.is_manager() {
-        return kept_by_manager(held, scene);
+        return kept_by_manager(held, scene, rules);
     }
     // Whatever else it may look like, and wherever it is.
     if guarded.known.contains(&holder.pid) {
@@ -162,16 +248,27 @@ fn relation_of(holder: &Process, held: &HeldSocket, scene: &Scene) -> Relation {
     if guarded.is(&holder.owner) {
         return of_own_unit(holder, guarded);
     }
+    let is_connection = held.socket.state == SocketState::Connected;
+    if let Some(container) = holder.container.as_ref().filter(|_| !is_connection) {
+        return Relation::Container(container.clone());
+    }
     if is_escaped(holder, guarded) {
         return Relation::Escaped;
+    }
+    if is_lookalike(holder, guarded) && !is_connection {
+        return Relation::Lookalike;
     }
     let born_stale = held.socket.cgroup.is_some_and(|id| guarded.runs.iter().any(|run| run.cgroup == Some(id)));
     match &holder.owner {
         // A socket can be handed to a victim to get it killed (unix(7), SCM_RIGHTS): where it was born proves
         // nothing about who has it now.
         Owner::Session(_) | Owner::Nobody | Owner::Init | Owner::Unknown if born_stale => Relation::Heir,
-        _ if held.socket.state == SocketState::Connected => Relation::Client,
+        _ if is_connection => Relation::Client,
         Owner::Session(session) => Relation::Session { id: session.id.clone() },
+        Owner::Unit(unit) if guarded.user.is_none() && is_replaced(unit, rules) => Relation::Predecessor(unit.clone()),
+        Owner::UserUnit { uid, unit } if guarded.user == Some(*uid) && is_replaced(unit, rules) => {
+            Relation::Predecessor(unit.clone())
+        }
         Owner::Unit(unit) if guarded.user.is_some() && *unit == guarded.unit => Relation::Twin { uid: None },
         Owner::Unit(unit) if is_sibling(unit, &guarded.unit) => Relation::Sibling(unit.clone()),
         Owner::Unit(unit) => Relation::OtherUnit(unit.clone()),
@@ -182,20 +279,27 @@ fn relation_of(holder: &Process, held: &HeldSocket, scene: &Scene) -> Relation {
 }
 
 /// A service manager has the socket: for a socket unit, or in the file descriptor store of a service.
-fn kept_by_manager(held: &HeldSocket, scene: &Scene) -> Relation {
+///
+/// A manager that tells what is in the store of the guarded unit is believed; for one that does not, the socket's birth
+/// counts.
+fn kept_by_manager(held: &HeldSocket, scene: &Scene, rules: &Rules) -> Relation {
     let guarded = &scene.guarded;
-    let born_here = held.birthplace.as_ref().is_some_and(|owner| guarded.is(owner))
-        || held.socket.cgroup.is_some_and(|id| guarded.runs.iter().any(|run| run.cgroup == Some(id)));
+    let born_here = || {
+        held.birthplace.as_ref().is_some_and(|owner| guarded.is(owner))
+            || held.socket.cgroup.is_some_and(|id| guarded.runs.iter().any(|run| run.cgroup == Some(id)))
+    };
+    let stored = guarded.stored.as_ref().map_or_else(born_here, |stored| stored.contains(&held.socket.inode));
     match (&held.socket_unit, &held.birthplace) {
-        (Some(unit), _) => for_socket_unit(unit, scene),
-        (None, _) if born_here => Relation::OwnFdStore,
+        (Some(unit), _) => for_socket_unit(unit, scene, rules),
+        (None, _) if stored => Relation::OwnFdStore,
+        (None, Some(owner)) if guarded.is(owner) => Relation::Manager,
         (None, Some(Owner::Unit(unit))) => Relation::OtherUnit(unit.clone()),
         (None, Some(Owner::UserUnit { uid, unit })) => Relation::OtherUserUnit { uid: *uid, unit: unit.clone() },
         (None, Some(Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown) | None) => Relation::Manager,
     }
 }
 
-fn for_socket_unit(unit: &UnitName, scene: &Scene) -> Relation {
+fn for_socket_unit(unit: &UnitName, scene: &Scene, rules: &Rules) -> Relation {
     if scene.guarded.triggered_by.contains(unit) {
         Relation::OwnSocketUnit(unit.clone())
     } else if *unit == scene.guarded.unit {
@@ -203,6 +307,8 @@ fn for_socket_unit(unit: &UnitName, scene: &Scene) -> Relation {
     } else if scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Manager(_))) {
         // Which units it starts was not told: it may be the guarded unit's own.
         Relation::Manager
+    } else if is_replaced(unit, rules) {
+        Relation::Predecessor(unit.clone())
     } else {
         Relation::OtherSocketUnit(unit.clone())
     }
@@ -233,8 +339,7 @@ fn of_own_unit(holder: &Process, guarded: &Guarded) -> Relation {
 
 /// Outside the unit's cgroup, and the process itself carries the invocation id of an earlier run.
 ///
-/// Not where a service has taken it over, nor a container engine: the scopes that a manager makes for
-/// containers are theirs, whatever environment was inherited. Nor where somebody may sit at it: a shell that was
+/// Not where a service has taken it over. Nor where somebody may sit at it: a shell that was
 /// begun from within the service (a web terminal) hands its environment on to all that is typed there.
 fn is_escaped(holder: &Process, guarded: &Guarded) -> bool {
     // While it runs, somebody may have taken a process of an earlier run over (`MAINPID=`, `PIDFile=`).
@@ -242,24 +347,35 @@ fn is_escaped(holder: &Process, guarded: &Guarded) -> bool {
         Phase::Within | Phase::Stopped => true,
         Phase::Running | Phase::Unknown => false,
     };
-    if holder.terminal || !may_be_over {
+    if holder.terminal.is_some() || !may_be_over {
         return false;
     }
     let Invocation::Known(id) = holder.invocation else { return false };
     let may_be = match &holder.owner {
         Owner::Session(_) | Owner::Nobody => true,
-        Owner::Unit(unit) | Owner::UserUnit { unit, .. } => {
-            unit.unit_type() == UnitType::Scope && !is_container_scope(unit)
-        }
+        Owner::Unit(unit) | Owner::UserUnit { unit, .. } => unit.unit_type() == UnitType::Scope,
         Owner::Init | Owner::Unknown => false,
     };
     may_be && Some(id) != guarded.invocation && guarded.runs.iter().any(|run| run.invocation == id)
 }
 
-fn is_container_scope(unit: &UnitName) -> bool {
-    ["docker-", "libpod-", "cri-containerd-", "crio-", "nerdctl-", "machine-"]
-        .iter()
-        .any(|prefix| unit.as_str().starts_with(prefix))
+/// In no service, and what the unit's `ExecStart=` runs, as the same user: somebody has started it by hand.
+fn is_lookalike(holder: &Process, guarded: &Guarded) -> bool {
+    // While the unit runs, it may be one of its own, which it has sent elsewhere.
+    let may_be = match guarded.phase {
+        Phase::Within | Phase::Stopped => true,
+        Phase::Running | Phase::Unknown => false,
+    };
+    let is_present = matches!(holder.invocation, Invocation::Known(id) if Some(id) == guarded.invocation);
+    let in_no_service = may_be
+        && !is_present
+        && match &holder.owner {
+            Owner::Session(_) | Owner::Nobody => true,
+            Owner::Unit(unit) | Owner::UserUnit { unit, .. } => unit.unit_type() == UnitType::Scope,
+            Owner::Init | Owner::Unknown => false,
+        };
+    let Some(own) = guarded.program.as_ref().filter(|_| in_no_service) else { return false };
+    holder.program == Some(own.file) && holder.uid == own.uid && holder.argv == own.argv
 }
 
 fn is_sibling(unit: &UnitName, guarded: &UnitName) -> bool {

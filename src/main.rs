@@ -45,8 +45,8 @@ fn run() -> u8 {
         }
     };
     let roots = Roots::of_host(args.user);
-    let etc = roots.etc.clone();
+    let (etc, proc) = (roots.etc.clone(), roots.proc.clone());
     let place = Place::here(roots, &args.unit, args.user);
-    let mut report = Report::new(&args, place.is_within(), etc);
+    let mut report = Report::new(&args, place.is_within(), etc, proc);
     guard::run(&args, &place, &policy::Roots::default(), &mut report).exit_status()
 }

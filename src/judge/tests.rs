@@ -1,17 +1,20 @@
 //! Every rule is a row here; what must hold for every scene is a property below.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    CgroupId, Endpoint, Host, Inode, InvocationId, Lineage, Pid, Port, Protocol, Run, Session, StartTime, StopRules,
+    CgroupId, Container, Endpoint, Engine, FileId, Host, Inode, InvocationId, Lineage, Pid, Port, Program, Protocol,
+    Run, Session, StartTime, StopRules, Terminal, UnitState,
 };
 
 const OURS: InvocationId = InvocationId(1);
 const EARLIER: InvocationId = InvocationId(2);
 const STRANGE: InvocationId = InvocationId(3);
+const OWN_FILE: FileId = FileId { device: 1, inode: 2 };
 
 fn unit(name: &str) -> UnitName {
     name.parse().unwrap()
@@ -27,7 +30,9 @@ fn rules() -> Rules {
         reuse_address: true,
         on_stale: StaleRule::Stop,
         on_foreign: ForeignRule::Refuse,
-        wait: std::time::Duration::ZERO,
+        on_lookalike: LookalikeRule::AsForeign,
+        replaces: Vec::new(),
+        wait: None,
         stop: StopRules::default(),
     }
 }
@@ -42,6 +47,8 @@ fn guarded() -> Guarded {
         known: vec![Pid(900)],
         triggered_by: vec![unit("app.socket")],
         runs: vec![Run { cgroup: Some(CgroupId(70)), invocation: EARLIER }],
+        stored: None,
+        program: Some(Program { file: OWN_FILE, argv: vec!["app".to_owned()], uid: 0 }),
     }
 }
 
@@ -56,7 +63,9 @@ fn process(owner: Owner) -> Process {
         cgroup: None,
         owner,
         invocation: Invocation::Absent,
-        terminal: false,
+        terminal: None,
+        program: None,
+        container: None,
         lineage: Lineage::Other,
     }
 }
@@ -71,6 +80,7 @@ fn held(holders: Vec<Process>) -> HeldSocket {
             state: SocketState::Listen,
             inode: Inode(9),
             uid: 0,
+            device: None,
             cgroup: Some(CgroupId(60)),
         },
         birthplace: None,
@@ -81,7 +91,7 @@ fn held(holders: Vec<Process>) -> HeldSocket {
 
 fn scene(guarded: Guarded, sockets: Vec<HeldSocket>) -> Scene {
     let seen = EndpointScene { endpoint: endpoint(), probe: Probe::Busy, sockets };
-    Scene { guarded, endpoints: vec![seen], blind_spots: Vec::new() }
+    Scene { guarded, endpoints: vec![seen], units: BTreeMap::new(), blind_spots: Vec::new() }
 }
 
 /// The one finding of a scene with one holder.
@@ -106,7 +116,7 @@ fn a_holder_elsewhere_is_refused_and_named_for_what_it_is() {
     for (owner, relation) in [
         (Owner::Unit(unit("web.service")), Relation::OtherUnit(unit("web.service"))),
         (Owner::Unit(unit("app@2.service")), Relation::Sibling(unit("app@2.service"))),
-        (Owner::Unit(unit("docker-1234.scope")), Relation::OtherUnit(unit("docker-1234.scope"))),
+        (Owner::Unit(unit("run-1.scope")), Relation::OtherUnit(unit("run-1.scope"))),
         (user_unit("web.service"), Relation::OtherUserUnit { uid: 1000, unit: unit("web.service") }),
         (user_unit("app@1.service"), Relation::Twin { uid: Some(1000) }),
         (session, Relation::Session { id: "3".to_owned() }),
@@ -187,9 +197,8 @@ fn only_a_process_that_itself_carries_an_earlier_invocation_has_escaped() {
         (Owner::Nobody, EARLIER, escaped),
         (Owner::Nobody, STRANGE, (Relation::OtherProcess, Action::Refuse)),
         (Owner::Nobody, OURS, (Relation::OtherProcess, Action::Refuse)),
-        // A service has taken it over; or a container engine has.
+        // A service has taken it over.
         (Owner::Unit(unit("web.service")), EARLIER, (Relation::OtherUnit(unit("web.service")), Action::Refuse)),
-        (Owner::Unit(unit("libpod-1.scope")), EARLIER, (Relation::OtherUnit(unit("libpod-1.scope")), Action::Refuse)),
     ] {
         let holder = Process { invocation: Invocation::Known(id), ..process(owner.clone()) };
         assert_eq!(judged(guarded(), held(vec![holder])), expected, "{owner:?} {id:?}");
@@ -200,7 +209,7 @@ fn only_a_process_that_itself_carries_an_earlier_invocation_has_escaped() {
 fn whoever_sits_at_a_terminal_has_not_escaped() {
     let shell = Process {
         invocation: Invocation::Known(EARLIER),
-        terminal: true,
+        terminal: Some(Terminal(0x8800)),
         ..process(Owner::Session(Session { id: "3".to_owned() }))
     };
     assert_eq!(judged(guarded(), held(vec![shell])).1, Action::Refuse);
@@ -330,6 +339,139 @@ fn the_policy_chooses_between_its_words() {
     }
 }
 
+/// What is judged of a holder that is in web.service, which `replaces` names.
+fn replacing(pattern: &str, state: Option<UnitState>, change: impl FnOnce(&mut HeldSocket)) -> Finding {
+    let mut socket = held(vec![process(Owner::Unit(unit("web.service")))]);
+    change(&mut socket);
+    let mut scene = scene(guarded(), vec![socket]);
+    scene.units.extend(state.map(|state| (unit("web.service"), state)));
+    let rules = Rules { replaces: vec![pattern.parse().unwrap()], ..rules() };
+    judge(&scene, &rules).findings()[0].clone()
+}
+
+#[test]
+fn a_predecessor_is_stopped_by_its_unit_unless_that_would_stop_others_as_well() {
+    let up = |stops_too: &[&str]| UnitState {
+        active: ActiveState::Up,
+        stops_too: Some(stops_too.iter().map(|name| unit(name)).collect()),
+    };
+    let untold = UnitState { active: ActiveState::Up, stops_too: None };
+    let down = UnitState { active: ActiveState::Down, stops_too: Some(Vec::new()) };
+    let others = |names: &[&str]| Some(Obstacle::StopsToo(names.iter().map(|name| unit(name)).collect()));
+    for (pattern, state, action, obstacle) in [
+        ("web.service", Some(up(&[])), Action::StopUnit, None),
+        ("w*.service", Some(up(&["worker.service"])), Action::StopUnit, None),
+        ("web.service", Some(up(&["worker.service"])), Action::Refuse, others(&["worker.service"])),
+        ("web.service", Some(up(&["app@1.service"])), Action::Refuse, others(&["app@1.service"])),
+        // Even where a pattern has the guarded unit in it, or one that keeps the host reachable.
+        ("*.service", Some(up(&["app@1.service"])), Action::Refuse, others(&["app@1.service"])),
+        ("*.service", Some(up(&["sshd.service"])), Action::Refuse, others(&["sshd.service"])),
+        ("web.service", Some(untold), Action::Refuse, Some(Obstacle::Untold)),
+        ("web.service", None, Action::Refuse, Some(Obstacle::Untold)),
+        ("web.service", Some(down), Action::Refuse, Some(Obstacle::NotActive)),
+    ] {
+        let finding = replacing(pattern, state.clone(), |_| ());
+        assert_eq!(finding.relation, Relation::Predecessor(unit("web.service")), "{pattern} {state:?}");
+        assert_eq!((finding.action, finding.obstacle), (action, obstacle), "{pattern} {state:?}");
+    }
+    let other = replacing("old.service", Some(up(&[])), |_| ());
+    assert_eq!((other.relation, other.action), (Relation::OtherUnit(unit("web.service")), Action::Refuse));
+    let connection = replacing("web.service", Some(up(&[])), |socket| socket.socket.state = SocketState::Connected);
+    assert_eq!((connection.relation, connection.action), (Relation::Client, Action::Refuse));
+}
+
+#[test]
+fn units_and_programs_that_carry_others_are_not_stopped_as_predecessors() {
+    let up = || UnitState { active: ActiveState::Up, stops_too: Some(Vec::new()) };
+    let sshd = replacing("*.service", Some(up()), |socket| {
+        socket.holders[0].exe = Some("/usr/sbin/sshd".into());
+    });
+    assert!(matches!(sshd.obstacle, Some(Obstacle::Protected(_))), "{sshd:?}");
+    for name in
+        ["ssh.service", "sshd@1.service", "dbus.service", "systemd-logind.service", "user@0.service", "docker.service"]
+    {
+        let mut scene = scene(guarded(), vec![held(vec![process(Owner::Unit(unit(name)))])]);
+        scene.units.insert(unit(name), up());
+        let rules = Rules { replaces: vec!["*.service".parse().unwrap()], ..rules() };
+        assert_eq!(judge(&scene, &rules).findings()[0].action, Action::Refuse, "{name}");
+    }
+}
+
+#[test]
+fn a_holder_that_is_on_its_way_down_is_waited_for() {
+    let stopping = UnitState { active: ActiveState::Stopping, stops_too: None };
+    let finding = replacing("old.service", Some(stopping), |_| ());
+    assert_eq!((finding.action, finding.unit_state), (Action::Wait, ActiveState::Stopping));
+}
+
+#[test]
+fn a_container_is_named_and_refused_wherever_its_process_is() {
+    let container = || Container { engine: Engine::Docker, name: Some("web".to_owned()) };
+    for owner in [
+        Owner::Nobody,
+        Owner::Unit(unit("docker.service")),
+        Owner::UserUnit { uid: 1000, unit: unit("run-1.scope") },
+        Owner::Session(Session { id: "3".to_owned() }),
+    ] {
+        // Whatever environment it was given.
+        let holder = Process {
+            container: Some(container()),
+            invocation: Invocation::Known(EARLIER),
+            program: Some(OWN_FILE),
+            argv: vec!["app".to_owned()],
+            ..process(owner.clone())
+        };
+        let expected = (Relation::Container(container()), Action::Refuse);
+        assert_eq!(judged(guarded(), held(vec![holder])), expected, "{owner:?}");
+    }
+    // What an earlier run of the unit itself has in its own cgroup is still that run's.
+    let own = Process { container: Some(container()), invocation: Invocation::Known(EARLIER), ..process(own()) };
+    assert_eq!(judged(guarded(), held(vec![own])), (Relation::Leftover, Action::Stop));
+}
+
+#[test]
+fn only_the_same_program_user_and_arguments_in_no_service_are_a_lookalike() {
+    let lookalike = || Process {
+        program: Some(OWN_FILE),
+        argv: vec!["app".to_owned()],
+        ..process(Owner::Session(Session { id: "3".to_owned() }))
+    };
+    let relation = |phase, holder| judged(Guarded { phase, ..guarded() }, held(vec![holder])).0;
+    let session = Relation::Session { id: "3".to_owned() };
+    assert_eq!(relation(Phase::Within, lookalike()), Relation::Lookalike);
+    assert_eq!(relation(Phase::Stopped, lookalike()), Relation::Lookalike);
+    assert_eq!(relation(Phase::Within, Process { owner: Owner::Nobody, ..lookalike() }), Relation::Lookalike);
+    // While the unit runs, it can be one of its own.
+    assert_eq!(relation(Phase::Running, lookalike()), session);
+    assert_eq!(relation(Phase::Unknown, lookalike()), session);
+    assert_eq!(relation(Phase::Within, Process { invocation: Invocation::Known(OURS), ..lookalike() }), session);
+    assert_eq!(relation(Phase::Within, Process { uid: 1, ..lookalike() }), session);
+    assert_eq!(relation(Phase::Within, Process { argv: Vec::new(), ..lookalike() }), session);
+    assert_eq!(relation(Phase::Within, Process { program: None, ..lookalike() }), session);
+    let in_service = Process { owner: Owner::Unit(unit("web.service")), ..lookalike() };
+    assert_eq!(relation(Phase::Within, in_service), Relation::OtherUnit(unit("web.service")));
+
+    let stop = Rules { on_lookalike: LookalikeRule::Stop, ..rules() };
+    let action = |holder| judge(&scene(guarded(), vec![held(vec![holder])]), &stop).findings()[0].action;
+    assert_eq!(action(lookalike()), Action::Stop);
+    assert_eq!(action(Process { terminal: Some(Terminal(0x8800)), ..lookalike() }), Action::Refuse);
+    assert_eq!(action(Process { lineage: Lineage::Ancestor, ..lookalike() }), Action::Refuse);
+}
+
+#[test]
+fn what_the_manager_says_of_its_store_comes_before_where_a_socket_was_born() {
+    let init = || Process { pid: Pid::INIT, lineage: Lineage::Ancestor, ..process(Owner::Init) };
+    for (stored, birthplace, expected) in [
+        (Some(vec![Inode(9)]), None, (Relation::OwnFdStore, Action::Pass)),
+        (Some(Vec::new()), Some(own()), (Relation::Manager, Action::Refuse)),
+        (None, Some(own()), (Relation::OwnFdStore, Action::Pass)),
+        (None, None, (Relation::Manager, Action::Refuse)),
+    ] {
+        let socket = HeldSocket { birthplace, ..held(vec![init()]) };
+        assert_eq!(judged(Guarded { stored: stored.clone(), ..guarded() }, socket), expected, "{stored:?}");
+    }
+}
+
 #[test]
 fn programs_that_carry_others_are_never_signalled() {
     for (exe, comm, protected) in [
@@ -359,7 +501,7 @@ fn any_unit() -> impl Strategy<Value = UnitName> {
         "app@2.service",
         "web.service",
         "run-1.scope",
-        "docker-1.scope",
+        "sshd.service",
         "app.socket",
     ])
     .prop_map(unit)
@@ -394,7 +536,10 @@ fn any_process() -> impl Strategy<Value = Process> {
             invocation,
             lineage,
             exe: exe.map(PathBuf::from),
-            terminal: pid == 4,
+            terminal: (pid == 4).then_some(Terminal(0x8800)),
+            program: (pid == 5).then_some(OWN_FILE),
+            argv: vec!["app".to_owned()],
+            container: (pid == 2).then_some(Container { engine: Engine::Docker, name: None }),
             ..process(owner)
         },
     )
@@ -438,12 +583,15 @@ fn any_scene() -> impl Strategy<Value = Scene> {
         Some(BlindSpot::Manager(String::new())),
     ]);
     let sockets = prop::collection::vec(any_socket(), 0..4);
-    (sockets, probe, phase, blind, prop::option::of(0u32..3), prop::option::of(950u64..1050)).prop_map(
-        |(sockets, probe, phase, blind, user, ended)| {
+    let user = prop::option::of(0u32..3);
+    let stored = prop::option::of(Just(vec![Inode(9)]));
+    (sockets, probe, phase, blind, user, prop::option::of(950u64..1050), any_units(), stored).prop_map(
+        |(sockets, probe, phase, blind, user, ended, units, stored)| {
             // What is over has no present run, as the observer says it.
             let invocation = (phase != Phase::Stopped).then_some(OURS);
             let (ended, known) = (ended.map(StartTime), vec![Pid(3)]);
-            let mut scene = scene(Guarded { user, phase, invocation, ended, known, ..guarded() }, sockets);
+            let mut scene = scene(Guarded { user, phase, invocation, ended, known, stored, ..guarded() }, sockets);
+            scene.units = units;
             scene.endpoints[0].probe = probe;
             scene.blind_spots.extend(blind);
             scene
@@ -451,10 +599,32 @@ fn any_scene() -> impl Strategy<Value = Scene> {
     )
 }
 
+fn any_units() -> impl Strategy<Value = BTreeMap<UnitName, UnitState>> {
+    let active = prop::sample::select(vec![
+        ActiveState::Up,
+        ActiveState::Up,
+        ActiveState::Stopping,
+        ActiveState::Down,
+        ActiveState::Unknown,
+    ]);
+    let stops_too = prop::option::of(prop::collection::vec(any_unit(), 0..2));
+    let state = (active, stops_too).prop_map(|(active, stops_too)| UnitState { active, stops_too });
+    prop::collection::btree_map(any_unit(), state, 0..6)
+}
+
 fn any_rules() -> impl Strategy<Value = Rules> {
     let on_stale = prop::sample::select(vec![StaleRule::Stop, StaleRule::Refuse, StaleRule::Ignore]);
     let on_foreign = prop::sample::select(vec![ForeignRule::Refuse, ForeignRule::Wait, ForeignRule::Ignore]);
-    (on_stale, on_foreign).prop_map(|(on_stale, on_foreign)| Rules { on_stale, on_foreign, ..rules() })
+    let on_lookalike = prop::sample::select(vec![LookalikeRule::AsForeign, LookalikeRule::Stop]);
+    let patterns = prop::sample::select(vec!["web.service", "*.service", "app@*.service", "run-*.scope", "*.socket"]);
+    let replaces = prop::collection::vec(patterns.prop_map(|pattern| pattern.parse().unwrap()), 0..2);
+    (on_stale, on_foreign, on_lookalike, replaces).prop_map(|(on_stale, on_foreign, on_lookalike, replaces)| Rules {
+        on_stale,
+        on_foreign,
+        on_lookalike,
+        replaces,
+        ..rules()
+    })
 }
 
 fn sorted(verdict: &Verdict) -> Vec<String> {
@@ -474,12 +644,23 @@ proptest! {
     }
 
     #[test]
-    fn nothing_but_a_proven_leftover_is_ever_stopped(scene in any_scene(), rules in any_rules()) {
+    fn nothing_but_a_proven_leftover_or_what_the_policy_permits_is_ever_signalled(
+        scene in any_scene(),
+        rules in any_rules(),
+    ) {
         for finding in judge(&scene, &rules).findings() {
             if finding.action == Action::Stop {
                 let holder = finding.holder.as_ref().unwrap();
+                prop_assert!(!matches!(scene.guarded.phase, Phase::Running | Phase::Unknown));
+                if finding.relation == Relation::Lookalike {
+                    prop_assert!(holder.pid > Pid::INIT && holder.protection().is_none() && holder.terminal.is_none());
+                    prop_assert_eq!(rules.on_lookalike, LookalikeRule::Stop);
+                    prop_assert_eq!((holder.program, holder.uid), (Some(OWN_FILE), 0));
+                    prop_assert!(!matches!(&holder.owner, Owner::Unit(unit) if unit.unit_type() == UnitType::Service));
+                    continue;
+                }
                 prop_assert!(matches!(finding.relation, Relation::Leftover | Relation::Escaped));
-                prop_assert!(finding.relation == Relation::Leftover || !holder.terminal);
+                prop_assert!(finding.relation == Relation::Leftover || holder.terminal.is_none());
                 prop_assert!(holder.pid > Pid::INIT && holder.protection().is_none());
                 if let Some(present) = scene.guarded.invocation {
                     prop_assert_ne!(holder.invocation, Invocation::Known(present));
@@ -488,10 +669,45 @@ proptest! {
                 let in_ledger = holder.invocation == Invocation::Known(EARLIER);
                 let is_older = scene.guarded.ended.is_some_and(|ended| holder.start < ended);
                 prop_assert!(in_ledger || is_older || scene.guarded.phase == Phase::Stopped);
-                prop_assert!(!matches!(scene.guarded.phase, Phase::Running | Phase::Unknown));
                 prop_assert_eq!(rules.on_stale, StaleRule::Stop);
             }
         }
+    }
+
+    #[test]
+    fn no_unit_is_stopped_that_the_policy_does_not_name_or_that_takes_others_with_it(
+        scene in any_scene(),
+        rules in any_rules(),
+    ) {
+        for finding in judge(&scene, &rules).findings() {
+            if finding.action == Action::StopUnit {
+                let Relation::Predecessor(unit) = &finding.relation else { panic!("{finding:?}") };
+                prop_assert!(rules.replaces.iter().any(|pattern| pattern.matches(unit)));
+                prop_assert!(unit.protection().is_none() && *unit != scene.guarded.unit);
+                let state = &scene.units[unit];
+                prop_assert!(matches!(state.active, ActiveState::Up | ActiveState::Stopping));
+                prop_assert!(!state.stops_too.as_ref().unwrap().contains(&scene.guarded.unit));
+                if let Some(holder) = &finding.holder {
+                    prop_assert!(holder.is_manager() || holder.protection().is_none());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn more_protection_never_adds_an_action(scene in any_scene(), rules in any_rules(), index in 0usize..8) {
+        let acts = |scene: &Scene| {
+            let verdict = judge(scene, &rules);
+            let acts = verdict.findings().iter().filter(|f| matches!(f.action, Action::Stop | Action::StopUnit)).count();
+            (acts, matches!(verdict, Verdict::Clear(_)))
+        };
+        let mut protected = scene.clone();
+        let mut all = protected.endpoints[0].sockets.iter_mut().flat_map(|socket| &mut socket.holders);
+        if let Some(holder) = all.nth(index) {
+            holder.lineage = Lineage::Ancestor;
+        }
+        let (before, after) = (acts(&scene), acts(&protected));
+        prop_assert!(after.0 <= before.0 && (before.1 || !after.1), "{:?} {:?}", before, after);
     }
 
     #[test]
@@ -514,7 +730,7 @@ proptest! {
     #[test]
     fn a_stricter_policy_never_adds_a_stop(scene in any_scene(), rules in any_rules()) {
         let stops = |rules: &Rules| judge(&scene, rules).findings().iter().filter(|f| f.action == Action::Stop).count();
-        let strict = Rules { on_stale: StaleRule::Refuse, ..rules.clone() };
+        let strict = Rules { on_stale: StaleRule::Refuse, on_lookalike: LookalikeRule::AsForeign, ..rules.clone() };
         prop_assert_eq!(stops(&strict), 0);
         let protected = {
             let mut scene = scene.clone();

@@ -1,5 +1,6 @@
 //! The plain nouns. Nothing here opens, asks, logs or signals, and nothing here imports another module of the crate.
 
+mod container;
 mod endpoint;
 mod outcome;
 mod process;
@@ -7,16 +8,19 @@ mod scene;
 mod socket;
 mod text;
 mod unit;
+mod unit_pattern;
 mod verdict;
 
+pub use container::{Container, Engine};
 pub use endpoint::{Endpoint, EndpointError, EndpointRange, Host, Port, Protocol};
-pub use outcome::Outcome;
-pub use process::{Invocation, InvocationId, Lineage, Owner, Pid, Process, Session, StartTime};
+pub use outcome::{Outcome, Stopped};
+pub use process::{FileId, Invocation, InvocationId, Lineage, Owner, Pid, Process, Session, StartTime, Terminal};
 pub use scene::{
-    ActiveState, BlindSpot, EndpointScene, ForeignRule, Guarded, HeldSocket, Phase, Probe, Rules, Run, Scene, Signal,
-    SocketUnit, StaleRule, StopRules, UnitFacts,
+    ActiveState, BlindSpot, EndpointScene, ForeignRule, Guarded, HeldSocket, LookalikeRule, Phase, Probe, Program,
+    Rules, Run, Scene, Signal, SocketUnit, StaleRule, StopRules, UnitFacts, UnitState,
 };
 pub use socket::{CgroupId, CgroupPath, Inode, Socket, SocketState};
 pub use text::printable;
 pub use unit::{UnitName, UnitNameError, UnitType};
-pub use verdict::{Action, Finding, Relation, Verdict};
+pub use unit_pattern::UnitPattern;
+pub use verdict::{Action, Finding, Obstacle, Relation, Verdict};

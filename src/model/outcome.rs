@@ -1,6 +1,40 @@
 //! How a run of portguard ended.
 
+use std::fmt;
 use std::time::Duration;
+
+use super::UnitName;
+
+/// What was stopped on the way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stopped {
+    /// So many processes.
+    pub processes: usize,
+    /// These units.
+    pub units: Vec<UnitName>,
+}
+
+impl Stopped {
+    /// Whether nothing was.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.processes == 0 && self.units.is_empty()
+    }
+}
+
+impl fmt::Display for Stopped {
+    /// `old.service and 2 processes were stopped`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let processes = match self.processes {
+            0 => None,
+            1 => Some("1 process".to_owned()),
+            more => Some(format!("{more} processes")),
+        };
+        let all: Vec<String> = self.units.iter().map(ToString::to_string).chain(processes).collect();
+        let verb = if self.processes + self.units.len() == 1 { "was" } else { "were" };
+        write!(f, "{} {verb} stopped", all.join(" and "))
+    }
+}
 
 /// How a run ended. The exit statuses are those of sysexits.h, which systemd shows by name in its log.
 #[must_use]
@@ -12,10 +46,10 @@ pub enum Outcome {
     Free,
     /// Something has an endpoint, and the unit can start beside it.
     Passed,
-    /// Leftovers were stopped, and every endpoint was seen free afterwards.
+    /// What was in the way was stopped, and every endpoint was seen free afterwards.
     Freed {
-        /// How many processes were stopped.
-        stopped: usize,
+        /// What that was.
+        stopped: Stopped,
         /// How long it took, from the first look to the last.
         took: Duration,
     },
@@ -25,8 +59,10 @@ pub enum Outcome {
     WouldWait,
     /// Something has an endpoint that must not be touched.
     Refused {
-        /// So many leftovers had been stopped before it was seen; nearly always none.
-        stopped: usize,
+        /// This had been stopped before it was seen; nearly always nothing.
+        stopped: Stopped,
+        /// Why, where no holder tells it: the manager did not do what it was asked for.
+        why: Option<String>,
     },
     /// What was done was not enough by the deadline.
     StillHeld {

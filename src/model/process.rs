@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::{CgroupPath, UnitName};
+use super::{CgroupPath, Container, UnitName};
 
 /// A process id, in the pid namespace of portguard. It is a name for messages, and no proof of identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,6 +66,33 @@ pub enum Invocation {
     Absent,
     /// The environment could not be read.
     Unreadable,
+}
+
+/// A file, by the numbers of its device and its inode (`inode(7)`): the same file under any name, in any mount namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// `st_dev`.
+    pub device: u64,
+    /// `st_ino`.
+    pub inode: u64,
+}
+
+/// A controlling terminal: its device number, as field 7 of `/proc/PID/stat` has it (proc(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Terminal(pub u32);
+
+impl fmt::Display for Terminal {
+    /// `pts/0`, `tty1`, else `terminal 4:64` (Linux `Documentation/admin-guide/devices.txt`; the minor number is in bits
+    /// 31 to 20 and 7 to 0).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor) = ((self.0 >> 8) & 0xfff, (self.0 & 0xff) | ((self.0 >> 12) & 0xfff00));
+        match major {
+            136..=143 => write!(f, "pts/{}", minor + (major - 136) * 256),
+            4 if minor < 64 => write!(f, "tty{minor}"),
+            4 => write!(f, "ttyS{}", minor - 64),
+            _ => write!(f, "terminal {major}:{minor}"),
+        }
+    }
 }
 
 /// How a process stands to portguard and the kernel, whatever unit it is in.
@@ -131,8 +158,12 @@ pub struct Process {
     pub owner: Owner,
     /// What its environment says.
     pub invocation: Invocation,
-    /// Whether it has a controlling terminal: somebody may sit at it.
-    pub terminal: bool,
+    /// Its controlling terminal, where it has one: somebody may sit at it.
+    pub terminal: Option<Terminal>,
+    /// The file that it runs, where it may be looked at.
+    pub program: Option<FileId>,
+    /// The container that it is part of, or for which it holds the port.
+    pub container: Option<Container>,
     /// How it stands to portguard.
     pub lineage: Lineage,
 }

@@ -1,10 +1,15 @@
 //! Everything that was seen, and everything that the policy says: the two inputs of `judge`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{CgroupId, Endpoint, InvocationId, Owner, Pid, Process, Protocol, Socket, StartTime, UnitName};
+use super::{
+    CgroupId, Endpoint, FileId, Inode, InvocationId, Owner, Pid, Process, Protocol, Socket, StartTime, UnitName,
+    UnitPattern,
+};
 
 /// What a bind(2) of the endpoint said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -138,6 +143,31 @@ pub struct Guarded {
     pub triggered_by: Vec<UnitName>,
     /// Earlier runs from the ledger, never the present one.
     pub runs: Vec<Run>,
+    /// The sockets that the manager keeps in the unit's file descriptor store; `None` where it does not tell (before
+    /// systemd 254), or was not asked.
+    pub stored: Option<Vec<Inode>>,
+    /// What its `ExecStart=` runs; `None` where that is not told, or runs as nobody who is known.
+    pub program: Option<Program>,
+}
+
+/// What a unit's `ExecStart=` runs, and as whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// The executable file.
+    pub file: FileId,
+    /// Its arguments, with the first.
+    pub argv: Vec<String>,
+    /// `User=`.
+    pub uid: u32,
+}
+
+/// What the manager says of a unit to which a holder belongs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnitState {
+    /// Whether it is up.
+    pub active: ActiveState,
+    /// The units that are up and would be stopped with it; `None` where that was not asked or not told.
+    pub stops_too: Option<Vec<UnitName>>,
 }
 
 /// All that was seen.
@@ -147,6 +177,8 @@ pub struct Scene {
     pub guarded: Guarded,
     /// Its endpoints.
     pub endpoints: Vec<EndpointScene>,
+    /// The units to which the holders belong, of the manager that has the guarded unit.
+    pub units: BTreeMap<UnitName, UnitState>,
     /// What could not be seen.
     pub blind_spots: Vec<BlindSpot>,
 }
@@ -173,6 +205,17 @@ pub enum ForeignRule {
     Wait,
     /// Let the start go on.
     Ignore,
+}
+
+/// What to do about a process in no service that is the same program, of the same user, with the same arguments, as the
+/// unit's own: `on-lookalike` in the policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum LookalikeRule {
+    /// What `on-foreign` says.
+    #[default]
+    AsForeign,
+    /// Stop it.
+    Stop,
 }
 
 /// A signal number, as in signal(7).
@@ -220,8 +263,12 @@ pub struct Rules {
     pub on_stale: StaleRule,
     /// `on-foreign`.
     pub on_foreign: ForeignRule,
-    /// `wait`: how long [`ForeignRule::Wait`] waits.
-    pub wait: Duration,
+    /// `on-lookalike`.
+    pub on_lookalike: LookalikeRule,
+    /// `replaces`: the units that this one takes over from, and that may be stopped for it.
+    pub replaces: Vec<UnitPattern>,
+    /// `wait`: how long what is waited for may take; `None`: it depends on what that is.
+    pub wait: Option<Duration>,
     /// How to stop a leftover.
     pub stop: StopRules,
 }
@@ -234,8 +281,10 @@ pub enum ActiveState {
     Unknown,
     /// `inactive` or `failed`.
     Down,
-    /// Anything else: active, on its way up or down, reloading, under maintenance.
+    /// Anything else: active, on its way up, reloading, under maintenance.
     Up,
+    /// `deactivating`: on its way down.
+    Stopping,
 }
 
 /// What the manager says of the guarded unit. Times are of `CLOCK_MONOTONIC`.
@@ -269,6 +318,10 @@ pub struct UnitFacts {
     pub timeout_stop: Option<Duration>,
     /// `TimeoutStartSec=`; `None` where it has no bound or was not told.
     pub timeout_start: Option<Duration>,
+    /// The first command of `ExecStart=`: its file, and its arguments with the first, before variables are filled in.
+    pub exec_start: Option<(PathBuf, Vec<String>)>,
+    /// `User=`; `None` where it is empty or was not told.
+    pub user: Option<String>,
     /// `NotifyAccess=` is `exec` or `all`: an `ExecStartPre=` may ask for more time.
     pub helpers_may_notify: bool,
 }

@@ -72,6 +72,9 @@ pub struct Socket {
     pub inode: Inode,
     /// The user that made it.
     pub uid: u32,
+    /// The network device to which it is bound (`SO_BINDTODEVICE`, socket(7)), by its name, or by its number where it has
+    /// none any more; `None`: to none, or not told.
+    pub device: Option<String>,
     /// The cgroup in which it was born; `None` before Linux 5.8 or where netlink is denied.
     pub cgroup: Option<CgroupId>,
 }

@@ -63,6 +63,38 @@ impl UnitType {
     }
 }
 
+/// Units that are never stopped, by what stands before their `@` or their suffix: those that keep a host reachable, and
+/// those on which somebody else's sessions, containers and machines hang.
+const PROTECTED_UNITS: &[&str] = &[
+    "NetworkManager",
+    "autovt",
+    "console-getty",
+    "container-getty",
+    "containerd",
+    "crio",
+    "dbus",
+    "dbus-broker",
+    "docker",
+    "dropbear",
+    "emergency",
+    "getty",
+    "incus",
+    "k3s",
+    "kubelet",
+    "libvirtd",
+    "lxc",
+    "lxd",
+    "networking",
+    "polkit",
+    "rescue",
+    "serial-getty",
+    "ssh",
+    "sshd",
+    "user",
+    "user-runtime-dir",
+    "wpa_supplicant",
+];
+
 /// A valid unit name that can be running: a plain unit or an instance; or a template as a key of the policy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UnitName {
@@ -118,6 +150,33 @@ impl UnitName {
         Some(Self { text, unit_type: self.unit_type })
     }
 
+    /// Why this unit is never stopped, whatever the policy says; `None` if it may be.
+    #[must_use]
+    pub fn protection(&self) -> Option<&'static str> {
+        let (prefix, name) = (self.prefix(), self.as_str());
+        let stoppable = match self.unit_type {
+            UnitType::Service | UnitType::Socket => true,
+            UnitType::Scope => name != "init.scope" && !name.starts_with("session-"),
+            UnitType::Target
+            | UnitType::Device
+            | UnitType::Mount
+            | UnitType::Automount
+            | UnitType::Swap
+            | UnitType::Timer
+            | UnitType::Path
+            | UnitType::Slice => false,
+        };
+        if !stoppable || prefix.starts_with("systemd-") || PROTECTED_UNITS.contains(&prefix) {
+            return Some("its unit is one that portguard never stops");
+        }
+        None
+    }
+
+    /// `VALID_CHARS_WITH_AT`.
+    pub(super) fn is_valid_char(c: char) -> bool {
+        c.is_ascii_alphanumeric() || ":-_.\\@".contains(c)
+    }
+
     /// The name itself, if such a unit can be running: what `--unit` needs.
     ///
     /// # Errors
@@ -152,7 +211,7 @@ fn check(text: &str) -> Result<UnitType, String> {
     if text.contains('/') {
         return Err("looks like a path: give the unit's name, as in systemctl".to_owned());
     }
-    if let Some((index, wrong)) = text.chars().enumerate().find(|(_, c)| !is_valid_char(*c)) {
+    if let Some((index, wrong)) = text.chars().enumerate().find(|(_, c)| !UnitName::is_valid_char(*c)) {
         let (column, shown) = (index + 1, wrong.escape_debug());
         return Err(format!(
             "has '{shown}' in column {column}: only letters, digits and :-_.\\@ may be in a unit's name"
@@ -168,11 +227,6 @@ fn check(text: &str) -> Result<UnitType, String> {
         return Err(format!("is {} bytes long: {} are the most", text.len(), UnitName::MAX_BYTES));
     }
     Ok(unit_type)
-}
-
-/// `VALID_CHARS_WITH_AT`.
-fn is_valid_char(c: char) -> bool {
-    c.is_ascii_alphanumeric() || ":-_.\\@".contains(c)
 }
 
 /// Why a text is no unit name, or not one of the wanted kind.

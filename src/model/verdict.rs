@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Endpoint, Owner, Probe, Process, Socket, UnitName};
+use super::{ActiveState, Container, Endpoint, Owner, Probe, Process, Socket, UnitName};
 
 /// How a holder stands to the guarded unit. The words are those of the journal field `PORTGUARD_RELATION=`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,10 @@ pub enum Relation {
     Heir,
     /// In the unit's own cgroup, and of which run could not be proven.
     Unproven,
+    /// A process of a unit that the policy says this one takes over from.
+    Predecessor(UnitName),
+    /// In no service, and the same program, of the same user, with the same arguments, as the unit's own.
+    Lookalike,
     /// Another instance of the same template.
     Sibling(UnitName),
     /// The unit of the same name in another manager (system, or the one of a user).
@@ -43,6 +47,8 @@ pub enum Relation {
     OtherSocketUnit(UnitName),
     /// PID 1 has it, and for whom could not be told.
     Manager,
+    /// A process of a container or virtual machine, or one that holds the port for it.
+    Container(Container),
     /// A process of a login session.
     Session {
         /// The N of `session-N.scope`.
@@ -77,11 +83,14 @@ impl Relation {
             Self::Escaped => "escaped",
             Self::Heir => "heir",
             Self::Unproven => "unproven",
+            Self::Predecessor(_) => "predecessor",
+            Self::Lookalike => "lookalike",
             Self::Sibling(_) => "sibling",
             Self::Twin { .. } => "twin",
             Self::OtherUnit(_) | Self::OtherUserUnit { .. } => "other-unit",
             Self::OtherSocketUnit(_) => "other-socket-unit",
             Self::Manager => "manager",
+            Self::Container(_) => "container",
             Self::Session { .. } => "session",
             Self::OtherProcess => "other-process",
             Self::Client => "client",
@@ -105,8 +114,10 @@ impl fmt::Display for Relation {
 pub enum Action {
     /// Nothing: the service can start beside it.
     Pass,
-    /// Stop it the way systemd would.
+    /// Stop the process the way systemd would.
     Stop,
+    /// Have the manager stop its unit.
+    StopUnit,
     /// Wait for it to go.
     Wait,
     /// Refuse the start and leave it alone.
@@ -118,6 +129,7 @@ impl fmt::Display for Action {
         f.write_str(match self {
             Self::Pass => "pass",
             Self::Stop => "stop",
+            Self::StopUnit => "stop-unit",
             Self::Wait => "wait",
             Self::Refuse => "refuse",
         })
@@ -139,8 +151,37 @@ pub struct Finding {
     pub relation: Relation,
     /// What is to be done.
     pub action: Action,
-    /// It would have been stopped, but is one that is never signalled; why.
-    pub protected: Option<&'static str>,
+    /// It would have been stopped; why it is not.
+    pub obstacle: Option<Obstacle>,
+    /// How its unit is, where the manager that has the guarded unit told.
+    pub unit_state: ActiveState,
+}
+
+/// Why something that might be stopped is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// It is one of those that are never signalled or stopped; why.
+    Protected(&'static str),
+    /// These would be stopped with its unit, and nobody said that they may.
+    StopsToo(Vec<UnitName>),
+    /// Its unit is not active: there is nothing that the manager could stop.
+    NotActive,
+    /// The manager did not say what stopping its unit would bring about.
+    Untold,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Protected(why) => f.write_str(why),
+            Self::StopsToo(units) => {
+                let names: Vec<&str> = units.iter().map(UnitName::as_str).collect();
+                write!(f, "systemd would stop {} as well", names.join(", "))
+            }
+            Self::NotActive => f.write_str("its unit is not active, so that systemd has nothing to stop"),
+            Self::Untold => f.write_str("systemd did not say what else it would stop"),
+        }
+    }
 }
 
 /// The judgement of a whole scene. Only [`Verdict::Clear`] leads to a signal.

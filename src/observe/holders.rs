@@ -55,6 +55,14 @@ pub struct Holders {
     pub walked: bool,
 }
 
+impl Holders {
+    /// Whether this process has this socket open.
+    #[must_use]
+    pub fn has(&self, inode: Inode, pid: Pid) -> bool {
+        self.by_inode.get(&inode).is_some_and(|pids| pids.contains(&pid))
+    }
+}
+
 /// How much of a process could be seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sight {

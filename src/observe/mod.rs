@@ -4,6 +4,7 @@
 //! an empty answer.
 
 pub mod cgroup;
+pub mod container;
 pub mod holders;
 pub mod net_tables;
 pub mod proc;
@@ -20,15 +21,17 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::ledger;
+use crate::manager::Scope;
 use crate::model::{
-    ActiveState, BlindSpot, CgroupId, CgroupPath, Endpoint, EndpointScene, Guarded, HeldSocket, Inode, InvocationId,
-    Lineage, Owner, Phase, Pid, Port, Probe, Process, Protocol, Rules, Run, Scene, Socket, SocketState, SocketUnit,
-    StartTime, UnitFacts, UnitName, UnitType,
+    ActiveState, BlindSpot, CgroupId, CgroupPath, Container, Endpoint, EndpointScene, Engine, Guarded, HeldSocket,
+    Inode, InvocationId, Lineage, Owner, Phase, Pid, Port, Probe, Process, Program, Protocol, Rules, Run, Scene,
+    Socket, SocketState, SocketUnit, StartTime, UnitFacts, UnitName, UnitType,
 };
 use crate::probe::probe;
 use cgroup::PathLookup;
+use container::{Docker, Trace};
 use holders::{Holders, Search, Thorough};
-use systemd::{Answer, Question, Scope};
+use systemd::{Answer, Question};
 
 /// The bus, and after it `systemctl`, have so long to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -38,6 +41,9 @@ const MAX_LOOKS: usize = 4;
 
 /// `DefaultTimeoutStartSec=` as systemd is built, where the manager does not tell.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// A process of a container is at most so far below the one that looks after it.
+const CONMON_ABOVE: usize = 8;
 
 /// Where the system is.
 #[derive(Clone, Debug)]
@@ -59,7 +65,9 @@ pub struct Place {
     pub roots: Roots,
     /// The folder of the ledgers.
     pub ledger: PathBuf,
-    scope: Scope,
+    /// Which manager has the guarded unit.
+    pub scope: Scope,
+    docker: Docker,
     /// Where the cgroup v2 hierarchy is mounted, if it is; looked up when it is needed.
     hierarchy: OnceCell<Option<cgroup::Mount>>,
     /// The guarded unit's cgroup, if portguard runs inside it.
@@ -94,6 +102,7 @@ impl Place {
         let within = own.filter(|path| is_guarded(&cgroup::owner_of(path), unit, scope));
         Self {
             ledger: roots.run.join("portguard/ledger"),
+            docker: Docker::new(&roots.run),
             hierarchy: OnceCell::new(),
             within: within.as_ref().and_then(cgroup::unit_cgroup),
             invocation: std::env::var("INVOCATION_ID").ok().and_then(|id| id.parse().ok()),
@@ -179,12 +188,14 @@ impl Place {
         if holders.hidden > 0 && tables.iter().any(unseen) {
             blind_spots.push(BlindSpot::Processes { hidden: holders.hidden });
         }
-        let (processes, vanished) = self.processes(&holders);
-        let answer = self.ask(unit, &processes, &tables, &born).unwrap_or_else(|why| {
+        let (processes, vanished) = self.processes(&holders, &tables);
+        let question = self.question(unit, rules, &processes, &tables, &born);
+        let answer = if tables.is_empty() { Ok(Answer::default()) } else { self.ask(&question) };
+        let answer = answer.unwrap_or_else(|why| {
             blind_spots.push(BlindSpot::Manager(why));
             Answer::default()
         });
-        let guarded = self.guarded(unit, &answer.unit, &mut blind_spots);
+        let guarded = self.guarded(unit, &answer, &mut blind_spots);
         let processes = match self.scope {
             Scope::System => adopt(processes, &answer, &guarded.unit),
             Scope::User => processes,
@@ -206,7 +217,7 @@ impl Place {
         let timeout = answer.unit.timeout_start.unwrap_or(DEFAULT_TIMEOUT);
         let bounded = guarded.phase == Phase::Within && timeout != Duration::MAX;
         let left = bounded.then(|| timeout.saturating_sub(self.began.elapsed()));
-        let scene = Scene { guarded, endpoints, blind_spots };
+        let scene = Scene { guarded, endpoints, units: answer.states, blind_spots };
         (Look { scene, facts: answer.unit, left, fallback: answer.fallback }, steady)
     }
 
@@ -262,7 +273,7 @@ impl Place {
     }
 
     /// The facts of each holder, and whether one of them was gone before they could be read.
-    fn processes(&self, holders: &Holders) -> (HashMap<Pid, Process>, bool) {
+    fn processes(&self, holders: &Holders, tables: &[Socket]) -> (HashMap<Pid, Process>, bool) {
         let own = own_pid();
         let ancestors = proc::ancestors(&self.roots.proc, own);
         let pids: BTreeSet<Pid> = holders.by_inode.values().flatten().copied().collect();
@@ -281,30 +292,81 @@ impl Place {
                 Lineage::Other
             };
             let owner = facts.cgroup.as_ref().map_or(Owner::Unknown, cgroup::owner_of);
-            processes.insert(pid, facts.into_process(owner, lineage));
+            let held = tables.iter().filter(|socket| holders.has(socket.inode, pid));
+            let container = container::trace(&facts).and_then(|trace| self.container(trace, pid, held));
+            processes.insert(pid, facts.into_process(owner, container, lineage));
         }
         (processes, vanished)
     }
 
-    fn ask(
+    /// The container of a trace, by the name that its engine gave to it, where that can be had.
+    fn container<'a>(&self, trace: Trace, pid: Pid, held: impl Iterator<Item = &'a Socket>) -> Option<Container> {
+        let (engine, name) = match trace {
+            Trace::Known(container) => return Some(container),
+            Trace::DockerId(id) => (Engine::Docker, Some(self.docker.name_of(&id))),
+            Trace::PodmanId(id) => (Engine::Podman, Some(self.podman_name(pid, &id))),
+            Trace::DockerPort { address, certain } => {
+                let mut ports = held.filter_map(|socket| Some((socket.protocol, Port::new(socket.local.port())?)));
+                let name = ports.find_map(|(protocol, port)| self.docker.name_by_port(protocol, port, address.clone()));
+                (Engine::Docker, if certain || name.is_some() { name } else { return None })
+            }
+        };
+        Some(Container { engine, name })
+    }
+
+    /// What conmon above the process calls the container; else the id as Podman prints it.
+    fn podman_name(&self, pid: Pid, id: &str) -> String {
+        let above = proc::ancestors(&self.roots.proc, pid).into_iter().take(CONMON_ABOVE);
+        let mut argv = above.filter_map(|pid| Some(proc::process(&self.roots.proc, pid).ok()??.argv));
+        argv.find_map(|argv| container::name_by_conmon(&argv, id)).unwrap_or_else(|| container::short_id(id))
+    }
+
+    fn question(
         &self,
         unit: &UnitName,
+        rules: &Rules,
         processes: &HashMap<Pid, Process>,
         tables: &[Socket],
         born: &HashMap<CgroupId, CgroupPath>,
-    ) -> Result<Answer, String> {
-        if tables.is_empty() {
-            return Ok(Answer::default());
-        }
-        let told = |socket: &Socket| socket.cgroup.and_then(|id| born.get(&id)).and_then(socket_unit_of).is_some();
-        let question = Question {
+    ) -> Question {
+        let born_for = |socket: &Socket| socket_unit_of(born.get(&socket.cgroup?)?);
+        let kept =
+            processes.values().any(Process::is_manager) && !tables.iter().all(|socket| born_for(socket).is_some());
+        let owners = processes.values().filter_map(|process| self.unit_of(&process.owner));
+        let units: BTreeSet<UnitName> = owners.chain(tables.iter().filter_map(born_for)).collect();
+        Question {
             scope: self.scope,
             run: self.roots.run.clone(),
             unit: unit.clone(),
             pids: processes.keys().copied().filter(|pid| *pid != Pid::INIT).collect(),
-            socket_units: processes.values().any(Process::is_manager) && !tables.iter().all(told),
-        };
-        let answer = systemd::ask(&question, PATIENCE, self.no_bus.borrow().clone());
+            units: units.into_iter().collect(),
+            dependents: !rules.replaces.is_empty(),
+            socket_units: kept,
+            store: kept,
+        }
+    }
+
+    /// The unit of an owner, if the manager that has the guarded unit has it.
+    fn unit_of(&self, owner: &Owner) -> Option<UnitName> {
+        match (owner, self.scope) {
+            (Owner::Unit(unit), Scope::System) => Some(unit.clone()),
+            (Owner::UserUnit { uid, unit }, Scope::User) if *uid == rustix::process::getuid().as_raw() => {
+                Some(unit.clone())
+            }
+            (
+                Owner::Unit(_)
+                | Owner::UserUnit { .. }
+                | Owner::Session(_)
+                | Owner::Init
+                | Owner::Nobody
+                | Owner::Unknown,
+                Scope::System | Scope::User,
+            ) => None,
+        }
+    }
+
+    fn ask(&self, question: &Question) -> Result<Answer, String> {
+        let answer = systemd::ask(question, PATIENCE, self.no_bus.borrow().clone());
         // A bus that hangs costs a second once, not at every look.
         *self.no_bus.borrow_mut() = match &answer {
             Ok(answer) => answer.fallback.clone(),
@@ -313,7 +375,23 @@ impl Place {
         answer.map_err(|error| error.to_string())
     }
 
-    fn guarded(&self, unit: &UnitName, facts: &UnitFacts, blind_spots: &mut Vec<BlindSpot>) -> Guarded {
+    /// What the guarded unit's `ExecStart=` runs; `None` where that cannot be told for certain.
+    fn program(&self, facts: &UnitFacts) -> Option<Program> {
+        let (path, argv) = facts.exec_start.as_ref()?;
+        let variable = |name: &str| std::env::var(name).ok().filter(|_| self.is_within());
+        Some(Program {
+            file: proc::program_at(path)?,
+            argv: argv.iter().map(|argument| filled_in(argument, &variable)).collect::<Option<_>>()?,
+            uid: match (&facts.user, self.scope) {
+                (None, Scope::System) => 0,
+                (None, Scope::User) => rustix::process::getuid().as_raw(),
+                (Some(user), _) => users::user_id(&self.roots.etc, user)?,
+            },
+        })
+    }
+
+    fn guarded(&self, unit: &UnitName, answer: &Answer, blind_spots: &mut Vec<BlindSpot>) -> Guarded {
+        let facts = &answer.unit;
         let present = facts.invocation.or_else(|| self.exported_invocation(unit));
         let phase = self.phase(present, facts);
         // Once it is over, the manager still tells the id of the last run, which is one of the earlier ones then.
@@ -339,6 +417,8 @@ impl Place {
             known: facts.main_pid.into_iter().chain(facts.control_pid).collect(),
             triggered_by: facts.triggered_by.clone(),
             runs,
+            stored: answer.stored.clone(),
+            program: self.program(facts),
         }
     }
 
@@ -403,7 +483,7 @@ fn phase(within: bool, is_control: bool, carries_present_id: bool, facts: &UnitF
     }
     match facts.active {
         ActiveState::Down => Phase::Stopped,
-        ActiveState::Up => Phase::Running,
+        ActiveState::Up | ActiveState::Stopping => Phase::Running,
         ActiveState::Unknown => Phase::Unknown,
     }
 }
@@ -420,6 +500,26 @@ fn start_time(moment: Duration) -> Option<StartTime> {
     }
     let ticks = u128::from(rustix::param::clock_ticks_per_second()) * moment.as_micros() / 1_000_000;
     u64::try_from(ticks).ok().map(StartTime)
+}
+
+/// An argument of `ExecStart=` as the process gets it: `${NAME}` filled in, `$$` a dollar (systemd.service(5)). `None`
+/// for a variable that is not set, or one without braces, which can become several arguments.
+fn filled_in(argument: &str, variable: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    let mut filled = String::new();
+    let mut rest = argument;
+    while let Some(at) = rest.find('$') {
+        filled.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            filled.push('$');
+            rest = after;
+        } else {
+            let (name, after) = rest.strip_prefix('{')?.split_once('}')?;
+            filled.push_str(&variable(name)?);
+            rest = after;
+        }
+    }
+    Some(filled + rest)
 }
 
 /// The protocols and ports that a look is worth.
@@ -524,6 +624,24 @@ mod tests {
     }
 
     #[test]
+    fn an_argument_is_what_the_process_gets() {
+        let variable = |name: &str| (name == "PORT").then(|| "8080".to_owned());
+        for (argument, filled) in [
+            ("--port=80", Some("--port=80")),
+            ("--port=${PORT}", Some("--port=8080")),
+            ("${PORT}${PORT}/x", Some("80808080/x")),
+            ("$${PORT}", Some("${PORT}")),
+            ("a$$", Some("a$")),
+            ("$PORT", None),
+            ("${OTHER}", None),
+            ("${PORT", None),
+            ("$", None),
+        ] {
+            assert_eq!(filled_in(argument, &variable).as_deref(), filled, "{argument}");
+        }
+    }
+
+    #[test]
     fn a_manager_can_take_a_process_away_from_a_unit_and_never_give_it_to_the_guarded_one() {
         let of = |owner: &Owner, answer: &str| {
             let process = Process {
@@ -536,7 +654,9 @@ mod tests {
                 cgroup: None,
                 owner: owner.clone(),
                 invocation: crate::model::Invocation::Absent,
-                terminal: false,
+                terminal: None,
+                program: None,
+                container: None,
                 lineage: Lineage::Other,
             };
             let units = HashMap::from([(Pid(7), answer.parse().unwrap())]);

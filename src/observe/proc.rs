@@ -13,10 +13,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, RawDir, open, openat, readlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, open, openat, readlinkat, statat};
 use rustix::io::Errno;
 
-use crate::model::{CgroupPath, Invocation, InvocationId, Lineage, Owner, Pid, Process, StartTime};
+use crate::model::{
+    CgroupPath, Container, FileId, Invocation, InvocationId, Lineage, Owner, Pid, Process, StartTime, Terminal,
+};
 
 /// At most so many bytes of the arguments are kept.
 const ARGV_BYTES: u64 = 4 * 1024;
@@ -86,8 +88,10 @@ pub struct Facts {
     pub cgroup: Option<CgroupPath>,
     /// What its environment says.
     pub invocation: Invocation,
-    /// Whether it has a controlling terminal.
-    pub terminal: bool,
+    /// Its controlling terminal.
+    pub terminal: Option<Terminal>,
+    /// The file behind `exe`, whatever name it has by now.
+    pub program: Option<FileId>,
     /// Whether it is a kernel thread.
     pub kernel_thread: bool,
 }
@@ -95,10 +99,11 @@ pub struct Facts {
 impl Facts {
     /// The process, with what only the caller knows. A kernel thread is [`Lineage::Kernel`] whatever the caller says.
     #[must_use]
-    pub fn into_process(self, owner: Owner, lineage: Lineage) -> Process {
-        let Self { pid, start, ppid: _, uid, comm, exe, argv, cgroup, invocation, terminal, kernel_thread } = self;
+    pub fn into_process(self, owner: Owner, container: Option<Container>, lineage: Lineage) -> Process {
+        let Self { pid, start, ppid: _, uid, comm, exe, argv, cgroup, invocation, terminal, program, kernel_thread } =
+            self;
         let lineage = if kernel_thread { Lineage::Kernel } else { lineage };
-        Process { pid, start, uid, comm, exe, argv, cgroup, owner, invocation, terminal, lineage }
+        Process { pid, start, uid, comm, exe, argv, cgroup, owner, invocation, terminal, program, container, lineage }
     }
 }
 
@@ -138,10 +143,21 @@ pub fn process(proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
             Ok(_) | Err(_) => Invocation::Unreadable,
         },
         terminal: stat.terminal,
+        program: file_id(statat(from, "exe", AtFlags::empty())),
         kernel_thread,
     };
     // If it ended on the way, the facts may be half of a process.
     Ok(stat_of(&dir, &path)?.map(|_| facts))
+}
+
+/// The file of this path, by its numbers; `None` where it cannot be looked at.
+#[must_use]
+pub fn program_at(path: &Path) -> Option<FileId> {
+    file_id(rustix::fs::stat(path))
+}
+
+fn file_id(stat: rustix::io::Result<rustix::fs::Stat>) -> Option<FileId> {
+    stat.ok().map(|stat| FileId { device: stat.st_dev, inode: stat.st_ino })
 }
 
 /// The cgroup of the calling process; `None` where it cannot be read.
@@ -243,7 +259,7 @@ struct Stat {
     state: u8,
     ppid: Pid,
     flags: u32,
-    terminal: bool,
+    terminal: Option<Terminal>,
     start: StartTime,
 }
 
@@ -267,7 +283,7 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
         state: *field(3)?.as_bytes().first()?,
         ppid: Pid(field(4)?.parse().ok()?),
         // The device number of the controlling terminal, 0 for none.
-        terminal: *field(7)? != "0",
+        terminal: Some(Terminal(field(7)?.parse::<i32>().ok()?.cast_unsigned())).filter(|terminal| terminal.0 != 0),
         flags: field(9)?.parse().ok()?,
         start: StartTime(field(22)?.parse().ok()?),
     })
@@ -345,7 +361,7 @@ mod tests {
             let stat = parse_stat(&stat_line(name, STAT_TAIL)).unwrap();
             let comm = String::from_utf8_lossy(name).into_owned();
             let expected =
-                Stat { comm, state: b'S', ppid: Pid(1), flags: 0x0040_0100, terminal: false, start: StartTime(4711) };
+                Stat { comm, state: b'S', ppid: Pid(1), flags: 0x0040_0100, terminal: None, start: StartTime(4711) };
             assert_eq!(stat, expected);
         }
     }
@@ -446,7 +462,8 @@ mod tests {
             argv: facts.argv.clone(),
             cgroup: Some(CgroupPath("/system.slice/evil.service".to_owned())),
             invocation: Invocation::Known(ID.parse().unwrap()),
-            terminal: false,
+            terminal: None,
+            program: None,
             kernel_thread: false,
         };
         assert_eq!(facts, expected);
@@ -470,6 +487,7 @@ mod tests {
         assert_eq!((facts.pid, facts.ppid, &facts.comm[..]), (pid, own_pid(), "sleep"));
         assert_eq!(facts.argv, ["sleep", "60"]);
         assert_eq!(facts.uid, nix::unistd::getuid().as_raw());
+        assert_eq!(facts.program, program_at(facts.exe.as_ref().unwrap()));
         assert!(facts.exe.unwrap().is_absolute());
         assert_eq!(facts.invocation, Invocation::Known(ID.parse().unwrap()));
         assert!(facts.cgroup.unwrap().0.starts_with('/'));
@@ -503,7 +521,7 @@ mod tests {
         let kernel_threads: Vec<Facts> = facts.filter(|facts| facts.kernel_thread).collect();
         for facts in kernel_threads {
             assert_eq!((&facts.exe, &facts.argv), (&None, &Vec::new()));
-            assert_eq!(facts.into_process(Owner::Nobody, Lineage::Other).lineage, Lineage::Kernel);
+            assert_eq!(facts.into_process(Owner::Nobody, None, Lineage::Other).lineage, Lineage::Kernel);
         }
     }
 

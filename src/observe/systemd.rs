@@ -3,32 +3,25 @@
 //! It asks over the bus first; where the bus is not there or hangs, `systemctl show`, which root's manager answers
 //! on its private socket. Both have a deadline. It only asks: nothing here starts, stops or signals.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::io::Read;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use zbus::fdo::PropertiesProxy;
 use zbus::names::InterfaceName;
 use zbus::{ObjectPath, OwnedObjectPath, OwnedVariant};
 
-use crate::model::{ActiveState, InvocationId, Pid, Protocol, Signal, SocketUnit, UnitFacts, UnitName, UnitType};
+use crate::manager::{self, Scope};
+use crate::model::{
+    ActiveState, Inode, InvocationId, Pid, Protocol, Signal, SocketUnit, UnitFacts, UnitName, UnitState, UnitType,
+};
 use crate::timespan;
 
-/// Which manager is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// The system's.
-    System,
-    /// The one of the user who runs portguard.
-    User,
-}
+/// At most so many units are asked about, and followed from one to the next.
+const MAX_UNITS: usize = 64;
 
 /// What to ask, all at once.
 #[derive(Clone, Debug)]
@@ -41,8 +34,14 @@ pub struct Question {
     pub unit: UnitName,
     /// Whose are these?
     pub pids: Vec<Pid>,
+    /// How are these? And those to which the processes belong.
+    pub units: Vec<UnitName>,
+    /// Whether it is wanted which units would be stopped with each.
+    pub dependents: bool,
     /// Whether the active socket units are wanted.
     pub socket_units: bool,
+    /// Whether the guarded unit's file descriptor store is wanted.
+    pub store: bool,
 }
 
 /// What the manager said.
@@ -52,8 +51,12 @@ pub struct Answer {
     pub unit: UnitFacts,
     /// The unit of each process of which it knows one; slices are no answer.
     pub units: HashMap<Pid, UnitName>,
+    /// The units of the question, and those of the processes, but for the guarded one.
+    pub states: BTreeMap<UnitName, UnitState>,
     /// The socket units that listen.
     pub socket_units: Vec<SocketUnit>,
+    /// The sockets in the guarded unit's file descriptor store, where the manager tells.
+    pub stored: Option<Vec<Inode>>,
     /// It was not the bus that answered; why the bus did not.
     pub fallback: Option<String>,
 }
@@ -111,31 +114,23 @@ trait Manager {
     ) -> zbus::Result<
         Vec<(String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath)>,
     >;
+
+    /// Since systemd 254. A row a descriptor: its name, mode, device, inode number (the fifth) and so on.
+    fn dump_unit_file_descriptor_store(
+        &self,
+        unit: &str,
+    ) -> zbus::Result<Vec<(String, u32, u32, u32, u64, u32, u32, String, u32)>>;
 }
 
-/// The connection is made in a thread of its own: a hung bus accepts it and then says nothing, which no timeout of
-/// the library covers. A thread that never comes back ends with the process.
 fn ask_bus(question: &Question, patience: Duration) -> Result<Answer, String> {
-    let (send, receive) = mpsc::sync_channel(1);
     let question = question.clone();
-    std::thread::Builder::new()
-        .name("dbus".to_owned())
-        .spawn(move || {
-            let answer = zbus::block_on(converse(&question, patience)).map_err(|error| error.to_string());
-            // The receiver is gone if this came too late.
-            let _ = send.send(answer);
-        })
-        .map_err(|error| format!("no thread for it: {error}"))?;
-    receive.recv_timeout(patience).unwrap_or_else(|_| Err(format!("no answer within {}", timespan::show(patience))))
+    manager::converse(patience, move || async move {
+        ask_everything(&question, patience).await.map_err(|error| error.to_string())
+    })
 }
 
-async fn converse(question: &Question, patience: Duration) -> zbus::Result<Answer> {
-    // Where sd-bus looks by default, and not where the environment says: that is the unit's, and what the bus says may
-    // get a process stopped.
-    let address = match question.scope {
-        Scope::System => "unix:path=/run/dbus/system_bus_socket".to_owned(),
-        Scope::User => format!("unix:path={}/bus", question.run.display()),
-    };
+async fn ask_everything(question: &Question, patience: Duration) -> zbus::Result<Answer> {
+    let address = manager::bus_address(question.scope, &question.run);
     let bus = zbus::connection::Builder::address(address.as_str()).method_timeout(patience).build().await?;
     let manager = ManagerProxy::builder(&bus).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
     let mut answer = Answer { unit: unit_facts(&bus, &question.unit).await?, ..Answer::default() };
@@ -144,10 +139,108 @@ async fn converse(question: &Question, patience: Duration) -> zbus::Result<Answe
             answer.units.insert(pid, unit);
         }
     }
+    let about: BTreeSet<UnitName> = question.units.iter().chain(answer.units.values()).cloned().collect();
+    let mut known = HashMap::new();
+    for unit in about.into_iter().filter(|unit| *unit != question.unit).take(MAX_UNITS) {
+        let state = unit_state(&bus, &unit, question.dependents, &mut known).await?;
+        answer.states.insert(unit, state);
+    }
     if question.socket_units {
         answer.socket_units = socket_units(&bus, &manager).await?;
     }
+    if question.store {
+        answer.stored = stored(&manager, &question.unit).await?;
+    }
     Ok(answer)
+}
+
+/// A unit's own row, and what is known of others in `known`, by name.
+async fn unit_state(
+    bus: &zbus::Connection,
+    unit: &UnitName,
+    dependents: bool,
+    known: &mut HashMap<UnitName, Linked>,
+) -> zbus::Result<UnitState> {
+    let mut queue = vec![unit.clone()];
+    let mut closure = Closure::of(unit);
+    while let Some(next) = queue.pop() {
+        let linked = match known.get(&next) {
+            Some(linked) => linked.clone(),
+            None => match properties(bus, &next, "org.freedesktop.systemd1.Unit").await {
+                Ok(all) => known.entry(next.clone()).or_insert(Linked::of(&all)).clone(),
+                Err(error) if is_gone(&error) => continue,
+                Err(error) => return Err(error),
+            },
+        };
+        queue.extend(closure.add(next, linked));
+        if !dependents {
+            break;
+        }
+    }
+    Ok(closure.state(dependents))
+}
+
+/// The sockets in a unit's file descriptor store; `None` from a manager that does not tell (before systemd 254).
+async fn stored(manager: &ManagerProxy<'_>, unit: &UnitName) -> zbus::Result<Option<Vec<Inode>>> {
+    match manager.dump_unit_file_descriptor_store(unit.as_str()).await {
+        Ok(entries) => Ok(Some(entries.into_iter().map(|entry| Inode(entry.4)).collect())),
+        Err(error) if is_unknown_method(&error) || is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a unit's stop has to do with others.
+#[derive(Clone, Debug, Default)]
+struct Linked {
+    active: ActiveState,
+    /// The units to which its stop goes on.
+    dependents: Vec<UnitName>,
+}
+
+/// To which units the stop of another goes on: systemd.unit(5), and the `UNIT_ATOM_PROPAGATE_STOP` of systemd v257
+/// `src/core/unit-dependency-atom.c`. `PropagatesStopTo` is there since 249.
+const DEPENDENTS: [&str; 5] = ["RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo"];
+
+impl Linked {
+    fn of(all: &impl Properties) -> Self {
+        Self { active: active(all), dependents: DEPENDENTS.iter().flat_map(|key| all.units(key)).collect() }
+    }
+}
+
+/// The units that a stop reaches, as it is followed from one to the next.
+struct Closure {
+    unit: UnitName,
+    seen: BTreeSet<UnitName>,
+    active: ActiveState,
+    stops_too: Vec<UnitName>,
+}
+
+impl Closure {
+    fn of(unit: &UnitName) -> Self {
+        Self {
+            unit: unit.clone(),
+            seen: BTreeSet::from([unit.clone()]),
+            active: ActiveState::Unknown,
+            stops_too: Vec::new(),
+        }
+    }
+
+    /// Notes a unit; the ones to be looked at after it.
+    fn add(&mut self, unit: UnitName, linked: Linked) -> Vec<UnitName> {
+        if unit == self.unit {
+            self.active = linked.active;
+        } else if linked.active != ActiveState::Down {
+            self.stops_too.push(unit);
+        }
+        let room = MAX_UNITS.saturating_sub(self.seen.len());
+        linked.dependents.into_iter().filter(|next| self.seen.insert(next.clone())).take(room).collect()
+    }
+
+    fn state(mut self, dependents: bool) -> UnitState {
+        self.stops_too.sort();
+        let whole = dependents && self.seen.len() < MAX_UNITS;
+        UnitState { active: self.active, stops_too: whole.then_some(self.stops_too) }
+    }
 }
 
 async fn properties(
@@ -278,16 +371,27 @@ trait Properties {
     fn pid(&self, key: &str) -> Option<Pid>;
     fn invocation(&self) -> Option<InvocationId>;
     fn units(&self, key: &str) -> Vec<UnitName>;
+    /// The file and the arguments of the first command of a list. `systemctl show` does not tell where one argument
+    /// ends and the next begins.
+    fn command(&self, key: &str) -> Option<(PathBuf, Vec<String>)>;
+}
+
+/// A command of a unit: its file, its arguments, and then when and how it last ran (org.freedesktop.systemd1(5)).
+type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
+
+fn active(all: &impl Properties) -> ActiveState {
+    match all.text("ActiveState").as_deref() {
+        Some("inactive" | "failed") => ActiveState::Down,
+        Some("deactivating") => ActiveState::Stopping,
+        Some(_) => ActiveState::Up,
+        None => ActiveState::Unknown,
+    }
 }
 
 fn facts(all: &impl Properties) -> UnitFacts {
     UnitFacts {
         id: all.text("Id").and_then(|id| id.parse().ok()),
-        active: match all.text("ActiveState").as_deref() {
-            Some("inactive" | "failed") => ActiveState::Down,
-            Some(_) => ActiveState::Up,
-            None => ActiveState::Unknown,
-        },
+        active: active(all),
         invocation: all.invocation(),
         starting: all.text("SubState").map(|state| STARTING.contains(&state.as_str())),
         ended: all.moment("InactiveEnterTimestampMonotonic"),
@@ -301,6 +405,8 @@ fn facts(all: &impl Properties) -> UnitFacts {
         // A socket unit has one for both: systemd.socket(5).
         timeout_stop: all.span("TimeoutStopUSec").or_else(|| all.span("TimeoutUSec")),
         timeout_start: all.span("TimeoutStartUSec").or_else(|| all.span("TimeoutUSec")),
+        exec_start: all.command("ExecStart"),
+        user: all.text("User").filter(|user| !user.is_empty()),
         helpers_may_notify: matches!(all.text("NotifyAccess").as_deref(), Some("exec" | "all")),
     }
 }
@@ -343,6 +449,11 @@ impl Properties for HashMap<String, OwnedVariant> {
         let names: Option<Vec<String>> = self.get(key).and_then(|value| value.try_clone().ok()?.try_into().ok());
         names.unwrap_or_default().iter().filter_map(|name| name.parse().ok()).collect()
     }
+
+    fn command(&self, key: &str) -> Option<(PathBuf, Vec<String>)> {
+        let commands: Vec<Command> = self.get(key)?.try_clone().ok()?.try_into().ok()?;
+        commands.into_iter().next().map(|(file, arguments, ..)| (file.into(), arguments))
+    }
 }
 
 impl Properties for HashMap<&str, &str> {
@@ -380,6 +491,10 @@ impl Properties for HashMap<&str, &str> {
     fn units(&self, key: &str) -> Vec<UnitName> {
         self.get(key).unwrap_or(&"").split_whitespace().filter_map(|name| name.parse().ok()).collect()
     }
+
+    fn command(&self, _key: &str) -> Option<(PathBuf, Vec<String>)> {
+        None
+    }
 }
 
 /// In which `SubState`s nothing but `ExecCondition=` and `ExecStartPre=` runs: services and sockets.
@@ -387,26 +502,40 @@ const STARTING: &[&str] = &["condition", "start-pre"];
 
 const WANTED: &str = "Id,ActiveState,SubState,InvocationID,InactiveEnterTimestampMonotonic,MainPID,ControlPID,\
     TriggeredBy,KillSignal,FinalKillSignal,SendSIGHUP,SendSIGKILL,TimeoutStopUSec,TimeoutStartUSec,TimeoutUSec,\
-    NotifyAccess";
+    User,NotifyAccess";
+
+/// [`DEPENDENTS`], and what else there is in a [`Linked`].
+const LINKS: &str = "ActiveState,RequiredBy,RequisiteOf,BoundBy,ConsistsOf,PropagatesStopTo";
 
 /// `systemctl` has no question for "whose is this process" that all versions know; the cgroup answers that.
 fn ask_systemctl(question: &Question, patience: Duration) -> Result<Answer, String> {
-    // All that systemctl could say, and for four milliseconds less.
-    if !matches!(sd_notify::booted(), Ok(true)) {
-        return Err("this system was not booted with systemd".to_owned());
-    }
     let deadline = Instant::now() + patience;
-    let show = |what: &str, wanted: &str| {
-        systemctl(question.scope, &question.run, &["show", "--property", wanted, "--", what], deadline)
+    let show = |units: &[&str], wanted: &str| {
+        let arguments = [&["show", "--property", wanted, "--"], units].concat();
+        manager::systemctl(question.scope, &question.run, &arguments, deadline)
     };
-    let unit = show(question.unit.as_str(), WANTED)?;
+    let unit = show(&[question.unit.as_str()], WANTED)?;
     let unit = blocks(&unit).next().map(|all| facts(&all)).unwrap_or_default();
     if unit.active == ActiveState::Unknown {
         return Err("its answer has no ActiveState".to_owned());
     }
     let socket_units =
-        if question.socket_units { socket_blocks(&show("*.socket", "Id,ActiveState,Listen")?) } else { Vec::new() };
-    Ok(Answer { unit, socket_units, ..Answer::default() })
+        if question.socket_units { socket_blocks(&show(&["*.socket"], "Id,ActiveState,Listen")?) } else { Vec::new() };
+    let mut states = BTreeMap::new();
+    for about in question.units.iter().filter(|about| **about != question.unit).take(MAX_UNITS) {
+        let mut closure = Closure::of(about);
+        let mut level = vec![about.clone()];
+        while !level.is_empty() {
+            let names: Vec<&str> = level.iter().map(UnitName::as_str).collect();
+            let text = show(&names, LINKS)?;
+            // As many blocks as names, in their order, also for units that are not there.
+            let linked: Vec<Linked> = blocks(&text).map(|all| Linked::of(&all)).collect();
+            let next = level.into_iter().zip(linked).flat_map(|(unit, linked)| closure.add(unit, linked)).collect();
+            level = if question.dependents { next } else { Vec::new() };
+        }
+        states.insert(about.clone(), closure.state(question.dependents));
+    }
+    Ok(Answer { unit, states, socket_units, ..Answer::default() })
 }
 
 /// One unit a block; blocks are parted by an empty line.
@@ -428,53 +557,6 @@ fn socket_blocks(text: &str) -> Vec<SocketUnit> {
             Some(SocketUnit { unit, listens: values("Listen").filter_map(one).collect() })
         })
         .collect()
-}
-
-fn systemctl(scope: Scope, run: &Path, args: &[&str], deadline: Instant) -> Result<String, String> {
-    let mut command = Command::new("systemctl");
-    // A clean environment: neither the unit's PATH nor its locale or bus address has a say in what root runs.
-    command.env_clear().env("PATH", "/usr/bin:/bin:/run/current-system/sw/bin").env("LC_ALL", "C.UTF-8");
-    if scope == Scope::User {
-        command.arg("--user").env("XDG_RUNTIME_DIR", run);
-    }
-    let mut child = command
-        .args(["--no-pager", "--no-ask-password"])
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| error.to_string())?;
-    let output = child.stdout.take().map_or(Ok(String::new()), |pipe| read_until(pipe, deadline));
-    if output.is_err() {
-        // Our own child, not yet waited for: its number is still its own.
-        let _ = child.kill();
-    }
-    let status = child.wait().map_err(|error| error.to_string())?;
-    match output? {
-        text if status.success() => Ok(text),
-        _ => Err(format!("systemctl ended with {status}")),
-    }
-}
-
-fn read_until(mut pipe: impl Read + AsFd, deadline: Instant) -> Result<String, String> {
-    let mut bytes = Vec::new();
-    let mut chunk = [0; 4096];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = rustix::time::Timespec::try_from(left).map_err(|error| error.to_string())?;
-        match poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&left)) {
-            Ok(0) => return Err("no answer in time".to_owned()),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.to_string()),
-        }
-        match pipe.read(&mut chunk) {
-            Ok(0) => return String::from_utf8(bytes).map_err(|error| error.to_string()),
-            Ok(count) => bytes.extend_from_slice(&chunk[..count]),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error.to_string()),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -523,6 +605,8 @@ mod tests {
                 send_sigkill: Some(true),
                 timeout_stop: Some(Duration::from_secs(90)),
                 timeout_start: Some(Duration::MAX),
+                exec_start: None,
+                user: None,
                 helpers_may_notify: true,
             }
         );
@@ -540,13 +624,5 @@ mod tests {
                 SocketUnit { unit: unit("c.socket"), listens: vec![(Protocol::Udp, "0.0.0.0:53".parse().unwrap())] },
             ]
         );
-    }
-
-    #[test]
-    fn a_systemctl_that_hangs_is_given_up_in_time() {
-        let (read, _kept_open) = std::io::pipe().unwrap();
-        let begin = Instant::now();
-        assert!(read_until(read, begin + Duration::from_millis(50)).is_err());
-        assert!(begin.elapsed() < Duration::from_secs(5));
     }
 }

@@ -13,6 +13,24 @@ pub fn name_in(passwd: &str, uid: u32) -> Option<&str> {
     })
 }
 
+/// The number of a user in passwd(5) text.
+#[must_use]
+pub fn id_in(passwd: &str, name: &str) -> Option<u32> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    })
+}
+
+/// The number of the user that `User=` names, by name or number; `None` where the file does not have that name.
+#[must_use]
+pub fn user_id(etc: &Path, user: &str) -> Option<u32> {
+    if let Ok(number) = user.parse() {
+        return Some(number);
+    }
+    id_in(&std::fs::read_to_string(etc.join("passwd")).ok()?, user)
+}
+
 /// `root`, or `uid 1000` where the file does not name that user. `etc` is the folder of `passwd`.
 #[must_use]
 pub fn user_name(etc: &Path, uid: u32) -> String {
@@ -30,6 +48,9 @@ mod tests {
         assert_eq!(name_in(passwd, 0), Some("root"));
         assert_eq!(name_in(passwd, 33), Some("web"));
         assert_eq!(name_in(passwd, 1), None);
+        assert_eq!(id_in(passwd, "web"), Some(33));
+        assert_eq!(id_in(passwd, "x"), None);
+        assert_eq!(user_id(Path::new("/nonexistent"), "33"), Some(33));
         assert_eq!(user_name(Path::new("/nonexistent"), 1000), "uid 1000");
     }
 }

@@ -120,7 +120,7 @@ pub enum Fault {
         /// What it is.
         found: &'static str,
         /// What it should be.
-        wanted: &'static str,
+        wanted: String,
     },
     /// A value of the right type that cannot be used.
     BadValue {

@@ -1,8 +1,9 @@
-//! The elements of `ports`: `%i`, `%p`, `%n` and `${NAME}` in them, and what they mean for one unit. Pure text.
+//! The elements of `ports` and `replaces`: `%i`, `%p`, `%n` and `${NAME}` in them, and what they mean for one unit. Pure
+//! text.
 
 use super::Place;
 use super::error::Fault;
-use crate::model::{EndpointRange, UnitName};
+use crate::model::{EndpointRange, UnitName, UnitPattern, printable};
 
 /// An element of `ports`, with its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +119,47 @@ impl PortText {
     }
 }
 
+/// An element of `replaces`, with its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PatternText {
+    pub(super) place: Place,
+    pieces: Vec<Piece>,
+}
+
+impl PatternText {
+    /// Reads an element. What has nothing to expand is checked at once. There are no variables here: what the unit's
+    /// environment says has no say in which unit is stopped.
+    pub(super) fn parse(text: &str, place: Place) -> Result<Self, Fault> {
+        let pieces = pieces(text).map_err(|reason| bad_pattern(format!("\"{}\": {reason}", printable(text))))?;
+        if pieces.iter().any(|piece| matches!(piece, Piece::Variable(_))) {
+            return Err(bad_pattern(format!(
+                "\"{}\": a variable has no say in which unit is stopped",
+                printable(text)
+            )));
+        }
+        let plain: Option<String> = pieces.iter().map(Piece::plain).collect();
+        if let Some(plain) = plain {
+            plain.parse::<UnitPattern>().map_err(bad_pattern)?;
+        }
+        Ok(Self { place, pieces })
+    }
+
+    /// What it means for `unit`.
+    pub(super) fn expand(&self, unit: &UnitName) -> Result<UnitPattern, Fault> {
+        let filled = self.pieces.iter().map(|piece| match piece {
+            Piece::Plain(text) | Piece::Variable(text) => Ok(text.as_str()),
+            Piece::Specifier(specifier) => specifier.value(unit).ok_or_else(|| {
+                bad_pattern(format!("{} is the name of an instance, and {unit} is none", specifier.written()))
+            }),
+        });
+        filled.collect::<Result<String, Fault>>()?.parse().map_err(bad_pattern)
+    }
+}
+
+fn bad_pattern(reason: String) -> Fault {
+    Fault::BadValue { key: "replaces".to_owned(), reason }
+}
+
 impl Piece {
     fn plain(&self) -> Option<&str> {
         match self {
@@ -221,6 +263,34 @@ mod tests {
     fn specifiers_and_variables_become_part_of_the_endpoint() {
         for (text, unit, range) in EXPANDED {
             assert_eq!(expanded(text, unit).as_deref(), Ok(*range), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_filled_in_for_its_unit_and_has_no_variables() {
+        let expanded = |text: &str, unit: &str| {
+            let pattern = PatternText::parse(text, place()).map_err(|fault| fault.to_string())?;
+            let pattern = pattern.expand(&unit.parse().unwrap());
+            pattern.map(|pattern| pattern.to_string()).map_err(|fault| fault.to_string())
+        };
+        for (text, unit, result) in [
+            ("old.service", "app.service", Ok("old.service")),
+            ("old@%i.service", "app@7.service", Ok("old@7.service")),
+            ("%p-*.service", "app@7.service", Ok("app-*.service")),
+            ("old@%i.service", "app.service", Err("replaces: %i is the name of an instance, and app.service is none")),
+            (
+                "${X}.service",
+                "app.service",
+                Err("replaces: \"${X}.service\": a variable has no say in which unit is stopped"),
+            ),
+            ("old", "app.service", Err("replaces: unit name \"old\" has no suffix: add .service")),
+            (
+                "%x.service",
+                "app.service",
+                Err("replaces: \"%x.service\": unknown specifier %x: %i, %p, %n and %% are known"),
+            ),
+        ] {
+            assert_eq!(expanded(text, unit), result.map(str::to_owned).map_err(str::to_owned), "{text}");
         }
     }
 

@@ -17,11 +17,8 @@ use std::time::Duration;
 pub use error::{Fault, Place, PolicyError, Problem};
 pub use load::{DEFAULT_ROOTS, MAX_FILE_BYTES, Roots};
 
-use crate::model::{EndpointRange, ForeignRule, Rules, StaleRule, StopRules, UnitName};
-use expand::PortText;
-
-/// How long `on-foreign = "wait"` waits where the policy has no `wait`.
-pub const DEFAULT_WAIT: Duration = Duration::from_secs(30);
+use crate::model::{EndpointRange, ForeignRule, LookalikeRule, Rules, StaleRule, StopRules, UnitName, UnitPattern};
+use expand::{PatternText, PortText};
 
 /// The most endpoints of one unit. Each costs a bind probe at every start.
 pub const MAX_ENDPOINTS: usize = 4096;
@@ -37,6 +34,7 @@ pub struct Policy {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Section {
     ports: Option<Vec<PortText>>,
+    replaces: Option<Vec<PatternText>>,
     settings: Settings,
 }
 
@@ -45,6 +43,7 @@ struct Section {
 struct Settings {
     on_stale: Option<StaleRule>,
     on_foreign: Option<ForeignRule>,
+    on_lookalike: Option<LookalikeRule>,
     wait: Option<Duration>,
     reuse_address: Option<bool>,
     stop: StopRules,
@@ -56,6 +55,7 @@ impl Settings {
         Self {
             on_stale: self.on_stale.or(below.on_stale),
             on_foreign: self.on_foreign.or(below.on_foreign),
+            on_lookalike: self.on_lookalike.or(below.on_lookalike),
             wait: self.wait.or(below.wait),
             reuse_address: self.reuse_address.or(below.reuse_address),
             stop: StopRules {
@@ -71,7 +71,11 @@ impl Settings {
 
 impl Section {
     fn over(self, below: &Self) -> Self {
-        Self { ports: self.ports.or_else(|| below.ports.clone()), settings: self.settings.over(&below.settings) }
+        Self {
+            ports: self.ports.or_else(|| below.ports.clone()),
+            replaces: self.replaces.or_else(|| below.replaces.clone()),
+            settings: self.settings.over(&below.settings),
+        }
     }
 }
 
@@ -125,7 +129,9 @@ impl Policy {
             endpoints: Vec::new(),
             on_stale: settings.on_stale.unwrap_or_default(),
             on_foreign: settings.on_foreign.unwrap_or_default(),
-            wait: settings.wait.unwrap_or(DEFAULT_WAIT),
+            on_lookalike: settings.on_lookalike.unwrap_or_default(),
+            replaces: replaced(section.replaces.as_deref().unwrap_or_default(), unit)?,
+            wait: settings.wait,
             reuse_address: settings.reuse_address.unwrap_or(true),
             stop: settings.stop,
         };
@@ -167,6 +173,18 @@ impl Policy {
         }
         Self { defaults: self.defaults.over(&below.defaults), units: below.units }
     }
+}
+
+fn replaced(patterns: &[PatternText], unit: &UnitName) -> Result<Vec<UnitPattern>, PolicyError> {
+    let mut filled = Vec::new();
+    let mut problems = Vec::new();
+    for pattern in patterns {
+        match pattern.expand(unit) {
+            Ok(pattern) => filled.push(pattern),
+            Err(fault) => problems.push(Problem { place: pattern.place.clone(), fault }),
+        }
+    }
+    if problems.is_empty() { Ok(filled) } else { Err(PolicyError::new(problems)) }
 }
 
 fn expanded(

@@ -11,11 +11,11 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::error::{Fault, Lines, Problem};
-use super::expand::PortText;
+use super::error::{Fault, Lines, Place, Problem};
+use super::expand::{PatternText, PortText};
 use super::signal::{signal, signal_of_number};
 use super::{Policy, Section, Settings};
-use crate::model::{ForeignRule, Signal, StaleRule, UnitName, UnitType, printable};
+use crate::model::{ForeignRule, LookalikeRule, Signal, StaleRule, UnitName, UnitType, printable};
 use crate::timespan;
 
 /// The keys that every table of settings takes.
@@ -23,6 +23,7 @@ use crate::timespan;
 enum Key {
     OnStale,
     OnForeign,
+    OnLookalike,
     Wait,
     StopTimeout,
     KillSignal,
@@ -33,9 +34,10 @@ enum Key {
 }
 
 impl Key {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::OnStale,
         Self::OnForeign,
+        Self::OnLookalike,
         Self::Wait,
         Self::StopTimeout,
         Self::KillSignal,
@@ -49,6 +51,7 @@ impl Key {
         match self {
             Self::OnStale => "on-stale",
             Self::OnForeign => "on-foreign",
+            Self::OnLookalike => "on-lookalike",
             Self::Wait => "wait",
             Self::StopTimeout => "stop-timeout",
             Self::KillSignal => "kill-signal",
@@ -61,10 +64,14 @@ impl Key {
 }
 
 const PORTS: &str = "ports";
+const REPLACES: &str = "replaces";
 const STALE_RULES: [(&str, StaleRule); 3] =
     [("stop", StaleRule::Stop), ("refuse", StaleRule::Refuse), ("ignore", StaleRule::Ignore)];
 const FOREIGN_RULES: [(&str, ForeignRule); 3] =
     [("refuse", ForeignRule::Refuse), ("wait", ForeignRule::Wait), ("ignore", ForeignRule::Ignore)];
+
+const LOOKALIKE_RULES: [(&str, LookalikeRule); 2] =
+    [("as-foreign", LookalikeRule::AsForeign), ("stop", LookalikeRule::Stop)];
 
 /// What `toml` gives for a key and for a value.
 type Name<'t> = Spanned<DeString<'t>>;
@@ -109,9 +116,9 @@ impl Reader<'_> {
     fn defaults(&mut self, name: &Name<'_>, value: &Value<'_>, settings: &mut Settings) {
         let Some(table) = self.table(name, value) else { return };
         for (key, value) in table {
-            if key.get_ref() == PORTS {
-                let hint = "ports are those of a unit: give them in [unit.\"NAME\"]".to_owned();
-                self.fault(key.span(), Fault::UnknownKey { key: PORTS.to_owned(), hint });
+            if let Some(own) = [PORTS, REPLACES].into_iter().find(|own| key.get_ref() == own) {
+                let hint = format!("{own} are those of a unit: give them in [unit.\"NAME\"]");
+                self.fault(key.span(), Fault::UnknownKey { key: own.to_owned(), hint });
             } else {
                 self.setting(key, value, settings, &[]);
             }
@@ -139,31 +146,40 @@ impl Reader<'_> {
         let Some(table) = self.table(name, value) else { return section };
         for (key, value) in table {
             if key.get_ref() == PORTS {
-                section.ports = self.ports(key, value);
+                section.ports = self.list(key, value, "8080/tcp", PortText::parse);
+            } else if key.get_ref() == REPLACES {
+                section.replaces = self.list(key, value, "old-app.service", PatternText::parse);
             } else {
-                self.setting(key, value, &mut section.settings, &[PORTS]);
+                self.setting(key, value, &mut section.settings, &[PORTS, REPLACES]);
             }
         }
         section
     }
 
-    fn ports(&mut self, key: &Name<'_>, value: &Value<'_>) -> Option<Vec<PortText>> {
+    /// An array of strings, each of which `read` takes or says what is wrong with it.
+    fn list<T>(
+        &mut self,
+        key: &Name<'_>,
+        value: &Value<'_>,
+        example: &str,
+        read: impl Fn(&str, Place) -> Result<T, Fault>,
+    ) -> Option<Vec<T>> {
         let Some(elements) = value.get_ref().as_array() else {
-            self.wrong_type(key, value, "an array of strings, as in [\"8080/tcp\"],");
+            self.wrong_type(key, value, &format!("an array of strings, as in [\"{example}\"],"));
             return None;
         };
-        let mut ports = Vec::new();
+        let mut list = Vec::new();
         for element in elements {
             let Some(text) = element.get_ref().as_str() else {
-                self.wrong_type(key, element, "a string, as in \"8080/tcp\",");
+                self.wrong_type(key, element, &format!("a string, as in \"{example}\","));
                 continue;
             };
-            match PortText::parse(text, self.lines.place(element.span().start)) {
-                Ok(port) => ports.push(port),
+            match read(text, self.lines.place(element.span().start)) {
+                Ok(element) => list.push(element),
                 Err(fault) => self.fault(element.span(), fault),
             }
         }
-        Some(ports)
+        Some(list)
     }
 
     /// Any key that is not of the table alone; `more` are those that are, for the hint.
@@ -175,6 +191,7 @@ impl Reader<'_> {
         match key {
             Key::OnStale => settings.on_stale = self.word(name, value, &STALE_RULES),
             Key::OnForeign => settings.on_foreign = self.word(name, value, &FOREIGN_RULES),
+            Key::OnLookalike => settings.on_lookalike = self.word(name, value, &LOOKALIKE_RULES),
             Key::Wait => settings.wait = self.time_span(name, value),
             Key::StopTimeout => settings.stop.timeout = self.stop_timeout(name, value),
             Key::KillSignal => settings.stop.kill_signal = self.signal(name, value),
@@ -264,8 +281,8 @@ impl Reader<'_> {
         self.fault(key.span(), Fault::UnknownKey { key: name.to_string(), hint });
     }
 
-    fn wrong_type(&mut self, key: &Name<'_>, value: &Value<'_>, wanted: &'static str) {
-        let (key, found) = (key.get_ref().to_string(), type_name(value.get_ref()));
+    fn wrong_type(&mut self, key: &Name<'_>, value: &Value<'_>, wanted: &str) {
+        let (key, found, wanted) = (key.get_ref().to_string(), type_name(value.get_ref()), wanted.to_owned());
         self.fault(value.span(), Fault::WrongType { key, found, wanted });
     }
 
@@ -359,6 +376,7 @@ mod tests {
         let defaults = Settings {
             on_stale: Some(StaleRule::Refuse),
             on_foreign: Some(ForeignRule::Wait),
+            on_lookalike: None,
             wait: Some(Duration::from_secs(5)),
             reuse_address: Some(false),
             stop,
@@ -385,10 +403,14 @@ mod tests {
         ("\n  zzzzz = 1",                          &["p:2:3: unknown key \"zzzzz\": known here: defaults, unit"]),
         ("[defaults]\nstop_timeout = 1",           &["p:2:1: unknown key \"stop_timeout\": did you mean stop-timeout?"]),
         ("[defaults]\nports = []",                 &["p:2:1: unknown key \"ports\": ports are those of a unit: give them in [unit.\"NAME\"]"]),
+        ("[defaults]\nreplaces = []",              &["p:2:1: unknown key \"replaces\": replaces are those of a unit: give them in [unit.\"NAME\"]"]),
+        ("[unit.\"a.service\"]\nreplaces = 1",     &["p:2:12: replaces: an integer where an array of strings, as in [\"old-app.service\"], should be"]),
+        ("[unit.\"a.service\"]\nreplaces = ['x']", &["p:2:13: replaces: unit name \"x\" has no suffix: add .service"]),
+        ("[defaults]\non-lookalike = \"kill\"",    &["p:2:16: on-lookalike: \"kill\" is none of as-foreign, stop"]),
         ("[unit.\"a.service\"]\nport = []",        &["p:2:1: unknown key \"port\": did you mean ports?"]),
-        ("[unit.\"a.service\"]\nreplaces = []",    &["p:2:1: unknown key \"replaces\": known here: ports, on-stale, on-foreign, wait, \
-                                                     stop-timeout, kill-signal, final-kill-signal, send-sighup, send-sigkill, reuse-address"]),
-        ("[defaults]\n\"\\u001b[0m\" = 1",         &["p:2:1: unknown key \"\\u{1b}[0m\": known here: on-stale, on-foreign, wait, \
+        ("[unit.\"a.service\"]\nzzzzzzzz = []",    &["p:2:1: unknown key \"zzzzzzzz\": known here: ports, replaces, on-stale, on-foreign, \
+                                                     on-lookalike, wait, stop-timeout, kill-signal, final-kill-signal, send-sighup, send-sigkill, reuse-address"]),
+        ("[defaults]\n\"\\u001b[0m\" = 1",         &["p:2:1: unknown key \"\\u{1b}[0m\": known here: on-stale, on-foreign, on-lookalike, wait, \
                                                      stop-timeout, kill-signal, final-kill-signal, send-sighup, send-sigkill, reuse-address"]),
         // Names of units.
         ("[unit.a]",                               &["p:1:7: unit name \"a\" has no suffix: add .service"]),

@@ -33,7 +33,9 @@ fn what_no_policy_says_is_what_the_manual_says() {
         endpoints: Vec::new(),
         on_stale: StaleRule::Stop,
         on_foreign: ForeignRule::Refuse,
-        wait: Duration::from_secs(30),
+        on_lookalike: LookalikeRule::AsForeign,
+        replaces: Vec::new(),
+        wait: None,
         reuse_address: true,
         stop: StopRules::default(),
     };
@@ -82,7 +84,7 @@ fn the_ports_of_a_unit_are_those_of_its_section() {
 #[test]
 fn settings_are_layered_key_by_key() {
     let layers = [
-        "[defaults]\nwait=1\nstop-timeout=1\non-stale='refuse'\nkill-signal=1\nreuse-address=false\n[unit.'a@1.service']\nwait=4\n",
+        "[defaults]\nwait=1\nstop-timeout=1\non-stale='refuse'\non-lookalike='stop'\nkill-signal=1\nreuse-address=false\n[unit.'a@1.service']\nwait=4\n",
         "[defaults]\nwait=2\nstop-timeout=2\non-foreign='wait'\nsend-sighup=true\n[unit.'a@.service']\nwait=3\nstop-timeout=3\non-stale='ignore'\n",
         "[unit.'a@1.service']\nfinal-kill-signal=3\nsend-sigkill=false\n",
     ];
@@ -90,7 +92,9 @@ fn settings_are_layered_key_by_key() {
         endpoints: Vec::new(),
         on_stale,
         on_foreign: ForeignRule::Wait,
-        wait: Duration::from_secs(wait),
+        on_lookalike: LookalikeRule::Stop,
+        replaces: Vec::new(),
+        wait: Some(Duration::from_secs(wait)),
         reuse_address: false,
         stop: StopRules {
             timeout: Some(Duration::from_secs(timeout)),

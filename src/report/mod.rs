@@ -3,6 +3,7 @@
 //! Under systemd it writes to the journal, with fields; on a terminal the same sentences go to standard error.
 //! It decides nothing.
 
+mod advice;
 mod journal;
 mod words;
 
@@ -55,11 +56,11 @@ pub struct Report {
 impl Report {
     /// A report about the unit of these arguments. `within`: portguard is part of its start, so that the journal
     /// is where an operator looks for it, wherever the unit's standard error goes. `etc` is the folder of `passwd`,
-    /// for the names of users.
+    /// for the names of users; `proc` is procfs, for what the kernel is set to.
     #[must_use]
-    pub fn new(args: &Cli, within: bool, etc: PathBuf) -> Self {
+    pub fn new(args: &Cli, within: bool, etc: PathBuf, proc: PathBuf) -> Self {
         let sink = journal::Sink::open(&args.unit, args.user, within);
-        let about = words::About { unit: args.unit.clone(), user: args.user, dry_run: args.dry_run, etc };
+        let about = words::About { unit: args.unit.clone(), user: args.user, dry_run: args.dry_run, etc, proc };
         Self { about, verbose: args.verbose, sink, said: BTreeSet::new() }
     }
 

@@ -2,15 +2,15 @@
 //!
 //! Whatever another process chose (its name, its arguments, its paths) goes through [`printable`] before it is shown.
 
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use log::Level;
 
+use super::advice::advice;
 use super::{Entry, holder_unit};
 use crate::act::Step;
 use crate::model::{
-    Action, Endpoint, Finding, Host, Outcome, Owner, Pid, Probe, Process, Protocol, Relation, UnitName, printable,
+    Action, ActiveState, Endpoint, Finding, Obstacle, Outcome, Owner, Probe, Process, Relation, UnitName, printable,
 };
 use crate::observe::users::user_name;
 use crate::timespan;
@@ -39,7 +39,12 @@ pub(super) struct About {
     pub(super) dry_run: bool,
     /// The folder of passwd.
     pub(super) etc: PathBuf,
+    /// procfs, for what the kernel is set to.
+    pub(super) proc: PathBuf,
 }
+
+/// At most so many units are named that would be stopped with another.
+const MAX_NAMED: usize = 8;
 
 /// At most this many characters of somebody else's command line.
 const MAX_COMMAND: usize = 100;
@@ -68,13 +73,15 @@ pub(super) fn finding(finding: &Finding, about: &About) -> Entry {
     let level = match finding.action {
         Action::Refuse => Level::Error,
         Action::Pass if is_expected(finding) => Level::Info,
-        Action::Stop | Action::Wait | Action::Pass => Level::Warn,
+        Action::Stop | Action::StopUnit | Action::Wait | Action::Pass => Level::Warn,
     };
     let subject = match holder {
         Some(process) => format!("{} is held by {}", finding.endpoint, who(process, &about.etc)),
         None => finding.endpoint.to_string(),
     };
-    let message = [subject, relation(finding, unit), decision(finding, about.dry_run), next(finding, about)].concat();
+    let next = (finding.action == Action::Refuse).then(|| advice(finding, about));
+    let last = next.as_ref().map(|next| format!(". Next: {}", next.text)).unwrap_or_default();
+    let message = [subject, device(finding), relation(finding, unit), decision(finding, about.dry_run), last].concat();
     Entry::new(level, message)
         .with("MESSAGE_ID", &id::FINDING)
         .with("PORTGUARD_UNIT", &unit)
@@ -88,6 +95,18 @@ pub(super) fn finding(finding: &Finding, about: &About) -> Entry {
             "PORTGUARD_HOLDER_EXE",
             holder.and_then(|p| p.exe.as_ref()).map(|exe| printable(&exe.to_string_lossy())),
         )
+        .with_some("PORTGUARD_HOLDER_CONTAINER", container_name(finding))
+        .with_some("PORTGUARD_NEXT", next.map(|next| next.command))
+}
+
+fn container_name(finding: &Finding) -> Option<String> {
+    if let Relation::Container(container) = &finding.relation { container.name.clone() } else { None }
+}
+
+/// A socket of one device is in the way of every endpoint: none has a device.
+fn device(finding: &Finding) -> String {
+    let device = finding.socket.as_ref().and_then(|socket| socket.device.as_ref());
+    device.map(|device| format!(", on device {} alone", printable(device))).unwrap_or_default()
 }
 
 fn unit_of_relation(finding: &Finding) -> Option<String> {
@@ -114,21 +133,39 @@ fn relation(finding: &Finding, unit: &UnitName) -> String {
             format!(", with a socket that an earlier run of {unit} made; it is not proven to be of that run")
         }
         Relation::Unproven => format!(", in the cgroup of {unit}; of which run could not be proven"),
+        Relation::Predecessor(other) => match &finding.holder {
+            Some(holder) if !holder.is_manager() => format!(", which belongs to {other}, which {unit} replaces"),
+            Some(_) | None => format!("{}, listening for {other}, which {unit} replaces", by_init(finding)),
+        },
+        Relation::Lookalike => format!(
+            ", which runs in no service, and is the same program as {unit}, as the same user, with the same arguments"
+        ),
         Relation::Sibling(other) | Relation::OtherUnit(other) => format!(", which belongs to {other}"),
         Relation::Twin { uid: None } => format!(", which belongs to {unit} of the system manager"),
         Relation::Twin { uid: Some(uid) } => format!(", which belongs to {unit} in the manager of uid {uid}"),
         Relation::OtherUserUnit { uid, unit } => format!(", which belongs to {unit} in the manager of uid {uid}"),
         Relation::Manager => ", and for which unit could not be told".to_owned(),
-        Relation::Session { id } => format!(", which belongs to login session {id}"),
+        Relation::Container(container) => format!(", for {container}"),
+        Relation::Session { id } => session(finding, id),
         Relation::OtherProcess => ", which belongs to no unit".to_owned(),
         Relation::Client => client(finding),
         Relation::TimeWait => " is still in TIME_WAIT after a connection that ended".to_owned(),
-        Relation::KernelHeld => format!(" is held by no process, but by the kernel itself{}", born(finding)),
+        Relation::KernelHeld => format!(
+            " is held by no process: by the kernel itself, an io_uring, or a message that nobody has read{}",
+            born(finding)
+        ),
         Relation::Hidden => format!(" is held by a process that could not be looked into{}", born(finding)),
         Relation::Unexplained => " is held, and by whom could not be made out".to_owned(),
         Relation::NotBindable(probe) => not_bindable(*probe),
     };
     format!("{phrase} ({word})")
+}
+
+/// `login session 3, at pts/0`
+fn session(finding: &Finding, id: &str) -> String {
+    let terminal = finding.holder.as_ref().and_then(|holder| holder.terminal);
+    let place = terminal.map(|terminal| format!(", at {terminal}")).unwrap_or_default();
+    format!(", which belongs to login session {id}{place}")
 }
 
 /// Without privilege PID 1 cannot be looked into, and only the socket's birth tells that it is the one.
@@ -172,142 +209,60 @@ fn is_expected(finding: &Finding) -> bool {
 }
 
 fn decision(finding: &Finding, dry_run: bool) -> String {
-    match (finding.action, finding.protected) {
+    let is_going = finding.unit_state == ActiveState::Stopping;
+    match (finding.action, &finding.obstacle) {
         (Action::Stop, _) if dry_run => "; would stop it".to_owned(),
         (Action::Stop, _) => "; stopping it".to_owned(),
+        (Action::StopUnit, _) if dry_run => "; would stop that unit".to_owned(),
+        (Action::StopUnit, _) => "; stopping that unit".to_owned(),
         (Action::Wait, _) if dry_run => "; would wait for it".to_owned(),
+        (Action::Wait, _) if is_going => "; it is on its way down, waiting for it".to_owned(),
         (Action::Wait, _) => "; waiting for it".to_owned(),
         (Action::Pass, _) if is_expected(finding) => "; not in the way".to_owned(),
         (Action::Pass, _) if matches!(finding.relation, Relation::NotBindable(_)) => "; left to the service".to_owned(),
         (Action::Pass, _) => "; ignored, as the policy says".to_owned(),
+        (Action::Refuse, Some(Obstacle::StopsToo(units))) if units.len() > MAX_NAMED => {
+            format!("; not touched, as systemd would stop {} other units as well", units.len())
+        }
         (Action::Refuse, Some(why)) => format!("; not touched, as {why}"),
         (Action::Refuse, None) => "; not touched".to_owned(),
     }
 }
 
-/// What to type next; empty where nothing needs to be typed.
-fn next(finding: &Finding, about: &About) -> String {
-    if finding.action != Action::Refuse {
-        return String::new();
-    }
-    let advice = advice(finding, about);
-    let only_ipv6 = finding.socket.as_ref().is_some_and(|socket| socket.local.is_ipv6() && socket.v6only);
-    let ipv4 = Endpoint { host: Host::Ip(Ipv4Addr::UNSPECIFIED.into()), ..finding.endpoint };
-    if finding.endpoint.host == Host::Any && only_ipv6 {
-        format!(". Next: {advice}; or, if {} binds IPv4 alone, write {ipv4} in the policy", about.unit)
-    } else {
-        format!(". Next: {advice}")
-    }
-}
-
-fn advice(finding: &Finding, about: &About) -> String {
-    let (unit, own) = (&about.unit, if about.user { "systemctl --user" } else { "systemctl" });
-    match &finding.relation {
-        Relation::OtherUnit(other) | Relation::Sibling(other) => stop_unit("systemctl", other),
-        Relation::OtherSocketUnit(other) => format!("{own} stop {}", shell(other)),
-        Relation::OtherUserUnit { uid, unit } if about.user && own_uid() == *uid => stop_unit("systemctl --user", unit),
-        Relation::OtherUserUnit { uid, unit } => stop_unit(&format!("systemctl --user -M {uid}@"), unit),
-        Relation::Twin { uid: None } => stop_unit("systemctl", unit),
-        Relation::Twin { uid: Some(uid) } => stop_unit(&format!("systemctl --user -M {uid}@"), unit),
-        Relation::OwnRun => format!("it is running; {own} restart {}", shell(unit)),
-        Relation::OwnStart => format!("correct the ExecStartPre= lines: {own} cat {}", shell(unit)),
-        Relation::Session { id } => format!("loginctl session-status {id}, and end it there; or {}", by_pid(finding)),
-        Relation::Hidden if about.user || is_root() => format!("as root, {}", look(finding.endpoint)),
-        Relation::Hidden => format!(
-            "let portguard see it: ExecStartPre=+/usr/bin/portguard --unit {unit} (mind the plus); or, as root, {}",
-            look(finding.endpoint)
-        ),
-        Relation::Leftover | Relation::Escaped if finding.protected.is_none() => {
-            format!("allow it: on-stale = \"stop\" for {unit} in the policy; or {}", by_pid(finding))
-        }
-        Relation::Client => format!(
-            "wait until the connection ends; and keep the port out of the ephemeral range: \
-             sysctl net.ipv4.ip_local_reserved_ports={}",
-            finding.endpoint.port
-        ),
-        Relation::OwnSocketUnit(_)
-        | Relation::OwnFdStore
-        | Relation::Leftover
-        | Relation::Escaped
-        | Relation::Heir
-        | Relation::Unproven
-        | Relation::Manager
-        | Relation::OtherProcess
-        | Relation::TimeWait
-        | Relation::KernelHeld
-        | Relation::Unexplained
-        | Relation::NotBindable(_) => by_pid(finding),
-    }
-}
-
-/// `systemctl stop` of a unit that is not active does nothing, also where processes of it are left over.
-fn stop_unit(systemctl: &str, unit: &UnitName) -> String {
-    let unit = shell(unit);
-    format!("{systemctl} stop {unit} (if it is not active, what it left behind: {systemctl} kill {unit})")
-}
-
-fn by_pid(finding: &Finding) -> String {
-    match &finding.holder {
-        Some(process) if process.pid > Pid::INIT => {
-            format!("see `systemctl status {0}`, and end it yourself: kill {0}", process.pid)
-        }
-        Some(_) | None => look(finding.endpoint),
-    }
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-fn own_uid() -> u32 {
-    rustix::process::getuid().as_raw()
-}
-
-fn look(endpoint: Endpoint) -> String {
-    let table = match endpoint.protocol {
-        Protocol::Tcp => "-Htanp",
-        Protocol::Udp => "-Huanp",
-    };
-    format!("ss {table} 'sport = :{}'", endpoint.port)
-}
-
-/// A unit name as a shell takes it: `\x2d` needs its quotes.
-fn shell(unit: &UnitName) -> String {
-    if unit.as_str().contains('\\') { format!("'{unit}'") } else { unit.to_string() }
-}
-
 /// A step of stopping.
 pub(super) fn step(step: &Step<'_>, unit: &UnitName) -> Entry {
-    let entry = match step {
-        Step::Signal { process, signal } => {
-            Entry::new(Level::Warn, format!("sending {signal} to pid {} ({})", process.pid, printable(&process.comm)))
-                .with("OBJECT_PID", &process.pid)
-                .with("PORTGUARD_SIGNAL", &signal)
-        }
-        Step::Ended { process, after } => Entry::new(
-            Level::Info,
-            format!("pid {} ({}) ended after {}", process.pid, printable(&process.comm), timespan::show(*after)),
-        ),
-        Step::LetGo { process, after } => Entry::new(
-            Level::Info,
-            format!(
-                "pid {} ({}) let go of the port after {}, and may end in its own time",
-                process.pid,
-                printable(&process.comm),
-                timespan::show(*after),
-            ),
-        ),
-        Step::Changed { process, why } => Entry::new(
-            Level::Warn,
-            format!("pid {} ({}) is not signalled: {why}; looking again", process.pid, printable(&process.comm)),
-        ),
+    let of_process = |level, process: &Process, text: String| {
+        let who = format!("pid {} ({})", process.pid, printable(&process.comm));
+        Entry::new(level, text.replacen("{who}", &who, 1))
+            .with("PORTGUARD_HOLDER_PID", &process.pid)
+            .with_some("PORTGUARD_HOLDER_UNIT", holder_unit(process))
     };
-    let process = step.process();
-    entry
-        .with("MESSAGE_ID", &id::SIGNAL)
-        .with("PORTGUARD_UNIT", &unit)
-        .with("PORTGUARD_HOLDER_PID", &process.pid)
-        .with_some("PORTGUARD_HOLDER_UNIT", holder_unit(process))
+    let of_unit = |level, stopped: &UnitName, text: String| {
+        Entry::new(level, text).with("PORTGUARD_HOLDER_UNIT", stopped).with("OBJECT_SYSTEMD_UNIT", stopped)
+    };
+    let entry = match step {
+        Step::Signal { process, signal } => of_process(Level::Warn, process, format!("sending {signal} to {{who}}"))
+            .with("OBJECT_PID", &process.pid)
+            .with("PORTGUARD_SIGNAL", &signal),
+        Step::Ended { process, after } => {
+            of_process(Level::Info, process, format!("{{who}} ended after {}", timespan::show(*after)))
+        }
+        Step::LetGo { process, after } => of_process(
+            Level::Info,
+            process,
+            format!("{{who}} let go of the port after {}, and may end in its own time", timespan::show(*after)),
+        ),
+        Step::Changed { process, why } => {
+            of_process(Level::Warn, process, format!("{{who}} is not signalled: {why}; looking again"))
+        }
+        Step::StopUnit { unit: other } => {
+            of_unit(Level::Warn, other, format!("asking systemd to stop {other}, which {unit} replaces"))
+        }
+        Step::UnitStopped { unit: other, after } => {
+            of_unit(Level::Info, other, format!("{other} stopped after {}", timespan::show(*after)))
+        }
+    };
+    entry.with("MESSAGE_ID", &id::SIGNAL).with("PORTGUARD_UNIT", &unit)
 }
 
 /// How it ended.
@@ -332,28 +287,19 @@ pub(super) fn outcome(outcome: &Outcome, unit: &UnitName, endpoints: &[Endpoint]
         Outcome::Freed { stopped, took } => (
             Level::Info,
             id::FREED,
-            vec![format!(
-                "{ports} free; {unit} may start, after {stopped} left-over {} stopped within {}",
-                if *stopped == 1 { "process was" } else { "processes were" },
-                timespan::show(*took),
-            )],
+            vec![format!("{ports} free; {unit} may start, after {stopped} within {}", timespan::show(*took),)],
         ),
-        Outcome::WouldStop => (
-            Level::Info,
-            id::DRY_RUN,
-            vec![format!("dry run: would stop what is left over and free {} for {unit}", held())],
-        ),
+        Outcome::WouldStop => {
+            (Level::Info, id::DRY_RUN, vec![format!("dry run: would stop what holds {} for {unit}", held())])
+        }
         Outcome::WouldWait => (Level::Info, id::DRY_RUN, vec![format!("dry run: would wait for {}", held())]),
-        Outcome::Refused { stopped: 0 } => (
-            Level::Error,
-            id::REFUSED,
-            vec![format!("{} held; {unit} must not start, and nothing was touched", held())],
-        ),
-        Outcome::Refused { stopped } => (
-            Level::Error,
-            id::REFUSED,
-            vec![format!("{} held, after {stopped} left-over processes were stopped; {unit} must not start", held())],
-        ),
+        Outcome::Refused { stopped, why } => {
+            let before = if stopped.is_nothing() { String::new() } else { format!(", after {stopped}") };
+            let untouched = if stopped.is_nothing() { ", and nothing was touched" } else { "" };
+            let why = why.as_ref().map(|why| format!(": {}", printable(why))).unwrap_or_default();
+            let held = held();
+            (Level::Error, id::REFUSED, vec![format!("{held} held{before}{why}; {unit} must not start{untouched}")])
+        }
         Outcome::StillHeld { took, why } => (
             Level::Error,
             id::STILL_HELD,
@@ -414,6 +360,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::model::Stopped;
 
     const README: &str = include_str!("../../README.md");
 
@@ -423,10 +370,10 @@ mod tests {
             Outcome::NoPorts,
             Outcome::Free,
             Outcome::Passed,
-            Outcome::Freed { stopped: 1, took },
+            Outcome::Freed { stopped: Stopped { processes: 1, units: Vec::new() }, took },
             Outcome::WouldStop,
             Outcome::WouldWait,
-            Outcome::Refused { stopped: 0 },
+            Outcome::Refused { stopped: Stopped::default(), why: None },
             Outcome::StillHeld { took, why: "it does not end".to_owned() },
             Outcome::NotPermitted("why".to_owned()),
             Outcome::BadPolicy(vec!["policy.toml:3:1: unknown key".to_owned()]),

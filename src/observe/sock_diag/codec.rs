@@ -170,6 +170,8 @@ pub(super) struct Reply {
     pub(super) peer: SocketAddr,
     pub(super) uid: u32,
     pub(super) inode: u32,
+    /// The number of the device to which it is bound; 0: to none.
+    pub(super) device: u32,
     /// Only for sockets without a peer, and of IPv6.
     pub(super) v6only: Option<bool>,
     /// Linux 5.8 and later.
@@ -194,6 +196,7 @@ impl Reply {
             state,
             inode: Inode(u64::from(self.inode)),
             uid: self.uid,
+            device: None,
             cgroup: self.cgroup.map(CgroupId),
         }
     }
@@ -228,6 +231,7 @@ fn decode_fixed(bytes: &[u8]) -> Option<Reply> {
         peer: end(6, 24)?,
         uid: u32_at(bytes, 64)?,
         inode: u32_at(bytes, 68)?,
+        device: u32_at(bytes, 40)?,
         v6only: None,
         cgroup: None,
     })
@@ -302,6 +306,7 @@ pub(super) mod tests {
         }
         put(64, &reply.uid.to_ne_bytes());
         put(68, &reply.inode.to_ne_bytes());
+        put(40, &reply.device.to_ne_bytes());
         // INET_DIAG_SHUTDOWN comes first on every kernel.
         bytes.extend(attribute(8, &[0]));
         if let Some(on) = reply.v6only {
@@ -318,15 +323,18 @@ pub(super) mod tests {
             any::<([u8; 4], [u8; 4])>().prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
             any::<([u8; 16], [u8; 16])>().prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
         ];
-        let rest = any::<(u8, u16, u16, u32, u32, Option<bool>, Option<u64>)>();
-        (ends, rest).prop_map(|((local, peer), (state, local_port, peer_port, uid, inode, v6only, cgroup))| Reply {
-            state,
-            local: SocketAddr::new(local, local_port),
-            peer: SocketAddr::new(peer, peer_port),
-            uid,
-            inode,
-            v6only,
-            cgroup,
+        let rest = any::<(u8, u16, u16, u32, u32, u32, Option<bool>, Option<u64>)>();
+        (ends, rest).prop_map(|((local, peer), (state, local_port, peer_port, uid, inode, device, v6only, cgroup))| {
+            Reply {
+                state,
+                local: SocketAddr::new(local, local_port),
+                peer: SocketAddr::new(peer, peer_port),
+                uid,
+                inode,
+                device,
+                v6only,
+                cgroup,
+            }
         })
     }
 
@@ -363,7 +371,7 @@ pub(super) mod tests {
     #[test]
     fn attributes_that_are_too_short_are_as_good_as_absent() {
         let local = "[::]:1".parse().unwrap();
-        let reply = Reply { state: 10, local, peer: local, uid: 0, inode: 1, v6only: None, cgroup: None };
+        let reply = Reply { state: 10, local, peer: local, uid: 0, inode: 1, device: 0, v6only: None, cgroup: None };
         let mut bytes = encode_reply(&reply);
         bytes.extend(attribute(INET_DIAG_SKV6ONLY, &[]));
         bytes.extend(attribute(INET_DIAG_CGROUP_ID, &[1, 2, 3]));

@@ -8,12 +8,12 @@ mod codec;
 
 use std::fmt;
 use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recvmsg, sendto, setsockopt, socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvmsg, sendto, setsockopt, socket,
     sockopt,
 };
 use nix::sys::time::TimeVal;
@@ -134,6 +134,60 @@ fn open() -> Result<OwnedFd, SockDiagError> {
     Ok(socket)
 }
 
+/// `SKNLGRP_INET_TCP_DESTROY` to `SKNLGRP_INET6_UDP_DESTROY`, Linux `include/uapi/linux/sock_diag.h`, one bit each.
+const DESTROY_GROUPS: u32 = 0b1111;
+
+/// The kernel's word, as it comes, of each TCP and UDP socket of this network namespace that is gone: closed by the last
+/// process that had it. What is left of a connection in `TIME_WAIT` is not among them.
+pub struct Closings {
+    socket: OwnedFd,
+    ports: Vec<Port>,
+}
+
+impl Closings {
+    /// From now on, for these ports. `None` where the kernel does not tell (netlink denied, Linux before 4.6).
+    #[must_use]
+    pub fn of(ports: Vec<Port>) -> Option<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag).ok()?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, DESTROY_GROUPS)).ok()?;
+        Some(Self { socket, ports })
+    }
+
+    /// Takes all that has come, and says whether a socket of one of the ports was among it, or may have been.
+    #[must_use]
+    pub fn was_wanted(&self) -> bool {
+        let mut buffer = vec![0; DATAGRAM_BYTES];
+        let mut wanted = false;
+        loop {
+            match receive(&self.socket, &mut buffer) {
+                Ok(Received::FromKernel(datagram)) => wanted |= self.has_wanted(datagram),
+                Ok(Received::Lost) => wanted = true,
+                Ok(Received::Nothing) => {}
+                // EAGAIN: no more. Any other error is none that a look could mend.
+                Err(_) => return wanted,
+            }
+        }
+    }
+
+    fn has_wanted(&self, datagram: &[u8]) -> bool {
+        codec::messages(datagram).any(|message| match message.map(|envelope| envelope.content) {
+            Ok(Message::Socket(payload)) => {
+                let port = codec::decode(payload).ok().and_then(|gone| Port::new(gone.local.port()));
+                port.is_some_and(|port| self.ports.contains(&port))
+            }
+            Ok(Message::Overrun) => true,
+            Ok(Message::Done(_) | Message::Error(_) | Message::Other) | Err(codec::Malformed) => false,
+        })
+    }
+}
+
+impl AsFd for Closings {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 /// One netlink socket, and the sequence number of its latest request.
 struct Asker {
     socket: OwnedFd,
@@ -169,7 +223,7 @@ impl Asker {
         let deadline = Instant::now() + DUMP_DEADLINE;
         let mut buffer = vec![0; DATAGRAM_BYTES];
         while Instant::now() < deadline {
-            match self.receive(&mut buffer)? {
+            match receive(&self.socket, &mut buffer)? {
                 Received::FromKernel(datagram) => {
                     if let Step::Last(outcome) = dump.take(datagram)? {
                         return Ok(outcome);
@@ -181,27 +235,27 @@ impl Asker {
         }
         Err(SockDiagError::Timeout)
     }
+}
 
-    fn receive<'b>(&self, buffer: &'b mut [u8]) -> Result<Received<'b>, SockDiagError> {
-        let (length, truncated, sender) = {
-            let mut parts = [IoSliceMut::new(buffer)];
-            match recvmsg::<NetlinkAddr>(self.socket.as_raw_fd(), &mut parts, None, MsgFlags::empty()) {
-                Ok(message) => (message.bytes, message.flags.contains(MsgFlags::MSG_TRUNC), message.address),
-                Err(Errno::EINTR) => return Ok(Received::Nothing),
-                Err(Errno::ENOBUFS) => return Ok(Received::Lost),
-                Err(Errno::EAGAIN) => return Err(SockDiagError::Timeout),
-                Err(errno) => return Err(SockDiagError::Receive(errno)),
-            }
-        };
-        if sender.is_none_or(|address| address.pid() != KERNEL) {
-            // Any process may send to us; only the kernel has port id 0 (netlink(7)).
-            return Ok(Received::Nothing);
+fn receive<'b>(socket: &OwnedFd, buffer: &'b mut [u8]) -> Result<Received<'b>, SockDiagError> {
+    let (length, truncated, sender) = {
+        let mut parts = [IoSliceMut::new(buffer)];
+        match recvmsg::<NetlinkAddr>(socket.as_raw_fd(), &mut parts, None, MsgFlags::empty()) {
+            Ok(message) => (message.bytes, message.flags.contains(MsgFlags::MSG_TRUNC), message.address),
+            Err(Errno::EINTR) => return Ok(Received::Nothing),
+            Err(Errno::ENOBUFS) => return Ok(Received::Lost),
+            Err(Errno::EAGAIN) => return Err(SockDiagError::Timeout),
+            Err(errno) => return Err(SockDiagError::Receive(errno)),
         }
-        if truncated {
-            return Err(SockDiagError::Malformed);
-        }
-        Ok(Received::FromKernel(&buffer[..length]))
+    };
+    if sender.is_none_or(|address| address.pid() != KERNEL) {
+        // Any process may send to us; only the kernel has port id 0 (netlink(7)).
+        return Ok(Received::Nothing);
     }
+    if truncated {
+        return Err(SockDiagError::Malformed);
+    }
+    Ok(Received::FromKernel(&buffer[..length]))
 }
 
 /// The netlink port id of the kernel.
@@ -270,7 +324,8 @@ impl<'a> Dump<'a> {
         let Some(state) = socket_state(self.protocol, reply.state, reply.inode) else { return Ok(()) };
         let wanted = Port::new(reply.local.port()).is_some_and(|port| self.ports.contains(&port));
         if wanted && self.states.contains(reply.state) {
-            self.sockets.push(reply.into_socket(self.protocol, state));
+            let device = (reply.device != 0).then(|| device_name(reply.device));
+            self.sockets.push(Socket { device, ..reply.into_socket(self.protocol, state) });
         }
         Ok(())
     }
@@ -278,6 +333,12 @@ impl<'a> Dump<'a> {
     fn end(&mut self) -> Outcome {
         if self.interrupted { Outcome::Inconsistent } else { Outcome::Complete(std::mem::take(&mut self.sockets)) }
     }
+}
+
+/// The name of a network device of this namespace.
+fn device_name(number: u32) -> String {
+    let name = nix::net::if_::if_indextoname(number).ok();
+    name.map_or_else(|| format!("number {number}"), |name| name.to_string_lossy().into_owned())
 }
 
 /// What the number of a TCP state means to somebody who wants the port (Linux `include/net/tcp_states.h`; UDP uses two

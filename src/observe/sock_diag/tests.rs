@@ -8,6 +8,7 @@ use std::path::Path;
 use nix::sys::socket::{Backlog, SockaddrStorage, bind, getsockname, listen};
 use nix::sys::stat::fstat;
 use proptest::prelude::*;
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::codec::Reply;
 use super::codec::tests::{any_reply, encode_reply, message};
@@ -45,7 +46,7 @@ fn own_cgroup() -> CgroupId {
 
 fn reply(local: &str, state: u8) -> Reply {
     let peer = "0.0.0.0:0".parse().unwrap();
-    Reply { state, local: local.parse().unwrap(), peer, uid: 7, inode: 8, v6only: None, cgroup: Some(9) }
+    Reply { state, local: local.parse().unwrap(), peer, uid: 7, inode: 8, device: 0, v6only: None, cgroup: Some(9) }
 }
 
 #[test]
@@ -126,9 +127,44 @@ fn a_listener_is_found_with_its_address_user_inode_and_cgroup() {
             state: SocketState::Listen,
             inode: inode_of(&listener),
             uid: nix::unistd::getuid().as_raw(),
+            device: None,
             cgroup: Some(own_cgroup()),
         };
         assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn a_socket_of_one_device_is_found_with_its_name() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Who may not bind to a device is refused that before anything is found.
+    setsockopt(&listener, sockopt::BindToDevice, &"lo".into()).unwrap();
+    let wanted = [(Protocol::Tcp, port_of(listener.local_addr().unwrap()))];
+    let found = find(listeners(&wanted).unwrap(), inode_of(&listener));
+    assert_eq!(found.device.as_deref(), Some("lo"));
+}
+
+#[test]
+fn the_kernel_tells_when_a_socket_of_a_wanted_port_is_gone_and_of_no_other() {
+    let bind = || (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("[::1]:0").unwrap());
+    let (wanted, other) = (bind(), bind());
+    let ports = vec![port_of(wanted.0.local_addr().unwrap()), port_of(wanted.1.local_addr().unwrap())];
+    let closings = Closings::of(ports).unwrap();
+    let told_soon = || {
+        let mut fds = [PollFd::new(&closings, PollFlags::IN)];
+        poll(&mut fds, Some(&crate::timespan::timespec(Duration::from_secs(5)))).unwrap() == 1
+    };
+    drop(other);
+    assert!(told_soon());
+    assert!(!closings.was_wanted());
+    drop(wanted.0);
+    assert!(told_soon() && closings.was_wanted());
+    drop(wanted.1);
+    // Other tests close sockets as well.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !closings.was_wanted() {
+        assert!(Instant::now() < deadline);
+        told_soon();
     }
 }
 

@@ -1,8 +1,10 @@
-//! Carries out what was judged: stops left-over processes as systemd would, under one deadline.
+//! Carries out what was judged: stops processes as systemd would, or has it stop their units, under one deadline.
 //!
 //! The order is pin, read, verify, tell, signal, wait: a pidfd is opened, then everything that made the process a
 //! leftover is read again, and only the pidfd is ever signalled. Where there is no pidfd there is no signal.
 //! It decides nothing about who may be stopped, but refuses what `judge` would protect.
+
+pub mod units;
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -14,12 +16,14 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
-use crate::model::{ActiveState, Inode, Pid, Process, Signal, StopRules, UnitFacts};
+use crate::model::{ActiveState, Inode, Pid, Process, Signal, StopRules, UnitFacts, UnitName};
 use crate::observe::holders::{self, Sight};
 use crate::observe::proc;
+use crate::observe::sock_diag::Closings;
 use crate::{sys, timespan};
 
-/// How often it is looked whether a process that lives on has let go of its sockets: nothing wakes one for that.
+/// How often it is looked whether a process that lives on has let go of its sockets: the kernel tells when a socket is
+/// gone, but not that one of several processes has closed it.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// What is said while it is done.
@@ -53,19 +57,18 @@ pub enum Step<'a> {
         /// In what.
         why: &'static str,
     },
-}
-
-impl<'a> Step<'a> {
-    /// The process that the step is about.
-    #[must_use]
-    pub fn process(&self) -> &'a Process {
-        match self {
-            Self::Signal { process, .. }
-            | Self::Ended { process, .. }
-            | Self::LetGo { process, .. }
-            | Self::Changed { process, .. } => process,
-        }
-    }
+    /// The manager is about to be asked to stop a unit.
+    StopUnit {
+        /// Which.
+        unit: &'a UnitName,
+    },
+    /// It has stopped it.
+    UnitStopped {
+        /// Which.
+        unit: &'a UnitName,
+        /// It took so long.
+        after: Duration,
+    },
 }
 
 /// Why nothing could be done.
@@ -159,15 +162,15 @@ impl Budget {
     /// A process that was killed is gone at once, unless the kernel still works for it.
     pub const GRACE: Duration = Duration::from_secs(5);
 
-    /// Fits the ladder into what is left of `TimeoutStartSec=`.
+    /// Fits a stop that may take `patience` into what is left of `TimeoutStartSec=`.
     ///
     /// `left`: how long the manager still waits for this start; `None` where it has no bound, or where this is no
     /// start. Without a word from us it ends the start, and us, at that moment; a leftover that ignores its first
     /// signal has to be killed before that, so a tenth of the time left, and at most five seconds, is kept for it.
     #[must_use]
-    pub fn fit(ladder: &Ladder, left: Option<Duration>, may_extend: bool) -> Self {
-        let whole = Self { patience: ladder.patience, grace: Self::GRACE, extend: None };
-        let needed = ladder.patience.saturating_add(Self::GRACE);
+    pub fn fit(patience: Duration, left: Option<Duration>, may_extend: bool) -> Self {
+        let whole = Self { patience, grace: Self::GRACE, extend: None };
+        let needed = patience.saturating_add(Self::GRACE);
         match left {
             None => whole,
             Some(left) if needed < left => whole,
@@ -175,7 +178,7 @@ impl Budget {
             Some(left) => {
                 let grace = (left / 10).min(Self::GRACE);
                 // Twice: once for the last rung, and once to report in peace.
-                Self { patience: ladder.patience.min(left.saturating_sub(grace * 2)), grace, extend: None }
+                Self { patience: patience.min(left.saturating_sub(grace * 2)), grace, extend: None }
             }
         }
     }
@@ -188,6 +191,8 @@ pub struct Target {
     pub process: Process,
     /// The sockets it held then.
     pub inodes: Vec<Inode>,
+    /// Whether its arguments are part of what makes it one: those of others may change with what they do (setproctitle(3)).
+    pub by_argv: bool,
 }
 
 /// A target that cannot become another process.
@@ -218,11 +223,12 @@ pub struct Count {
 ///
 /// # Errors
 /// No pidfds, no permission, no such signal, or poll(2) failed. Nothing was signalled then, but for the last two.
-pub fn stop(
-    targets: &[Target],
-    proc_root: &Path,
+pub fn stop<'a>(
+    targets: &'a [Target],
+    proc_root: &'a Path,
     ladder: &Ladder,
     budget: &Budget,
+    closings: Option<&'a Closings>,
     tell: &mut dyn FnMut(&Step<'_>),
 ) -> Result<Count, ActError> {
     let mut pinned = Vec::new();
@@ -241,7 +247,7 @@ pub fn stop(
         pin.may_be_signalled()?;
     }
 
-    let mut watch = Watch { pinned, proc_root, began: Instant::now(), tell };
+    let mut watch = Watch { pinned, proc_root, closings, began: Instant::now(), tell };
     watch.send(ladder.first, first)?;
     if ladder.hangup {
         watch.send(SIGHUP, hangup)?;
@@ -262,19 +268,31 @@ pub fn stop(
 const SIGHUP: Signal = Signal(Known::SIGHUP as i32);
 const SIGCONT: Signal = Signal(Known::SIGCONT as i32);
 
-/// Waits until one of the processes has ended, or for `patience`; says whether one has. A process that cannot be pinned
-/// is not waited for.
+/// Waits until one of the processes has ended, a socket of one of the ports of `closings` is gone, or for `patience`; says
+/// whether there is something to be seen. A process that cannot be pinned is not waited for.
 ///
 /// # Errors
 /// poll(2) failed.
-pub fn wait_for_one(processes: &[&Process], proc_root: &Path, patience: Duration) -> Result<bool, ActError> {
+pub fn wait_for_one(
+    processes: &[&Process],
+    closings: Option<&Closings>,
+    proc_root: &Path,
+    patience: Duration,
+) -> Result<bool, ActError> {
     let pins: Vec<OwnedFd> = processes.iter().filter_map(|process| pin_same(process, proc_root)).collect();
-    let mut fds: Vec<PollFd<'_>> = pins.iter().map(|pin| PollFd::new(pin, PollFlags::IN)).collect();
-    let timeout = timespan::timespec(patience);
-    match poll(&mut fds, Some(&timeout)) {
-        Ok(ended) => Ok(ended > 0),
-        Err(Errno::INTR) => Ok(false),
-        Err(errno) => Err(ActError::Wait(errno)),
+    let deadline = Instant::now() + patience;
+    loop {
+        let mut fds: Vec<PollFd<'_>> = pins.iter().map(|pin| PollFd::new(pin, PollFlags::IN)).collect();
+        fds.extend(closings.map(|closings| PollFd::new(closings, PollFlags::IN)));
+        let left = deadline.saturating_duration_since(Instant::now());
+        match poll(&mut fds, Some(&timespan::timespec(left))) {
+            Ok(0) => return Ok(false),
+            Ok(_) if fds.iter().take(pins.len()).any(|fd| !fd.revents().is_empty()) => return Ok(true),
+            // Any other socket on the host.
+            Ok(_) if closings.is_some_and(Closings::was_wanted) => return Ok(true),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(ActError::Wait(errno)),
+        }
     }
 }
 
@@ -304,8 +322,10 @@ fn pin<'a>(target: &'a Target, proc_root: &Path) -> Result<Pin<'a>, ActError> {
         "its user has changed"
     } else if now.cgroup != process.cgroup {
         "it has moved to another cgroup"
-    } else if now.exe != process.exe {
+    } else if now.program != process.program || (target.by_argv && now.argv != process.argv) {
         "it runs another program now"
+    } else if now.terminal != process.terminal {
+        "its terminal has changed"
     } else if now.invocation != process.invocation {
         "its invocation id has changed"
     } else if holders::holds(proc_root, process.pid, &target.inodes).inodes.is_empty() {
@@ -348,6 +368,7 @@ impl Pinned<'_> {
 struct Watch<'a, 'tell> {
     pinned: Vec<Pinned<'a>>,
     proc_root: &'a Path,
+    closings: Option<&'a Closings>,
     began: Instant,
     tell: &'tell mut dyn FnMut(&Step<'_>),
 }
@@ -363,7 +384,8 @@ impl Watch<'_, '_> {
 
     /// Waits until each has ended or let go of its sockets, or until `patience` after the beginning.
     ///
-    /// The end of a process wakes it at once; that one has let go is seen at every [`LOOK_AGAIN`]. A server that closes
+    /// The end of a process or of a socket wakes it at once; that a process has let go of a socket which others have as
+    /// well is seen at every [`LOOK_AGAIN`]. A server that closes
     /// its listener and then finishes what it has begun is not killed for it: the port is all that is wanted.
     fn wait(&mut self, patience: Duration) -> Result<(), ActError> {
         while !self.pinned.is_empty() {
@@ -371,11 +393,15 @@ impl Watch<'_, '_> {
             let timeout = timespan::timespec(left.min(LOOK_AGAIN));
             let mut fds: Vec<PollFd<'_>> =
                 self.pinned.iter().map(|pin| PollFd::new(&pin.pidfd, PollFlags::IN)).collect();
+            fds.extend(self.closings.map(|closings| PollFd::new(closings, PollFlags::IN)));
             match poll(&mut fds, Some(&timeout)) {
                 Ok(0) => self.drop_those_that_let_go(),
                 Ok(_) => {
                     let gone: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
                     self.drop_those_that_ended(&gone);
+                    if self.closings.is_some_and(Closings::was_wanted) {
+                        self.drop_those_that_let_go();
+                    }
                 }
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(ActError::Wait(errno)),
@@ -415,7 +441,7 @@ impl Watch<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{CgroupPath, Invocation, InvocationId, Lineage, Owner, StartTime};
+    use crate::model::{CgroupPath, FileId, Invocation, InvocationId, Lineage, Owner, StartTime, Terminal};
     use crate::observe::fixture::{Child, Role};
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -461,8 +487,9 @@ mod tests {
     #[test]
     fn the_ladder_fits_into_the_time_that_the_start_has() {
         let ladder = |seconds| Ladder { first: Signal(15), hangup: false, patience: SECOND * seconds, last: None };
-        let fit =
-            |seconds, left: Option<u32>, extend| Budget::fit(&ladder(seconds), left.map(|left| SECOND * left), extend);
+        let fit = |seconds, left: Option<u32>, extend| {
+            Budget::fit(ladder(seconds).patience, left.map(|left| SECOND * left), extend)
+        };
         // No bound, or far from it.
         assert_eq!(fit(90, None, false), Budget { patience: SECOND * 90, grace: SECOND * 5, extend: None });
         assert_eq!(fit(10, Some(90), false).patience, SECOND * 10);
@@ -480,7 +507,8 @@ mod tests {
     /// A child that listens, as a target; it is judged by the caller, not here.
     fn target(child: &Child) -> Target {
         let facts = proc::process(Path::new("/proc"), child.pid()).unwrap().unwrap();
-        Target { process: facts.into_process(Owner::Nobody, Lineage::Other), inodes: vec![child.inode()] }
+        let process = facts.into_process(Owner::Nobody, None, Lineage::Other);
+        Target { process, inodes: vec![child.inode()], by_argv: false }
     }
 
     /// What `stop` came to, with the words it said.
@@ -489,7 +517,7 @@ mod tests {
         let budget = Budget { patience: SECOND * 5, grace: SECOND, extend: None };
         let mut said = Vec::new();
         let mut tell = |step: &Step<'_>| said.push(format!("{step:?}").split([' ', '{']).next().unwrap().to_owned());
-        (stop(&[target], Path::new("/proc"), &ladder, &budget, &mut tell).unwrap(), said)
+        (stop(&[target], Path::new("/proc"), &ladder, &budget, None, &mut tell).unwrap(), said)
     }
 
     #[test]
@@ -502,12 +530,14 @@ mod tests {
     #[test]
     fn a_process_that_is_not_what_was_judged_is_never_signalled() {
         let child = Child::spawn(Role::Listen, &[]);
-        let changes: [fn(&mut Target); 7] = [
+        let changes: [fn(&mut Target); 9] = [
             // Its number was given to another process: the start time differs.
             |target| target.process.start = StartTime(target.process.start.0 + 1),
             |target| target.process.uid += 1,
             |target| target.process.cgroup = Some(CgroupPath("/elsewhere".to_owned())),
-            |target| target.process.exe = Some("/usr/bin/other".into()),
+            |target| target.process.program = Some(FileId { device: 0, inode: 0 }),
+            |target| target.process.terminal = Some(Terminal(1)),
+            |target| (target.process.argv, target.by_argv) = (Vec::new(), true),
             |target| target.process.invocation = Invocation::Known(InvocationId(7)),
             |target| target.inodes = vec![Inode(u64::MAX)],
             |target| target.process.lineage = Lineage::Ancestor,

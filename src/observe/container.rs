@@ -1,0 +1,420 @@
+//! Which container or virtual machine a process is part of, or holds a port for.
+//!
+//! The rules are pure functions of paths, names and arguments. Only [`Docker`] asks somebody: Docker's daemon, for a
+//! name, on its own socket and for half a second at most. Nothing here gets anybody stopped: a container is refused.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+
+use super::proc::Facts;
+use crate::model::{CgroupPath, Container, Engine, Port, Protocol};
+use crate::pipe::read_until;
+
+/// How long Docker may take, all questions of a run together.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Digits of a whole id (SHA-256).
+const ID_DIGITS: usize = 64;
+
+/// Which container a process is of, before anybody was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trace {
+    /// One that its cgroup or its arguments name.
+    Known(Container),
+    /// Docker's, with this whole id.
+    DockerId(String),
+    /// Podman's, with this whole id.
+    PodmanId(String),
+    /// Docker's own proxy or daemon holds a port for one, which has this address where the arguments tell.
+    DockerPort {
+        /// `-container-ip`.
+        address: Option<String>,
+        /// Whether the process can hold the port for nobody else.
+        certain: bool,
+    },
+}
+
+/// What the process itself and its cgroup tell.
+#[must_use]
+pub fn trace(facts: &Facts) -> Option<Trace> {
+    let program = facts.exe.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+    let argument = |name: &str| {
+        let mut arguments = facts.argv.iter().skip_while(|argument| *argument != name);
+        arguments.nth(1).filter(|value| is_name(value)).cloned()
+    };
+    match program.map(|name| name.trim_end_matches(" (deleted)")) {
+        Some("docker-proxy" | "rootlesskit-docker-proxy") => {
+            Some(Trace::DockerPort { address: argument("-container-ip"), certain: true })
+        }
+        Some("dockerd") => Some(Trace::DockerPort { address: None, certain: false }),
+        Some("rootlessport") => Some(Trace::Known(Container { engine: Engine::Podman, name: None })),
+        // conmon holds the port of a container of root's, so that nobody else takes it.
+        Some("conmon" | "conmonrs") => {
+            let name = argument("-n").or_else(|| argument("-c").map(|id| short_id(&id)));
+            Some(Trace::Known(Container { engine: Engine::Podman, name }))
+        }
+        Some(_) | None => facts.cgroup.as_ref().and_then(in_cgroup),
+    }
+}
+
+/// What the path of a cgroup tells: the names that each engine gives to the cgroups of its containers.
+fn in_cgroup(path: &CgroupPath) -> Option<Trace> {
+    let mut above = "";
+    path.0.split('/').find_map(|part| {
+        let found = in_part(above, part, path);
+        above = part;
+        found
+    })
+}
+
+fn in_part(above: &str, part: &str, path: &CgroupPath) -> Option<Trace> {
+    let known = |engine, name: String| Some(Trace::Known(Container { engine, name: Some(name) }));
+    let bare = part.strip_suffix(".scope").unwrap_or(part);
+    let id = |prefix: &str| bare.strip_prefix(prefix).filter(|id| is_id(id)).map(str::to_owned);
+    if let Some(id) = id("docker-").or_else(|| Some(part.to_owned()).filter(|part| above == "docker" && is_id(part))) {
+        return Some(Trace::DockerId(id));
+    }
+    if let Some(id) = ["libpod-", "libpod-payload-", "libpod-conmon-"].into_iter().find_map(id) {
+        return Some(Trace::PodmanId(id));
+    }
+    if let Some(id) = id("nerdctl-") {
+        return known(Engine::Nerdctl, short_id(&id));
+    }
+    if let Some(id) = ["cri-containerd-", "crio-", "crio-conmon-"].into_iter().find_map(id) {
+        return known(Engine::Cri, shortened(&id, Container::CRI_ID_DIGITS));
+    }
+    if is_id(part) && path.0.split('/').any(|part| part == "kubepods" || part.starts_with("kubepods")) {
+        return known(Engine::Cri, shortened(part, Container::CRI_ID_DIGITS));
+    }
+    let machine = part.strip_prefix("machine-").and_then(|name| name.strip_suffix(".scope"));
+    let nspawn = part.strip_prefix("systemd-nspawn@").and_then(|name| name.strip_suffix(".service"));
+    if let Some(name) = machine.or(nspawn).filter(|name| !name.is_empty()) {
+        let name = Some(unescape(name)).filter(|name| is_name(name));
+        return Some(Trace::Known(Container { engine: Engine::Machined, name }));
+    }
+    let lxc = ["lxc.payload.", "lxc.monitor."].into_iter().find_map(|prefix| part.strip_prefix(prefix));
+    lxc.filter(|name| is_name(name)).and_then(|name| known(Engine::Lxc, name.to_owned()))
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() == ID_DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// What Docker, Podman and LXC take as a name, an id or an address; nothing in it means anything to a shell.
+fn is_name(text: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-:".contains(&byte);
+    text.len() <= 255 && text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.bytes().all(is_part)
+}
+
+/// An id as Docker and Podman print it.
+#[must_use]
+pub fn short_id(id: &str) -> String {
+    shortened(id, Container::ID_DIGITS)
+}
+
+fn shortened(id: &str, digits: usize) -> String {
+    id.chars().take(digits).collect()
+}
+
+/// `\x2d` and its like, as `systemd-escape` makes them of a machine's name (`unit_name_unescape()`, systemd v257
+/// `src/basic/unit-name.c`); what is none of them stays as it is.
+fn unescape(name: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = name;
+    while let Some(at) = rest.find(r"\x") {
+        plain.push_str(&rest[..at]);
+        let digits = rest.get(at + 2..at + 4);
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).filter(u8::is_ascii_graphic);
+        match byte {
+            Some(byte) => plain.push(char::from(byte)),
+            None => plain.push_str(&rest[at..at + 2]),
+        }
+        rest = &rest[if byte.is_some() { at + 4 } else { at + 2 }..];
+    }
+    plain + rest
+}
+
+/// The name that conmon has in its arguments for the container of this id.
+#[must_use]
+pub fn name_by_conmon(argv: &[String], id: &str) -> Option<String> {
+    let value = |name: &str| argv.iter().skip_while(|argument| *argument != name).nth(1);
+    value("-c").filter(|of| *of == id)?;
+    value("-n").filter(|name| is_name(name)).cloned()
+}
+
+/// Docker's daemon, which is asked each question once.
+#[derive(Clone, Debug)]
+pub struct Docker {
+    socket: PathBuf,
+    answers: RefCell<HashMap<Question, Option<String>>>,
+    /// How much of [`PATIENCE`] is left.
+    left: RefCell<Duration>,
+}
+
+/// Which container is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Question {
+    /// The one with this id.
+    Id(String),
+    /// The one that publishes this port of the host; with this address, where several do.
+    Published {
+        /// TCP or UDP.
+        protocol: Protocol,
+        /// The port.
+        port: Port,
+        /// The container's own address.
+        address: Option<String>,
+    },
+}
+
+impl Docker {
+    /// `run` is `/run`, or `$XDG_RUNTIME_DIR` for a daemon without root. `DOCKER_HOST` is the unit's to set, and has no
+    /// say.
+    #[must_use]
+    pub fn new(run: &Path) -> Self {
+        Self { socket: run.join("docker.sock"), answers: RefCell::default(), left: RefCell::new(PATIENCE) }
+    }
+
+    /// The name of the container with this id; else the id as Docker prints it.
+    #[must_use]
+    pub fn name_of(&self, id: &str) -> String {
+        self.name(&Question::Id(id.to_owned())).unwrap_or_else(|| short_id(id))
+    }
+
+    /// The name of the container that publishes this port; `None` where there is none, or Docker does not say.
+    #[must_use]
+    pub fn name_by_port(&self, protocol: Protocol, port: Port, address: Option<String>) -> Option<String> {
+        self.name(&Question::Published { protocol, port, address })
+    }
+
+    fn name(&self, question: &Question) -> Option<String> {
+        if let Some(known) = self.answers.borrow().get(question) {
+            return known.clone();
+        }
+        let begin = Instant::now();
+        let left = *self.left.borrow();
+        let name = ask(&self.socket, question, begin + left).and_then(|reply| name_in(&reply, question));
+        *self.left.borrow_mut() = left.saturating_sub(begin.elapsed());
+        self.answers.borrow_mut().insert(question.clone(), name.clone());
+        name
+    }
+}
+
+/// One request of Docker's Engine API (`GET /containers/json`, any version of it), by HTTP/1.0, so that the reply ends
+/// with the connection and is in no chunks.
+fn ask(path: &Path, question: &Question, deadline: Instant) -> Option<String> {
+    let filter = match question {
+        Question::Id(id) => format!("%7B%22id%22%3A%5B%22{id}%22%5D%7D"),
+        Question::Published { protocol, port, .. } => {
+            format!("%7B%22publish%22%3A%5B%22{port}%2F{protocol}%22%5D%7D")
+        }
+    };
+    // A connect that would have to wait for a hung daemon's queue fails instead.
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).ok()?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path).ok()?).ok()?;
+    let mut stream = UnixStream::from(socket);
+    write!(stream, "GET /containers/json?filters={filter} HTTP/1.0\r\nHost: docker\r\n\r\n").ok()?;
+    String::from_utf8(read_until(stream, deadline).ok()?).ok()
+}
+
+/// The name of the container that the reply is about.
+///
+/// Docker's JSON has no blanks (Go's `encoding/json`), and within a string a quote has a backslash in front: so
+/// `"Names":["/` with its quotes can be nothing but the key and the beginning of its list.
+fn name_in(reply: &str, question: &Question) -> Option<String> {
+    let (head, body) = reply.split_once("\r\n\r\n")?;
+    head.split(' ').nth(1).filter(|status| *status == "200")?;
+    let containers: Vec<&str> = body.trim_start().strip_prefix('[')?.split(r#"{"Id":""#).skip(1).collect();
+    let is_it = |container: &&&str| match question {
+        Question::Id(id) => container.starts_with(id.as_str()),
+        Question::Published { address: Some(address), .. } => {
+            containers.len() == 1 || container.contains(&format!(r#""IPAddress":"{address}""#))
+        }
+        Question::Published { address: None, .. } => true,
+    };
+    let (_, names) = containers.iter().find(is_it)?.split_once(r#""Names":["/"#)?;
+    let (name, _) = names.split_once('"')?;
+    is_name(name).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixListener;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{Invocation, Pid, StartTime};
+
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn facts(exe: &str, argv: &[&str], cgroup: &str) -> Facts {
+        Facts {
+            pid: Pid(7),
+            start: StartTime(1),
+            ppid: Pid(1),
+            uid: 0,
+            comm: String::new(),
+            exe: Some(exe.into()),
+            argv: argv.iter().map(|argument| (*argument).to_owned()).collect(),
+            cgroup: Some(CgroupPath(cgroup.to_owned())),
+            invocation: Invocation::Absent,
+            terminal: None,
+            program: None,
+            kernel_thread: false,
+        }
+    }
+
+    fn named(engine: Engine, name: &str) -> Trace {
+        Trace::Known(Container { engine, name: Some(name.to_owned()) })
+    }
+
+    #[test]
+    fn a_cgroup_names_its_container() {
+        let docker = Some(Trace::DockerId(ID.to_owned()));
+        let podman = Some(Trace::PodmanId(ID.to_owned()));
+        for (path, expected) in [
+            (format!("/system.slice/docker-{ID}.scope"), docker.clone()),
+            (format!("/docker/{ID}"), docker.clone()),
+            (format!("/docker/{ID}/init"), docker),
+            (format!("/machine.slice/libpod-{ID}.scope/container"), podman.clone()),
+            (format!("/machine.slice/libpod-conmon-{ID}.scope"), podman.clone()),
+            (format!("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope"), podman.clone()),
+            (format!("/system.slice/web.service/libpod-payload-{ID}"), podman),
+            (format!("/system.slice/nerdctl-{ID}.scope"), Some(named(Engine::Nerdctl, "0123456789ab"))),
+            (
+                format!("/kubepods.slice/kubepods-pod1.slice/cri-containerd-{ID}.scope"),
+                Some(named(Engine::Cri, "0123456789abc")),
+            ),
+            (format!("/kubepods/besteffort/pod1/{ID}"), Some(named(Engine::Cri, "0123456789abc"))),
+            (r"/machine.slice/machine-my\x2dbox.scope/payload".to_owned(), Some(named(Engine::Machined, "my-box"))),
+            ("/machine.slice/systemd-nspawn@box.service/payload".to_owned(), Some(named(Engine::Machined, "box"))),
+            ("/lxc.payload.web/system.slice/nginx.service".to_owned(), Some(named(Engine::Lxc, "web"))),
+            ("/system.slice/docker-1234.scope".to_owned(), None),
+            ("/system.slice/docker.service".to_owned(), None),
+            ("/system.slice/app.service/docker".to_owned(), None),
+            (format!("/{ID}"), None),
+            ("/".to_owned(), None),
+        ] {
+            assert_eq!(trace(&facts("/usr/sbin/nginx", &[], &path)), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn whoever_holds_a_port_for_a_container_is_told_by_its_program_and_arguments() {
+        let proxy = ["docker-proxy", "-proto", "tcp", "-host-port", "8080", "-container-ip", "172.17.0.2"];
+        let docker =
+            |address: Option<&str>, certain| Some(Trace::DockerPort { address: address.map(str::to_owned), certain });
+        let conmon = ["conmon", "-c", ID, "-n", "web"];
+        let unnamed = ["conmon", "-c", ID, "-n", "a;b"];
+        let cgroup = "/system.slice/docker.service";
+        for (exe, argv, expected) in [
+            ("/usr/bin/docker-proxy", &proxy[..], docker(Some("172.17.0.2"), true)),
+            ("/usr/bin/docker-proxy (deleted)", &[][..], docker(None, true)),
+            ("/usr/sbin/dockerd", &["dockerd"][..], docker(None, false)),
+            ("/usr/bin/conmon", &conmon[..], Some(named(Engine::Podman, "web"))),
+            ("/usr/bin/conmon", &unnamed[..], Some(named(Engine::Podman, "0123456789ab"))),
+            ("/usr/bin/docker-proxies", &proxy[..], None),
+        ] {
+            assert_eq!(trace(&facts(exe, argv, cgroup)), expected, "{exe} {argv:?}");
+        }
+    }
+
+    #[test]
+    fn conmon_knows_the_name_of_its_own_container_alone() {
+        let argv = ["conmon", "-c", ID, "-n", "web"].map(str::to_owned);
+        assert_eq!(name_by_conmon(&argv, ID).as_deref(), Some("web"));
+        assert_eq!(name_by_conmon(&argv, "another"), None);
+        assert_eq!(name_by_conmon(&[], ID), None);
+    }
+
+    fn published(address: Option<&str>) -> Question {
+        Question::Published {
+            protocol: Protocol::Tcp,
+            port: Port::new(8080).unwrap(),
+            address: address.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_reply_names_the_container_that_was_asked_for() {
+        let reply = |body: &str| format!("HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{body}");
+        let one = format!(r#"{{"Id":"{ID}","Names":["/web"],"Image":"x","Labels":{{"a":"\"Names\":[\"/evil\"]"}}}}"#);
+        let other =
+            r#"{"Id":"ffff","Names":["/other"],"NetworkSettings":{"Networks":{"bridge":{"IPAddress":"172.17.0.3"}}}}"#;
+        let both = format!("[{one},{other}]");
+        for (body, question, expected) in [
+            (&format!("[{one}]"), published(None), Some("web")),
+            (&format!("[{one}]"), published(Some("172.17.0.9")), Some("web")),
+            (&both, published(Some("172.17.0.3")), Some("other")),
+            (&both, published(Some("172.17.0.9")), None),
+            (&both, Question::Id(ID.to_owned()), Some("web")),
+            (&both, Question::Id("eeee".to_owned()), None),
+            (&"[]".to_owned(), published(None), None),
+            (&r#"[{"Id":"a","Names":["/x;reboot"]}]"#.to_owned(), published(None), None),
+            (&r#"{"message":"no"}"#.to_owned(), published(None), None),
+        ] {
+            assert_eq!(name_in(&reply(body), &question).as_deref(), expected, "{question:?} {body}");
+        }
+        assert_eq!(name_in(&format!("HTTP/1.0 500 No\r\n\r\n[{one}]"), &published(None)), None);
+    }
+
+    #[test]
+    fn a_daemon_that_hangs_costs_half_a_second_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let _hung = UnixListener::bind(folder.path().join("docker.sock")).unwrap();
+        let docker = Docker::new(folder.path());
+        let begin = Instant::now();
+        for digit in 0..10 {
+            assert_eq!(docker.name(&Question::Id(digit.to_string())), None);
+        }
+        let took = begin.elapsed();
+        assert!(took >= PATIENCE && took < PATIENCE * 4, "{took:?}");
+    }
+
+    #[test]
+    fn a_daemon_that_answers_is_asked_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("docker.sock")).unwrap();
+        let daemon = std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut request = [0; 200];
+            let length = client.read(&mut request).unwrap();
+            write!(client, "HTTP/1.0 200 OK\r\n\r\n[{{\"Id\":\"{ID}\",\"Names\":[\"/web\"]}}]").unwrap();
+            String::from_utf8_lossy(&request[..length]).into_owned()
+        });
+        let docker = Docker::new(folder.path());
+        for _ in 0..2 {
+            assert_eq!(docker.name(&published(None)).as_deref(), Some("web"));
+        }
+        let request = daemon.join().unwrap();
+        let line = "GET /containers/json?filters=%7B%22publish%22%3A%5B%228080%2Ftcp%22%5D%7D HTTP/1.0\r\n";
+        assert!(request.starts_with(line), "{request}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_reply_and_no_path_makes_it_panic(reply in any::<String>(), path in any::<String>()) {
+            let _ = name_in(&reply, &published(None));
+            let _ = name_in(&format!("HTTP/1.0 200 OK\r\n\r\n[{reply}"), &published(None));
+            let _ = in_cgroup(&CgroupPath(path));
+        }
+
+        #[test]
+        fn a_name_that_is_shown_means_nothing_to_a_shell(name in r"[ -~]{0,20}") {
+            let reply = format!("HTTP/1.0 200 OK\r\n\r\n[{{\"Id\":\"1\",\"Names\":[\"/{name}\"]}}]");
+            if let Some(shown) = name_in(&reply, &published(None)) {
+                prop_assert!(!shown.contains(|c: char| " ;&|<>$`\\\"'(){}*?#!~\n".contains(c)), "{}", shown);
+            }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Reading from somebody who may never answer.
+
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::timespan;
+
+/// No answer is longer; one that is ends here.
+const MAX_BYTES: usize = 1024 * 1024;
+
+/// All that comes until the end, as bytes; at most 1 MiB.
+///
+/// # Errors
+/// The end had not come at `deadline`, there was more, or it could not be read; the reason.
+pub(crate) fn read_until(mut pipe: impl Read + AsFd, deadline: Instant) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let left = timespan::timespec(deadline.saturating_duration_since(Instant::now()));
+        match poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return Err("no answer in time".to_owned()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        match pipe.read(&mut chunk) {
+            Ok(0) => return Ok(bytes),
+            Ok(_) if bytes.len() >= MAX_BYTES => return Err(format!("an answer of more than {MAX_BYTES} bytes")),
+            Ok(count) => bytes.extend_from_slice(&chunk[..count]),
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::Interrupted | std::io::ErrorKind::WouldBlock) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn whoever_hangs_is_given_up_in_time() {
+        let (read, _kept_open) = std::io::pipe().unwrap();
+        let begin = Instant::now();
+        assert!(read_until(read, begin + Duration::from_millis(50)).is_err());
+        assert!(begin.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn all_is_read_and_no_more_than_is_sane() {
+        let soon = || Instant::now() + Duration::from_secs(20);
+        let (read, mut write) = std::io::pipe().unwrap();
+        write.write_all(b"all of it").unwrap();
+        drop(write);
+        assert_eq!(read_until(read, soon()).as_deref(), Ok(&b"all of it"[..]));
+        let (read, mut write) = std::io::pipe().unwrap();
+        let flood = std::thread::spawn(move || while write.write_all(&[b'x'; 4096]).is_ok() {});
+        assert!(read_until(read, soon()).is_err());
+        flood.join().unwrap();
+    }
+}

@@ -1,0 +1,255 @@
+//! What to type next: for each refusal the command that is right for it, as a shell takes it.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use super::words::About;
+use crate::model::{
+    ActiveState, Container, Endpoint, Engine, Finding, Host, Obstacle, Owner, Pid, Protocol, Relation, UnitName,
+};
+use crate::observe::users::user_name;
+
+/// The end of a line, and what of it can be typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Advice {
+    /// As part of a sentence, with the command in it.
+    pub(super) text: String,
+    /// The command alone: what frees the port, or shows more where nothing is known that does.
+    pub(super) command: String,
+}
+
+impl Advice {
+    /// The command, and nothing else to say.
+    fn plain(command: impl Into<String>) -> Self {
+        let command = command.into();
+        Self { text: command.clone(), command }
+    }
+
+    fn before(self, more: &str) -> Self {
+        Self { text: format!("{}{more}", self.text), ..self }
+    }
+
+    fn after(self, more: &str) -> Self {
+        Self { text: format!("{more}{}", self.text), ..self }
+    }
+}
+
+/// What to type about a holder that is refused.
+pub(super) fn advice(finding: &Finding, about: &About) -> Advice {
+    let advice = for_relation(finding, about);
+    let only_ipv6 = finding.socket.as_ref().is_some_and(|socket| socket.local.is_ipv6() && socket.v6only);
+    if finding.endpoint.host == Host::Any && only_ipv6 {
+        let ipv4 = Endpoint { host: Host::Ip(Ipv4Addr::UNSPECIFIED.into()), ..finding.endpoint };
+        return advice.before(&format!("; or, if {} binds IPv4 alone, write {ipv4} in the policy", about.unit));
+    }
+    advice
+}
+
+fn for_relation(finding: &Finding, about: &About) -> Advice {
+    let (unit, own) = (&about.unit, own_systemctl(about));
+    match &finding.relation {
+        Relation::OtherUnit(other) | Relation::Sibling(other) => {
+            let stop = stop_unit("systemctl", other, finding.unit_state);
+            // Only what is up can be taken over from, and in the unit's own manager.
+            let replaceable = finding.unit_state == ActiveState::Up && !about.user && other.protection().is_none();
+            if replaceable { stop.before(&format!("; or let {unit} do it: {}", replaces(other))) } else { stop }
+        }
+        Relation::OtherUserUnit { uid, unit: other } => {
+            let systemctl = user_systemctl(*uid, about);
+            stop_unit(&systemctl, other, finding.unit_state)
+        }
+        Relation::Predecessor(other) => for_predecessor(finding, other, about),
+        Relation::OtherSocketUnit(other) => Advice::plain(format!("{own} stop {}", shell(other))),
+        Relation::Twin { uid: None } => stop_unit("systemctl", unit, ActiveState::Up),
+        Relation::Twin { uid: Some(uid) } => stop_unit(&user_systemctl(*uid, about), unit, ActiveState::Up),
+        Relation::OwnRun => Advice::plain(format!("{own} restart {}", shell(unit))).after("it is running; "),
+        Relation::OwnStart => {
+            Advice::plain(format!("{own} cat {}", shell(unit))).after("correct the ExecStartPre= lines: ")
+        }
+        Relation::Container(container) => stop_container(container, finding, about),
+        Relation::Session { id } => {
+            by_pid(finding).after(&format!("loginctl session-status {id}, and end it there; or "))
+        }
+        Relation::Lookalike if finding.obstacle.is_none() => by_pid(finding)
+            .before(&format!("; or, if such may be stopped, on-lookalike = \"stop\" for {unit} in the policy")),
+        Relation::Hidden if about.user || is_root() => look(finding.endpoint).after("as root, "),
+        Relation::Hidden => look(finding.endpoint).after(&format!(
+            "let portguard see it: ExecStartPre=+/usr/bin/portguard --unit {unit} (mind the plus); or, as root, "
+        )),
+        Relation::Leftover | Relation::Escaped if finding.obstacle.is_none() => {
+            by_pid(finding).after(&format!("allow it: on-stale = \"stop\" for {unit} in the policy; or "))
+        }
+        Relation::Client => reserve(finding.endpoint, about),
+        Relation::KernelHeld => look(finding.endpoint).before(match finding.endpoint.protocol {
+            Protocol::Tcp => "; of the kernel's own, NFS is in /proc/fs/nfsd/portlist",
+            Protocol::Udp => "; of the kernel's own, WireGuard's are shown by wg show all listen-port",
+        }),
+        Relation::OwnSocketUnit(_)
+        | Relation::OwnFdStore
+        | Relation::Leftover
+        | Relation::Escaped
+        | Relation::Lookalike
+        | Relation::Heir
+        | Relation::Unproven
+        | Relation::Manager
+        | Relation::OtherProcess
+        | Relation::TimeWait
+        | Relation::Unexplained
+        | Relation::NotBindable(_) => by_pid(finding),
+    }
+}
+
+/// `systemctl stop` of a unit that is not active does nothing, also where processes of it are left over.
+fn stop_unit(systemctl: &str, unit: &UnitName, state: ActiveState) -> Advice {
+    let unit = shell(unit);
+    match state {
+        ActiveState::Up | ActiveState::Stopping => Advice::plain(format!("{systemctl} stop {unit}")),
+        ActiveState::Down => {
+            Advice::plain(format!("{systemctl} kill {unit}")).before(" (it is not active, and left that behind)")
+        }
+        ActiveState::Unknown => Advice::plain(format!("{systemctl} stop {unit}"))
+            .before(&format!(" (if it is not active, what it left behind: {systemctl} kill {unit})")),
+    }
+}
+
+fn for_predecessor(finding: &Finding, other: &UnitName, about: &About) -> Advice {
+    let stop = stop_unit(own_systemctl(about), other, finding.unit_state);
+    match &finding.obstacle {
+        Some(Obstacle::StopsToo(units)) if units.contains(&about.unit) => stop
+            .before(&format!(" stops {0} as well: take it out of {0}'s Requires=, BindsTo= and PartOf=", about.unit)),
+        Some(Obstacle::StopsToo(units)) => {
+            let all: Vec<String> = std::iter::once(other).chain(units).map(|unit| format!("\"{unit}\"")).collect();
+            stop.before(&format!("; or, if they may go as well, replaces = [{}]", all.join(", ")))
+        }
+        Some(Obstacle::Protected(_) | Obstacle::NotActive | Obstacle::Untold) | None => stop,
+    }
+}
+
+fn replaces(unit: &UnitName) -> String {
+    // A TOML string in single quotes takes a backslash as it is.
+    if unit.as_str().contains('\\') { format!("replaces = ['{unit}']") } else { format!("replaces = [\"{unit}\"]") }
+}
+
+/// The words of each engine's own tool. The name has nothing in it that a shell would take for more.
+fn stop_container(container: &Container, finding: &Finding, about: &About) -> Advice {
+    let list = |tool: &str| Advice::plain(format!("{tool} ps")).before(" tells which, and can stop it");
+    let advice = match (container.engine, container.name.as_deref()) {
+        (Engine::Docker, Some(name)) => Advice::plain(format!("docker stop {name}")),
+        (Engine::Docker, None) => {
+            let Endpoint { port, protocol, .. } = finding.endpoint;
+            Advice::plain(format!("docker ps --filter publish={port}/{protocol}")).before(" tells which to stop")
+        }
+        (Engine::Podman, Some(name)) => Advice::plain(format!("podman stop {name}")),
+        (Engine::Podman, None) => list("podman"),
+        (Engine::Nerdctl, Some(name)) => Advice::plain(format!("nerdctl stop {name}")),
+        (Engine::Nerdctl, None) => list("nerdctl"),
+        (Engine::Cri, Some(name)) => Advice::plain(format!("crictl stop {name}")),
+        (Engine::Cri, None) => list("crictl"),
+        (Engine::Machined, Some(name)) => Advice::plain(format!("machinectl poweroff {name}")),
+        (Engine::Machined, None) => Advice::plain("machinectl list").before(" tells which to power off"),
+        (Engine::Lxc, Some(name)) => Advice::plain(format!("lxc-stop -n {name}")),
+        (Engine::Lxc, None) => Advice::plain("lxc-ls -f").before(" tells which to stop"),
+    };
+    // A container of a user is there for that user alone.
+    match finding.holder.as_ref().map(|holder| &holder.owner) {
+        Some(Owner::UserUnit { uid, .. }) if !about.user => {
+            let command = format!("{} {}", as_user(*uid, about), advice.command);
+            Advice { text: advice.text.replacen(&advice.command, &command, 1), command }
+        }
+        _ => advice,
+    }
+}
+
+/// The port is one that the kernel gives to clients. The list is set as a whole, so what is in it has to stay in it.
+fn reserve(endpoint: Endpoint, about: &About) -> Advice {
+    let list = std::fs::read_to_string(about.proc.join("sys/net/ipv4/ip_local_reserved_ports")).unwrap_or_default();
+    let reserved = with_port(list.trim(), endpoint.port.get());
+    Advice::plain(format!("sysctl -w net.ipv4.ip_local_reserved_ports={reserved}"))
+        .after("wait until the connection ends; and keep the port from clients: ")
+        .before(" (and in /etc/sysctl.d, to last)")
+}
+
+fn with_port(reserved: &str, port: u16) -> String {
+    let covers = |part: &str| match part.split_once('-') {
+        Some((from, to)) => {
+            from.parse().is_ok_and(|from: u16| from <= port) && to.parse().is_ok_and(|to: u16| port <= to)
+        }
+        None => part.parse() == Ok(port),
+    };
+    match reserved {
+        "" => port.to_string(),
+        some if some.split(',').any(covers) => some.to_owned(),
+        some => format!("{some},{port}"),
+    }
+}
+
+fn by_pid(finding: &Finding) -> Advice {
+    match &finding.holder {
+        Some(process) if process.pid > Pid::INIT => Advice::plain(format!("kill {}", process.pid))
+            .after(&format!("see `systemctl status {}`, and end it yourself: ", process.pid)),
+        Some(_) | None => look(finding.endpoint),
+    }
+}
+
+fn look(endpoint: Endpoint) -> Advice {
+    let table = match endpoint.protocol {
+        Protocol::Tcp => "-Htanp",
+        Protocol::Udp => "-Huanp",
+    };
+    Advice::plain(format!("ss {table} 'sport = :{}'", endpoint.port))
+}
+
+fn own_systemctl(about: &About) -> &'static str {
+    if about.user { "systemctl --user" } else { "systemctl" }
+}
+
+/// The manager of a user, as that user reaches it, or as root does on every systemd (`--machine=USER@` is there since 248).
+fn user_systemctl(uid: u32, about: &About) -> String {
+    if about.user && own_uid() == uid {
+        return "systemctl --user".to_owned();
+    }
+    format!("{} systemctl --user", as_user(uid, about))
+}
+
+fn as_user(uid: u32, about: &About) -> String {
+    let name = user_name(Path::new(&about.etc), uid);
+    let become_them = if name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+    {
+        format!("runuser -u {name} --")
+    } else {
+        format!("setpriv --reuid={uid} --clear-groups --")
+    };
+    format!("{become_them} env XDG_RUNTIME_DIR=/run/user/{uid}")
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn own_uid() -> u32 {
+    rustix::process::getuid().as_raw()
+}
+
+/// A unit name as a shell takes it: `\x2d` needs its quotes.
+fn shell(unit: &UnitName) -> String {
+    if unit.as_str().contains('\\') { format!("'{unit}'") } else { unit.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_reserved_stays_reserved() {
+        for (list, with) in [
+            ("", "8080"),
+            ("3000", "3000,8080"),
+            ("3000,5000-5010", "3000,5000-5010,8080"),
+            ("8000-8100", "8000-8100"),
+            ("22,8080", "22,8080"),
+        ] {
+            assert_eq!(with_port(list, 8080), with);
+        }
+    }
+}
