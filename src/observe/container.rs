@@ -93,7 +93,11 @@ fn in_part(above: &str, part: &str, path: &CgroupPath) -> Option<Trace> {
     if is_id(part) && path.0.split('/').any(|part| part == "kubepods" || part.starts_with("kubepods")) {
         return known(Engine::Cri, shortened(part, Container::CRI_ID_DIGITS));
     }
-    let machine = part.strip_prefix("machine-").and_then(|name| name.strip_suffix(".scope"));
+    // systemd-nspawn makes both of these in the scope of each of its machines; since v260 or so that has no prefix
+    // (measured: machine-web\x2d1.scope on 257, web-1.scope on 262, and on all where machined does not know it).
+    let in_machine = matches!(part, "payload" | "supervisor") && path.0.starts_with("/machine.slice/");
+    let unprefixed = above.strip_suffix(".scope").filter(|_| in_machine);
+    let machine = part.strip_prefix("machine-").and_then(|name| name.strip_suffix(".scope")).or(unprefixed);
     let nspawn = part.strip_prefix("systemd-nspawn@").and_then(|name| name.strip_suffix(".service"));
     if let Some(name) = machine.or(nspawn).filter(|name| !name.is_empty()) {
         let name = Some(unescape(name)).filter(|name| is_name(name));
@@ -297,6 +301,10 @@ mod tests {
             ),
             (format!("/kubepods/besteffort/pod1/{ID}"), Some(named(Engine::Cri, "0123456789abc"))),
             (r"/machine.slice/machine-my\x2dbox.scope/payload".to_owned(), Some(named(Engine::Machined, "my-box"))),
+            ("/machine.slice/web-1.scope/payload".to_owned(), Some(named(Engine::Machined, "web-1"))),
+            ("/machine.slice/web-1.scope/supervisor".to_owned(), Some(named(Engine::Machined, "web-1"))),
+            ("/machine.slice/web-1.scope".to_owned(), None),
+            ("/system.slice/web-1.scope/payload".to_owned(), None),
             ("/machine.slice/systemd-nspawn@box.service/payload".to_owned(), Some(named(Engine::Machined, "box"))),
             ("/lxc.payload.web/system.slice/nginx.service".to_owned(), Some(named(Engine::Lxc, "web"))),
             ("/system.slice/docker-1234.scope".to_owned(), None),

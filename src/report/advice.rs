@@ -145,7 +145,12 @@ fn stop_container(container: &Container, finding: &Finding, about: &About) -> Ad
         (Engine::Nerdctl, None) => list("nerdctl"),
         (Engine::Cri, Some(name)) => Advice::plain(format!("crictl stop {name}")),
         (Engine::Cri, None) => list("crictl"),
-        (Engine::Machined, Some(name)) => Advice::plain(format!("machinectl poweroff {name}")),
+        (Engine::Machined, name) if machine_unit(finding).is_some() => {
+            let stop = Advice::plain(format!("systemctl stop {}", machine_unit(finding).unwrap_or_default()));
+            let poweroff = name.map(|name| format!("machinectl poweroff {name}; or "));
+            stop.after(poweroff.as_deref().unwrap_or_default())
+        }
+        (Engine::Machined, Some(name)) => Advice::plain(format!("machinectl terminate {name}")),
         (Engine::Machined, None) => Advice::plain("machinectl list").before(" tells which to power off"),
         (Engine::Lxc, Some(name)) => Advice::plain(format!("lxc-stop -n {name}")),
         (Engine::Lxc, None) => Advice::plain("lxc-ls -f").before(" tells which to stop"),
@@ -157,6 +162,15 @@ fn stop_container(container: &Container, finding: &Finding, about: &About) -> Ad
             Advice { text: advice.text.replacen(&advice.command, &command, 1), command }
         }
         _ => advice,
+    }
+}
+
+/// The unit of a machine: to stop it does what is right also for one that systemd-machined does not know, or that runs no
+/// init which could be told to power off.
+fn machine_unit(finding: &Finding) -> Option<String> {
+    match finding.holder.as_ref().map(|holder| &holder.owner) {
+        Some(Owner::Unit(unit)) => Some(shell(unit)),
+        Some(Owner::UserUnit { .. } | Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown) | None => None,
     }
 }
 

@@ -360,9 +360,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::Stopped;
+    use crate::model::{Container, Engine, Stopped};
 
     const README: &str = include_str!("../../README.md");
+
+    fn unit() -> UnitName {
+        "app.service".parse().unwrap()
+    }
 
     fn outcomes() -> Vec<Outcome> {
         let took = Duration::from_millis(12);
@@ -393,6 +397,42 @@ mod tests {
             assert!(README.contains(&format!("\n| {} | ", end.exit_status())), "{end:?}");
         }
         assert!(README.contains(id::FINDING) && README.contains(id::SIGNAL));
+    }
+
+    #[test]
+    fn every_relation_and_action_is_in_the_readme() {
+        let relations = [
+            Relation::OwnSocketUnit(unit()),
+            Relation::OwnFdStore,
+            Relation::OwnStart,
+            Relation::OwnRun,
+            Relation::Leftover,
+            Relation::Escaped,
+            Relation::Heir,
+            Relation::Unproven,
+            Relation::Predecessor(unit()),
+            Relation::Lookalike,
+            Relation::Sibling(unit()),
+            Relation::Twin { uid: None },
+            Relation::OtherUnit(unit()),
+            Relation::OtherSocketUnit(unit()),
+            Relation::Manager,
+            Relation::Container(Container { engine: Engine::Docker, name: None }),
+            Relation::Session { id: "1".to_owned() },
+            Relation::OtherProcess,
+            Relation::Client,
+            Relation::TimeWait,
+            Relation::KernelHeld,
+            Relation::Hidden,
+            Relation::Unexplained,
+            Relation::NotBindable(Probe::NotLocal),
+        ];
+        for relation in relations {
+            assert!(README.contains(&format!("| `{relation}` |")), "{relation}");
+        }
+        for action in [Action::Pass, Action::Stop, Action::StopUnit, Action::Wait, Action::Refuse] {
+            assert!(README.contains(&format!("`{action}`")), "{action}");
+        }
     }
 
     #[test]
