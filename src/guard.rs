@@ -1,5 +1,6 @@
 //! One run, from the policy to the outcome: policy → observe → judge → act → observe again.
 
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
@@ -10,10 +11,11 @@ use crate::cli::Cli;
 use crate::judge::judge;
 use crate::ledger;
 use crate::model::{
-    Action, ActiveState, Endpoint, Finding, ForeignRule, Outcome, Probe, Process, Relation, Rules, StopRules, Stopped,
+    Action, ActiveState, Finding, ForeignRule, Outcome, Probe, Relation, Rules, SocketState, StopRules, Stopped,
     UnitName, Verdict,
 };
 use crate::observe::holders::Thorough;
+use crate::observe::pin::Pins;
 use crate::observe::sock_diag::Closings;
 use crate::observe::{Look, Place};
 use crate::policy;
@@ -152,7 +154,7 @@ impl Guard<'_> {
             Verdict::Refuse(findings) => self.refused(findings),
             Verdict::Wait(_) if self.args.dry_run => Outcome::WouldWait,
             Verdict::Clear(_) if self.args.dry_run => Outcome::WouldStop,
-            Verdict::Wait(findings) => return self.wait(findings, deadlines),
+            Verdict::Wait(findings) => return self.wait(findings, deadlines, &look.pins),
             Verdict::Clear(findings) => {
                 return match units_to_stop(findings) {
                     units if units.is_empty() => self.stop(findings, deadlines, &look),
@@ -201,10 +203,10 @@ impl Guard<'_> {
         let Some((ladder, budget)) = deadlines.ladder(&self.rules.stop, look) else {
             return Ok(Round::Done(self.still_held("it does not end")));
         };
-        let targets = targets(findings);
+        let targets = targets(findings, &look.pins);
         deadlines.tell_manager(budget.extend, &format!("stopping {} processes that hold a port", targets.len()));
         let report = &self.report;
-        let closings = closings(findings.iter().map(|finding| &finding.endpoint));
+        let closings = closings(findings.iter());
         let tell = &mut |step: &Step<'_>| report.step(step);
         let count = act::stop(&targets, &self.place.roots.proc, &ladder, &budget, closings.as_ref(), tell)?;
         self.stopped.processes += count.ended;
@@ -241,8 +243,10 @@ impl Guard<'_> {
                     self.report.step(&Step::UnitStopped { unit, after: begin.elapsed() });
                     self.stopped.units.push(unit.clone());
                 }
-                Err(error @ StopError::Late) => return Round::Done(self.still_held(&format!("{unit}: {error}"))),
-                Err(error @ (StopError::Refused(_) | StopError::Failed(_))) => {
+                Err(error @ (StopError::Late | StopError::Failed(_))) => {
+                    return Round::Done(self.still_held(&format!("{unit}: {error}")));
+                }
+                Err(error @ StopError::Refused(_)) => {
                     let why = Some(format!("{unit}: {error}"));
                     return Round::Done(Outcome::Refused { stopped: self.stopped.clone(), why });
                 }
@@ -252,18 +256,19 @@ impl Guard<'_> {
     }
 
     /// Waits until a holder has ended, a socket is gone, or an endpoint is free: then the whole has to be judged anew.
-    fn wait(&mut self, findings: &[Finding], deadlines: &mut Deadlines) -> Result<Round, ActError> {
+    fn wait(&mut self, findings: &[Finding], deadlines: &mut Deadlines, pins: &Pins) -> Result<Round, ActError> {
         let waited_for: Vec<&Finding> = findings.iter().filter(|finding| finding.action == Action::Wait).collect();
-        let closings = closings(waited_for.iter().map(|finding| &finding.endpoint));
+        let closings = closings(waited_for.iter().copied());
         deadlines.wait_for(waited_for.iter().map(|finding| patience_with(finding, self.rules)).max());
-        let holders: Vec<&Process> = waited_for.iter().filter_map(|finding| finding.holder.as_ref()).collect();
+        let holders = waited_for.iter().filter_map(|finding| finding.holder.as_ref());
+        // Whoever cannot be pinned is looked at again and again.
+        let holders: Vec<BorrowedFd<'_>> = holders.filter_map(|holder| pins.of(holder.pid).ok()).collect();
         deadlines.tell_manager(deadlines.extend_wait, "waiting for a port that is held");
         while Instant::now() < deadlines.wait_until {
-            let left = deadlines.wait_until.saturating_duration_since(Instant::now());
-            let left = left.min(LOOK_AGAIN);
-            let ended = act::wait_for_one(&holders, closings.as_ref(), &self.place.roots.proc, left)?;
+            // Before the first wait as well: it may have gone before it was listened for.
             let is_free = |finding: &&Finding| probe(&finding.endpoint, self.rules.reuse_address) == Probe::Free;
-            if ended || waited_for.iter().any(is_free) {
+            let left = deadlines.wait_until.saturating_duration_since(Instant::now()).min(LOOK_AGAIN);
+            if waited_for.iter().any(is_free) || act::wait_for_one(&holders, closings.as_ref(), left)? {
                 return Ok(Round::Waited);
             }
         }
@@ -292,9 +297,13 @@ fn patience_with(finding: &Finding, rules: &Rules) -> Duration {
     rules.wait.unwrap_or(fallback)
 }
 
-/// The kernel's word of the sockets of these endpoints that are gone, from now on.
-fn closings<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Option<Closings> {
-    Closings::of(endpoints.map(|endpoint| endpoint.port).collect())
+/// The kernel's word of the sockets that are gone, from now on: of the ports of these findings, and of connections only
+/// where one is among them, for a busy server closes those all the time.
+fn closings<'a>(findings: impl Iterator<Item = &'a Finding> + Clone) -> Option<Closings> {
+    let is_connection =
+        |finding: &Finding| finding.socket.as_ref().is_some_and(|socket| socket.state == SocketState::Connected);
+    let connections = findings.clone().any(is_connection);
+    Closings::of(findings.map(|finding| finding.endpoint.port).collect(), connections)
 }
 
 /// Each unit once.
@@ -311,14 +320,15 @@ fn units_to_stop(findings: &[Finding]) -> Vec<UnitName> {
 }
 
 /// Each process once, with all of its sockets that are in the way.
-fn targets(findings: &[Finding]) -> Vec<Target> {
-    let mut all: Vec<Target> = Vec::new();
+fn targets<'a>(findings: &'a [Finding], pins: &'a Pins) -> Vec<Target<'a>> {
+    let mut all: Vec<Target<'_>> = Vec::new();
     for finding in findings.iter().filter(|finding| finding.action == Action::Stop) {
         let (Some(process), Some(socket)) = (&finding.holder, &finding.socket) else { continue };
         match all.iter_mut().find(|target| target.process.pid == process.pid) {
             Some(target) => target.inodes.push(socket.inode),
             None => all.push(Target {
-                process: process.clone(),
+                process,
+                pidfd: pins.of(process.pid),
                 inodes: vec![socket.inode],
                 by_argv: finding.relation == Relation::Lookalike,
             }),
@@ -418,7 +428,7 @@ mod tests {
         let scene = Scene { guarded, endpoints: Vec::new(), units: BTreeMap::new(), blind_spots: Vec::new() };
         let active = ActiveState::Up;
         let facts = UnitFacts { active, timeout_stop: Some(Duration::from_secs(10)), ..UnitFacts::default() };
-        Look { scene, facts, left, fallback: None }
+        Look { scene, facts, pins: Pins::default(), left, fallback: None }
     }
 
     #[test]

@@ -1,23 +1,24 @@
 //! Carries out what was judged: stops processes as systemd would, or has it stop their units, under one deadline.
 //!
-//! The order is pin, read, verify, tell, signal, wait: a pidfd is opened, then everything that made the process a
-//! leftover is read again, and only the pidfd is ever signalled. Where there is no pidfd there is no signal.
+//! The order is verify, tell, signal, wait: everything that made a process one to stop is read again, of the process that
+//! was pinned before it was judged, and only its pidfd is ever signalled. Where there is no pidfd there is no signal.
 //! It decides nothing about who may be stopped, but refuses what `judge` would protect.
 
 pub mod units;
 
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal as Known;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+use rustix::process::pidfd_send_signal;
 
 use crate::model::{ActiveState, Inode, Pid, Process, Signal, StopRules, UnitFacts, UnitName};
 use crate::observe::holders::{self, Sight};
+use crate::observe::pin::has_ended;
 use crate::observe::proc;
 use crate::observe::sock_diag::Closings;
 use crate::{sys, timespan};
@@ -186,23 +187,25 @@ impl Budget {
 
 /// A process to stop, with the sockets for which it is to be stopped.
 #[derive(Clone, Debug)]
-pub struct Target {
+pub struct Target<'a> {
     /// As it was judged.
-    pub process: Process,
+    pub process: &'a Process,
+    /// Its pidfd, opened before it was judged; or why there is none.
+    pub pidfd: Result<BorrowedFd<'a>, Errno>,
     /// The sockets it held then.
     pub inodes: Vec<Inode>,
     /// Whether its arguments are part of what makes it one: those of others may change with what they do (setproctitle(3)).
     pub by_argv: bool,
 }
 
-/// A target that cannot become another process.
-struct Pinned<'a> {
-    pidfd: OwnedFd,
-    target: &'a Target,
+/// A target that is still what was judged.
+struct Verified<'a> {
+    pidfd: BorrowedFd<'a>,
+    target: &'a Target<'a>,
 }
 
-enum Pin<'a> {
-    Pinned(Pinned<'a>),
+enum Now<'a> {
+    Same(Verified<'a>),
     Gone,
     Changed(&'static str),
 }
@@ -224,44 +227,44 @@ pub struct Count {
 /// # Errors
 /// No pidfds, no permission, no such signal, or poll(2) failed. Nothing was signalled then, but for the last two.
 pub fn stop<'a>(
-    targets: &'a [Target],
+    targets: &'a [Target<'a>],
     proc_root: &'a Path,
     ladder: &Ladder,
     budget: &Budget,
     closings: Option<&'a Closings>,
     tell: &mut dyn FnMut(&Step<'_>),
 ) -> Result<Count, ActError> {
-    let mut pinned = Vec::new();
+    let mut verified = Vec::new();
     for target in targets {
-        match pin(target, proc_root)? {
-            Pin::Pinned(pin) => pinned.push(pin),
-            Pin::Gone => {}
-            Pin::Changed(why) => tell(&Step::Changed { process: &target.process, why }),
+        match verify(target, proc_root)? {
+            Now::Same(target) => verified.push(target),
+            Now::Gone => {}
+            Now::Changed(why) => tell(&Step::Changed { process: target.process, why }),
         }
     }
-    let all = pinned.len();
+    let all = verified.len();
     let [first, hangup, go_on] = [ladder.first, SIGHUP, SIGCONT].map(kernel_signal);
     let last = ladder.last.map(kernel_signal).transpose()?;
     let (first, hangup, go_on) = (first?, hangup?, go_on?);
-    for pin in &pinned {
-        pin.may_be_signalled()?;
+    for target in &verified {
+        target.may_be_signalled()?;
     }
 
-    let mut watch = Watch { pinned, proc_root, closings, began: Instant::now(), tell };
+    let mut watch = Watch { verified, proc_root, closings, began: Instant::now(), tell };
     watch.send(ladder.first, first)?;
     if ladder.hangup {
         watch.send(SIGHUP, hangup)?;
     }
     // A stopped process does not see its signal before it goes on: unit_kill_context(), systemd v257.
-    for pin in &watch.pinned {
-        pin.send(go_on)?;
+    for target in &watch.verified {
+        target.send(go_on)?;
     }
     watch.wait(budget.patience)?;
     if let (Some(signal), Some(number)) = (ladder.last, last) {
         watch.send(signal, number)?;
         watch.wait(watch.began.elapsed() + budget.grace)?;
     }
-    let alive = watch.pinned.len();
+    let alive = watch.verified.len();
     Ok(Count { ended: all - alive, alive })
 }
 
@@ -269,25 +272,23 @@ const SIGHUP: Signal = Signal(Known::SIGHUP as i32);
 const SIGCONT: Signal = Signal(Known::SIGCONT as i32);
 
 /// Waits until one of the processes has ended, a socket of one of the ports of `closings` is gone, or for `patience`; says
-/// whether there is something to be seen. A process that cannot be pinned is not waited for.
+/// whether there is something to be seen.
 ///
 /// # Errors
 /// poll(2) failed.
 pub fn wait_for_one(
-    processes: &[&Process],
+    processes: &[BorrowedFd<'_>],
     closings: Option<&Closings>,
-    proc_root: &Path,
     patience: Duration,
 ) -> Result<bool, ActError> {
-    let pins: Vec<OwnedFd> = processes.iter().filter_map(|process| pin_same(process, proc_root)).collect();
     let deadline = Instant::now() + patience;
     loop {
-        let mut fds: Vec<PollFd<'_>> = pins.iter().map(|pin| PollFd::new(pin, PollFlags::IN)).collect();
+        let mut fds: Vec<PollFd<'_>> = processes.iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN)).collect();
         fds.extend(closings.map(|closings| PollFd::new(closings, PollFlags::IN)));
         let left = deadline.saturating_duration_since(Instant::now());
         match poll(&mut fds, Some(&timespan::timespec(left))) {
             Ok(0) => return Ok(false),
-            Ok(_) if fds.iter().take(pins.len()).any(|fd| !fd.revents().is_empty()) => return Ok(true),
+            Ok(_) if fds.iter().take(processes.len()).any(|fd| !fd.revents().is_empty()) => return Ok(true),
             // Any other socket on the host.
             Ok(_) if closings.is_some_and(Closings::was_wanted) => return Ok(true),
             Ok(_) | Err(Errno::INTR) => {}
@@ -296,26 +297,11 @@ pub fn wait_for_one(
     }
 }
 
-fn open(process: &Process) -> Result<Option<OwnedFd>, ActError> {
-    let Some(pid) = rustix::process::Pid::from_raw(process.pid.0) else { return Ok(None) };
-    match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => Ok(Some(pidfd)),
-        Err(Errno::SRCH) => Ok(None),
-        Err(errno) => Err(ActError::NoPidfd(errno)),
-    }
-}
-
-fn pin_same(process: &Process, proc_root: &Path) -> Option<OwnedFd> {
-    let pidfd = open(process).ok()??;
-    let now = proc::process(proc_root, process.pid).ok()??;
-    (now.start == process.start).then_some(pidfd)
-}
-
-/// Pins a process, and reads again everything that made it a target.
-fn pin<'a>(target: &'a Target, proc_root: &Path) -> Result<Pin<'a>, ActError> {
-    let process = &target.process;
-    let Some(pidfd) = open(process)? else { return Ok(Pin::Gone) };
-    let Ok(Some(now)) = proc::process(proc_root, process.pid) else { return Ok(Pin::Gone) };
+/// Reads again everything that made a process a target.
+fn verify<'a>(target: &'a Target<'a>, proc_root: &Path) -> Result<Now<'a>, ActError> {
+    let process = target.process;
+    let pidfd = target.pidfd.map_err(ActError::NoPidfd)?;
+    let Ok(Some(now)) = proc::process(proc_root, process.pid) else { return Ok(Now::Gone) };
     let why = if now.start != process.start {
         "its number belongs to another process now"
     } else if now.uid != process.uid {
@@ -332,10 +318,13 @@ fn pin<'a>(target: &'a Target, proc_root: &Path) -> Result<Pin<'a>, ActError> {
         "it has let go of the socket"
     } else if let Some(why) = process.protection() {
         why
+    } else if has_ended(pidfd) {
+        // What was read is of another process, which has its number now.
+        return Ok(Now::Gone);
     } else {
-        return Ok(Pin::Pinned(Pinned { pidfd, target }));
+        return Ok(Now::Same(Verified { pidfd, target }));
     };
-    Ok(Pin::Changed(why))
+    Ok(Now::Changed(why))
 }
 
 /// `KillSignal=` may be any signal, a real-time one too.
@@ -345,7 +334,7 @@ fn kernel_signal(signal: Signal) -> Result<rustix::process::Signal, ActError> {
         .ok_or(ActError::Signal(signal))
 }
 
-impl Pinned<'_> {
+impl Verified<'_> {
     /// Asks for all before the first is signalled, so that nothing is left half done. The number is pinned.
     fn may_be_signalled(&self) -> Result<(), ActError> {
         let pid = rustix::process::Pid::from_raw(self.target.process.pid.0);
@@ -356,7 +345,7 @@ impl Pinned<'_> {
     }
 
     fn send(&self, number: rustix::process::Signal) -> Result<(), ActError> {
-        match pidfd_send_signal(&self.pidfd, number) {
+        match pidfd_send_signal(self.pidfd, number) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(Errno::PERM) => Err(ActError::NotPermitted(self.target.process.pid)),
             Err(errno) => Err(ActError::NoPidfd(errno)),
@@ -366,7 +355,7 @@ impl Pinned<'_> {
 
 /// The processes that were signalled, as long as they are there and have the sockets.
 struct Watch<'a, 'tell> {
-    pinned: Vec<Pinned<'a>>,
+    verified: Vec<Verified<'a>>,
     proc_root: &'a Path,
     closings: Option<&'a Closings>,
     began: Instant,
@@ -375,8 +364,8 @@ struct Watch<'a, 'tell> {
 
 impl Watch<'_, '_> {
     fn send(&mut self, signal: Signal, number: rustix::process::Signal) -> Result<(), ActError> {
-        for pin in &self.pinned {
-            (self.tell)(&Step::Signal { process: &pin.target.process, signal });
+        for pin in &self.verified {
+            (self.tell)(&Step::Signal { process: pin.target.process, signal });
             pin.send(number)?;
         }
         Ok(())
@@ -388,11 +377,11 @@ impl Watch<'_, '_> {
     /// well is seen at every [`LOOK_AGAIN`]. A server that closes
     /// its listener and then finishes what it has begun is not killed for it: the port is all that is wanted.
     fn wait(&mut self, patience: Duration) -> Result<(), ActError> {
-        while !self.pinned.is_empty() {
+        while !self.verified.is_empty() {
             let left = patience.saturating_sub(self.began.elapsed());
             let timeout = timespan::timespec(left.min(LOOK_AGAIN));
             let mut fds: Vec<PollFd<'_>> =
-                self.pinned.iter().map(|pin| PollFd::new(&pin.pidfd, PollFlags::IN)).collect();
+                self.verified.iter().map(|pin| PollFd::new(&pin.pidfd, PollFlags::IN)).collect();
             fds.extend(self.closings.map(|closings| PollFd::new(closings, PollFlags::IN)));
             match poll(&mut fds, Some(&timeout)) {
                 Ok(0) => self.drop_those_that_let_go(),
@@ -416,10 +405,10 @@ impl Watch<'_, '_> {
     fn drop_those_that_ended(&mut self, gone: &[bool]) {
         let after = self.began.elapsed();
         let mut gone = gone.iter();
-        self.pinned.retain(|pin| {
+        self.verified.retain(|pin| {
             let has_ended = gone.next() == Some(&true);
             if has_ended {
-                (self.tell)(&Step::Ended { process: &pin.target.process, after });
+                (self.tell)(&Step::Ended { process: pin.target.process, after });
             }
             !has_ended
         });
@@ -427,11 +416,11 @@ impl Watch<'_, '_> {
 
     fn drop_those_that_let_go(&mut self) {
         let after = self.began.elapsed();
-        self.pinned.retain(|pin| {
+        self.verified.retain(|pin| {
             let open = holders::holds(self.proc_root, pin.target.process.pid, &pin.target.inodes);
             let let_go = open.inodes.is_empty() && open.sight == Sight::Whole;
             if let_go {
-                (self.tell)(&Step::LetGo { process: &pin.target.process, after });
+                (self.tell)(&Step::LetGo { process: pin.target.process, after });
             }
             !let_go
         });
@@ -443,6 +432,7 @@ mod tests {
     use super::*;
     use crate::model::{CgroupPath, FileId, Invocation, InvocationId, Lineage, Owner, StartTime, Terminal};
     use crate::observe::fixture::{Child, Role};
+    use crate::observe::pin::Pins;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -505,14 +495,25 @@ mod tests {
     }
 
     /// A child that listens, as a target; it is judged by the caller, not here.
-    fn target(child: &Child) -> Target {
+    struct Judged {
+        pins: Pins,
+        process: Process,
+        inodes: Vec<Inode>,
+        by_argv: bool,
+    }
+
+    fn judged(child: &Child) -> Judged {
+        let mut pins = Pins::default();
+        assert!(pins.add(child.pid()));
         let facts = proc::process(Path::new("/proc"), child.pid()).unwrap().unwrap();
         let process = facts.into_process(Owner::Nobody, None, Lineage::Other);
-        Target { process, inodes: vec![child.inode()], by_argv: false }
+        Judged { pins, process, inodes: vec![child.inode()], by_argv: false }
     }
 
     /// What `stop` came to, with the words it said.
-    fn stop_it(target: Target) -> (Count, Vec<String>) {
+    fn stop_it(judged: &Judged) -> (Count, Vec<String>) {
+        let Judged { pins, process, inodes, by_argv } = judged;
+        let target = Target { process, pidfd: pins.of(process.pid), inodes: inodes.clone(), by_argv: *by_argv };
         let ladder = Ladder { first: Signal(15), hangup: false, patience: SECOND * 5, last: None };
         let budget = Budget { patience: SECOND * 5, grace: SECOND, extend: None };
         let mut said = Vec::new();
@@ -523,14 +524,37 @@ mod tests {
     #[test]
     fn a_process_that_is_still_what_was_judged_is_stopped_and_waited_for() {
         let child = Child::spawn(Role::Listen, &[]);
-        let (count, said) = stop_it(target(&child));
+        let (count, said) = stop_it(&judged(&child));
         assert_eq!((count, said.join(" ").as_str()), (Count { ended: 1, alive: 0 }, "Signal Ended"));
+    }
+
+    /// The number is given out again for real: the kernel is told what the last one was (`ns_last_pid`,
+    /// `proc_sys_kernel(5)`), until a child gets the one that has just ended.
+    #[test]
+    fn a_process_that_has_the_number_of_one_that_was_judged_is_never_signalled() {
+        const ATTEMPTS: usize = 2000;
+        let gone = Child::spawn(Role::Listen, &[]);
+        let mut judged = judged(&gone);
+        drop(gone);
+        let last = judged.process.pid.0 - 1;
+        let heir = (0..ATTEMPTS).find_map(|_| {
+            std::fs::write("/proc/sys/kernel/ns_last_pid", last.to_string()).unwrap();
+            let child = Child::spawn(Role::Listen, &[]);
+            (child.pid() == judged.process.pid).then_some(child)
+        });
+        let heir = heir.expect("other processes always came first");
+        // It even has the socket, and may have begun in the same hundredth of a second: the pidfd alone tells.
+        judged.inodes = vec![heir.inode()];
+        judged.process.start = proc::process(Path::new("/proc"), heir.pid()).unwrap().unwrap().start;
+        let (count, said) = stop_it(&judged);
+        assert_eq!((count, said.join(" ").as_str()), (Count { ended: 0, alive: 0 }, ""));
+        std::net::TcpStream::connect(("127.0.0.1", heir.port().get())).unwrap();
     }
 
     #[test]
     fn a_process_that_is_not_what_was_judged_is_never_signalled() {
         let child = Child::spawn(Role::Listen, &[]);
-        let changes: [fn(&mut Target); 9] = [
+        let changes: [fn(&mut Judged); 9] = [
             // Its number was given to another process: the start time differs.
             |target| target.process.start = StartTime(target.process.start.0 + 1),
             |target| target.process.uid += 1,
@@ -543,9 +567,9 @@ mod tests {
             |target| target.process.lineage = Lineage::Ancestor,
         ];
         for change in changes {
-            let mut target = target(&child);
-            change(&mut target);
-            let (count, said) = stop_it(target);
+            let mut judged = judged(&child);
+            change(&mut judged);
+            let (count, said) = stop_it(&judged);
             assert_eq!((count, said.join(" ").as_str()), (Count { ended: 0, alive: 0 }, "Changed"));
         }
         assert!(proc::process(Path::new("/proc"), child.pid()).unwrap().is_some(), "it lives");

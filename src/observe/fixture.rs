@@ -77,7 +77,7 @@ impl Child {
     }
 
     /// The port of its listener, on 127.0.0.1.
-    pub(super) fn port(&self) -> Port {
+    pub(crate) fn port(&self) -> Port {
         Port::new(self.field(1).parse().unwrap()).unwrap()
     }
 }

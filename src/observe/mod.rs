@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod container;
 pub mod holders;
 pub mod net_tables;
+pub mod pin;
 pub mod proc;
 pub mod sock_diag;
 pub mod systemd;
@@ -31,6 +32,7 @@ use crate::probe::probe;
 use cgroup::PathLookup;
 use container::{Docker, Trace};
 use holders::{Holders, Search, Thorough};
+use pin::Pins;
 use systemd::{Answer, Question};
 
 /// The bus, and after it `systemctl`, have so long to answer.
@@ -81,12 +83,14 @@ pub struct Place {
 }
 
 /// What a look has seen.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Look {
     /// What `judge` needs.
     pub scene: Scene,
     /// What `act` needs.
     pub facts: UnitFacts,
+    /// The processes of the scene, pinned before anything was read of them.
+    pub pins: Pins,
     /// How long the manager still waits for this start; `None` where it has no bound, or this is no start.
     pub left: Option<Duration>,
     /// It was not the bus that answered, but `systemctl`; why.
@@ -188,7 +192,8 @@ impl Place {
         if holders.hidden > 0 && tables.iter().any(unseen) {
             blind_spots.push(BlindSpot::Processes { hidden: holders.hidden });
         }
-        let (processes, vanished) = self.processes(&holders, &tables);
+        let mut pins = Pins::default();
+        let (processes, vanished) = self.processes(&holders, &tables, &mut pins);
         let question = self.question(unit, rules, &processes, &tables, &born);
         let answer = if tables.is_empty() { Ok(Answer::default()) } else { self.ask(&question) };
         let answer = answer.unwrap_or_else(|why| {
@@ -218,7 +223,7 @@ impl Place {
         let bounded = guarded.phase == Phase::Within && timeout != Duration::MAX;
         let left = bounded.then(|| timeout.saturating_sub(self.began.elapsed()));
         let scene = Scene { guarded, endpoints, units: answer.states, blind_spots };
-        (Look { scene, facts: answer.unit, left, fallback: answer.fallback }, steady)
+        (Look { scene, facts: answer.unit, pins, left, fallback: answer.fallback }, steady)
     }
 
     /// The sockets that have one of the wanted ports: those that wait for somebody; and where these do not explain each
@@ -273,14 +278,15 @@ impl Place {
     }
 
     /// The facts of each holder, and whether one of them was gone before they could be read.
-    fn processes(&self, holders: &Holders, tables: &[Socket]) -> (HashMap<Pid, Process>, bool) {
+    fn processes(&self, holders: &Holders, tables: &[Socket], pins: &mut Pins) -> (HashMap<Pid, Process>, bool) {
         let own = own_pid();
         let ancestors = proc::ancestors(&self.roots.proc, own);
-        let pids: BTreeSet<Pid> = holders.by_inode.values().flatten().copied().collect();
+        let everybody: BTreeSet<Pid> = holders.by_inode.values().flatten().copied().collect();
         let mut processes = HashMap::new();
         let mut vanished = false;
-        for pid in pids {
-            let Ok(Some(facts)) = proc::process(&self.roots.proc, pid) else {
+        for pid in everybody {
+            let facts = if pins.add(pid) { proc::process(&self.roots.proc, pid) } else { Ok(None) };
+            let Ok(Some(facts)) = facts else {
                 vanished = true;
                 continue;
             };

@@ -142,16 +142,17 @@ const DESTROY_GROUPS: u32 = 0b1111;
 pub struct Closings {
     socket: OwnedFd,
     ports: Vec<Port>,
+    connections: bool,
 }
 
 impl Closings {
-    /// From now on, for these ports. `None` where the kernel does not tell (netlink denied, Linux before 4.6).
+    /// From now on, for these ports; `connections`: also those with a peer. `None` where the kernel does not tell (netlink denied, Linux before 4.6).
     #[must_use]
-    pub fn of(ports: Vec<Port>) -> Option<Self> {
+    pub fn of(ports: Vec<Port>, connections: bool) -> Option<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag).ok()?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, DESTROY_GROUPS)).ok()?;
-        Some(Self { socket, ports })
+        Some(Self { socket, ports, connections })
     }
 
     /// Takes all that has come, and says whether a socket of one of the ports was among it, or may have been.
@@ -173,7 +174,8 @@ impl Closings {
     fn has_wanted(&self, datagram: &[u8]) -> bool {
         codec::messages(datagram).any(|message| match message.map(|envelope| envelope.content) {
             Ok(Message::Socket(payload)) => {
-                let port = codec::decode(payload).ok().and_then(|gone| Port::new(gone.local.port()));
+                let gone = codec::decode(payload).ok().filter(|gone| self.connections || gone.peer.port() == 0);
+                let port = gone.and_then(|gone| Port::new(gone.local.port()));
                 port.is_some_and(|port| self.ports.contains(&port))
             }
             Ok(Message::Overrun) => true,

@@ -149,12 +149,18 @@ fn the_kernel_tells_when_a_socket_of_a_wanted_port_is_gone_and_of_no_other() {
     let bind = || (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("[::1]:0").unwrap());
     let (wanted, other) = (bind(), bind());
     let ports = vec![port_of(wanted.0.local_addr().unwrap()), port_of(wanted.1.local_addr().unwrap())];
-    let closings = Closings::of(ports).unwrap();
+    let closings = Closings::of(ports, false).unwrap();
     let told_soon = || {
         let mut fds = [PollFd::new(&closings, PollFlags::IN)];
         poll(&mut fds, Some(&crate::timespan::timespec(Duration::from_secs(5)))).unwrap() == 1
     };
     drop(other);
+    assert!(told_soon());
+    assert!(!closings.was_wanted());
+    // What a busy server does all the time.
+    let client = TcpStream::connect(wanted.0.local_addr().unwrap()).unwrap();
+    let served = wanted.0.accept().unwrap();
+    drop((client, served));
     assert!(told_soon());
     assert!(!closings.was_wanted());
     drop(wanted.0);
