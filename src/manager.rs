@@ -3,11 +3,10 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Instant;
 
 use crate::pipe::read_until;
-use crate::timespan;
 
 /// Which manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,27 +26,20 @@ pub(crate) fn bus_address(scope: Scope, run: &Path) -> String {
     }
 }
 
-/// Runs a conversation over the bus in a thread of its own: a hung bus takes the connection and then says nothing, which
-/// no timeout of the library covers. A thread that never comes back ends with the process.
+/// Runs a conversation over the bus in a thread of its own, which sends what comes of it: a hung bus takes the connection
+/// and then says nothing, which no timeout of the library covers. A thread that never comes back ends with the process.
 ///
 /// # Errors
-/// What the conversation says, or that it was not over after `patience`.
-pub(crate) fn converse<T: Send + 'static, F>(
-    patience: Duration,
-    conversation: impl FnOnce() -> F + Send + 'static,
-) -> Result<T, String>
-where
-    F: Future<Output = Result<T, String>>,
-{
-    let (send, receive) = mpsc::sync_channel(1);
+/// There is no thread to be had.
+pub(crate) fn in_thread<T: Send + 'static, F: Future<Output = ()>>(
+    conversation: impl FnOnce(Sender<T>) -> F + Send + 'static,
+) -> Result<Receiver<T>, String> {
+    let (send, receive) = mpsc::channel();
     std::thread::Builder::new()
         .name("dbus".to_owned())
-        .spawn(move || {
-            // The receiver is gone if this came too late.
-            let _ = send.send(zbus::block_on(conversation()));
-        })
+        .spawn(move || zbus::block_on(conversation(send)))
         .map_err(|error| format!("no thread for it: {error}"))?;
-    receive.recv_timeout(patience).unwrap_or_else(|_| Err(format!("no answer within {}", timespan::show(patience))))
+    Ok(receive)
 }
 
 /// What `systemctl` writes to its standard output.

@@ -45,23 +45,43 @@ impl std::error::Error for StopError {}
 /// Stops one unit, and waits for `patience` until its job is over. `run` is `/run`, or `$XDG_RUNTIME_DIR` in a user
 /// manager.
 ///
-/// Over the bus, else with `systemctl`, which waits for the job as well.
+/// Over the bus, else with `systemctl`, which waits for the job as well. Where the bus hangs after all, both may ask for
+/// the same job, which is one job to systemd.
 ///
 /// # Errors
 /// [`StopError`].
 pub fn stop(unit: &UnitName, scope: Scope, run: &Path, patience: Duration) -> Result<(), StopError> {
+    let deadline = Instant::now() + patience;
     let address = manager::bus_address(scope, run);
     let wanted = unit.clone();
-    let deadline = Instant::now() + patience;
-    let over_bus = manager::converse(patience, move || async move { Ok(stop_over_bus(&address, &wanted).await) });
-    match over_bus {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(BusError::Stop(error))) => Err(error),
-        // Nothing was queued: there is another way.
-        Ok(Err(BusError::NotReached)) => stop_with_systemctl(unit, scope, run, deadline),
-        // No end within the time.
-        Err(_) => Err(StopError::Late),
+    let told = manager::in_thread(move |send| async move {
+        // The receiver is gone if this came too late.
+        match queue(&address, &wanted).await {
+            Ok(mut queued) => {
+                let _ = send.send(Told::Queued);
+                let _ = send.send(Told::Over(queued.end().await));
+            }
+            Err(BusError::NotReached) => {}
+            Err(BusError::Stop(error)) => drop(send.send(Told::Over(Err(error)))),
+        }
+    });
+    let Ok(told) = told else { return stop_with_systemctl(unit, scope, run, deadline) };
+    match told.recv_timeout(patience.min(PATIENCE)) {
+        Ok(Told::Over(result)) => result,
+        Ok(Told::Queued) => match told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Told::Over(result)) => result,
+            Ok(Told::Queued) | Err(_) => Err(StopError::Late),
+        },
+        Err(_) => stop_with_systemctl(unit, scope, run, deadline),
     }
+}
+
+/// What the conversation comes to.
+enum Told {
+    /// There is a job.
+    Queued,
+    /// The job is over, or there is none.
+    Over(Result<(), StopError>),
 }
 
 #[zbus::proxy(
@@ -91,28 +111,51 @@ impl From<zbus::Error> for BusError {
     }
 }
 
-async fn stop_over_bus(address: &str, unit: &UnitName) -> Result<(), BusError> {
+/// A job, and the signals that tell its end.
+struct Queued {
+    job: OwnedObjectPath,
+    removed: JobRemovedStream,
+}
+
+async fn queue(address: &str, unit: &UnitName) -> Result<Queued, BusError> {
     let bus = zbus::connection::Builder::address(address).method_timeout(PATIENCE).build().await?;
     let jobs = JobsProxy::builder(&bus).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
     // Listened for before the job is there, so that its end cannot be missed.
-    let mut removed = jobs.receive_job_removed().await?;
+    let removed = jobs.receive_job_removed().await?;
     jobs.subscribe().await?;
     let job = jobs.stop_unit(unit.as_str(), "fail").await.map_err(|error| refused(&error))?;
-    while let Some(signal) = poll_fn(|context| Pin::new(&mut removed).poll_next(context)).await {
-        let Ok(args) = signal.args() else { continue };
-        if args.job == job {
-            return match args.result.as_str() {
-                "done" => Ok(()),
-                other => Err(BusError::Stop(StopError::Failed(other.to_owned()))),
-            };
-        }
-    }
-    Err(BusError::Stop(StopError::Failed("connection lost".to_owned())))
+    Ok(Queued { job, removed })
 }
 
-/// What systemd answers, in its own words.
+impl Queued {
+    async fn end(&mut self) -> Result<(), StopError> {
+        while let Some(signal) = poll_fn(|context| Pin::new(&mut self.removed).poll_next(context)).await {
+            let Ok(args) = signal.args() else { continue };
+            if args.job == self.job {
+                return match args.result.as_str() {
+                    "done" => Ok(()),
+                    other => Err(StopError::Failed(other.to_owned())),
+                };
+            }
+        }
+        Err(StopError::Failed("connection lost".to_owned()))
+    }
+}
+
+/// What systemd answers, in its own words. No answer in time is none: systemd may be busy, and queue the job later.
 fn refused(error: &zbus::Error) -> BusError {
-    let why = if let zbus::Error::MethodError(_, Some(text), _) = error { text.clone() } else { error.to_string() };
+    let is_no_reply = |error: &zbus::fdo::Error| {
+        matches!(error, zbus::fdo::Error::NoReply(_) | zbus::fdo::Error::Timeout(_) | zbus::fdo::Error::TimedOut(_))
+    };
+    let why = if let zbus::Error::MethodError(name, text, _) = error {
+        text.clone().unwrap_or_else(|| name.to_string())
+    } else if let zbus::Error::FDO(error) = error
+        && !is_no_reply(error)
+    {
+        error.to_string()
+    } else {
+        return BusError::NotReached;
+    };
     BusError::Stop(StopError::Refused(why))
 }
 

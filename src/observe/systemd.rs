@@ -124,9 +124,12 @@ trait Manager {
 
 fn ask_bus(question: &Question, patience: Duration) -> Result<Answer, String> {
     let question = question.clone();
-    manager::converse(patience, move || async move {
-        ask_everything(&question, patience).await.map_err(|error| error.to_string())
-    })
+    let answer = manager::in_thread(move |send| async move {
+        let answer = ask_everything(&question, patience).await.map_err(|error| error.to_string());
+        // The receiver is gone if this came too late.
+        let _ = send.send(answer);
+    })?;
+    answer.recv_timeout(patience).unwrap_or_else(|_| Err(format!("no answer within {}", timespan::show(patience))))
 }
 
 async fn ask_everything(question: &Question, patience: Duration) -> zbus::Result<Answer> {
