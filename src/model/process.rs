@@ -245,3 +245,22 @@ impl Process {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_has_the_name_that_people_know() {
+        for (device, name) in [
+            (0x8800, "pts/0"),
+            (0x8805, "pts/5"),
+            (0x8902, "pts/258"),
+            (0x0401, "tty1"),
+            (0x0440, "ttyS0"),
+            (0x0012_0501, "terminal 5:4609"),
+        ] {
+            assert_eq!(Terminal(device).to_string(), name, "{device:#x}");
+        }
+    }
+}

@@ -353,6 +353,35 @@ mod tests {
     }
 
     #[test]
+    fn what_keeps_a_host_reachable_is_never_stopped() {
+        let is_protected = |text: &str| text.parse::<UnitName>().unwrap().protection().is_some();
+        for never in [
+            "ssh.service",
+            "sshd.socket",
+            "sshd@1-10.0.0.1:22-10.0.0.2:5.service",
+            "dbus.socket",
+            "dbus-broker.service",
+            "systemd-journald.service",
+            "systemd-resolved.service",
+            "user@1000.service",
+            "getty@tty1.service",
+            "docker.service",
+            "containerd.service",
+            "init.scope",
+            "session-3.scope",
+            "app.slice",
+            "multi-user.target",
+        ] {
+            assert!(is_protected(never), "{never}");
+        }
+        for may_be in
+            ["app.service", "app@1.service", "app.socket", "run-1.scope", "sshguard.service", "dockerish.service"]
+        {
+            assert!(!is_protected(may_be), "{may_be}");
+        }
+    }
+
+    #[test]
     fn a_template_is_not_runnable() {
         let runnable = |text: &str| text.parse::<UnitName>().and_then(UnitName::require_runnable);
         assert!(runnable("a.service").is_ok());
