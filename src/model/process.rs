@@ -258,7 +258,8 @@ mod tests {
             (0x8902, "pts/258"),
             (0x0401, "tty1"),
             (0x0440, "ttyS0"),
-            (0x0012_0501, "terminal 5:4609"),
+            (0x0010_882c, "pts/300"),
+            (0x0010_0501, "terminal 5:257"),
         ] {
             assert_eq!(Terminal(device).to_string(), name, "{device:#x}");
         }
