@@ -1,4 +1,5 @@
-//! The root file systems the machines boot from: one Debian release for each systemd, built once with mmdebstrap.
+//! The root file systems the machines boot from: one Debian release for each systemd, built once with mmdebstrap, bare
+//! and, for the scenarios that want it, stocked with the software of a real host.
 //!
 //! They are unpacked trees in `target/TRIPLE/lab/images/`, read-only by use: a machine sees them through an overlay.
 
@@ -20,8 +21,18 @@ pub(crate) struct Release {
     pub(crate) systemd: u32,
     /// A testing release moves on; the others must have exactly this version.
     pub(crate) may_be_newer: bool,
-    /// The tree, or why there is none; asked for by the first trial that needs it.
-    tree: OnceLock<Result<PathBuf, String>>,
+    /// The trees, or why there is none; asked for by the first trial that needs one.
+    bare: OnceLock<Result<PathBuf, String>>,
+    stocked: OnceLock<Result<PathBuf, String>>,
+}
+
+/// What a release's tree has in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Image {
+    /// systemd, and what the test listeners need.
+    Bare,
+    /// Also servers and container engines, none of which runs before a scenario starts it.
+    Stocked,
 }
 
 /// The systemds portguard is tested on, the oldest first.
@@ -44,6 +55,44 @@ const PACKAGES: &[&str] = &[
     "login",
 ];
 
+/// The software of a real host, beside [`PACKAGES`].
+const STOCK: &[&str] = &[
+    "busybox-static",                                       // all that is in a container
+    "?or(?exact-name(docker.io), ?exact-name(docker-cli))", // before trixie they were one
+    "iptables",                                             // docker
+    "memcached",
+    "nftables", // podman
+    "nginx",
+    "openssh-server",
+    "podman",
+    "redis-server",
+    "rpcbind",
+    "systemd-container",
+];
+
+/// The units of [`STOCK`] that Debian starts at boot, on one release or another.
+const STARTED_BY_DEBIAN: &[&str] = &[
+    "containerd.service",
+    "docker.service",
+    "docker.socket",
+    "memcached.service",
+    "netavark-dhcp-proxy.service",
+    "netavark-dhcp-proxy.socket",
+    "nginx.service",
+    "podman-auto-update.service",
+    "podman-auto-update.timer",
+    "podman-restart.service",
+    "podman.service",
+    "podman.socket",
+    "redis-server.service",
+    "rpcbind.service",
+    "rpcbind.socket",
+    "ssh.service",
+];
+
+/// A host need not have the pids controller in cgroup2, nor give root `CAP_SYS_RESOURCE`, which crun asks for.
+const PODMAN: &str = "[containers]\npids_limit = 0\n\n[engine]\nruntime = \"runc\"\n";
+
 /// To be counted up when the tree is built differently from the same packages.
 const RECIPE: u32 = 1;
 
@@ -60,53 +109,56 @@ const TOOLS: &[(&str, &str)] = &[
 
 impl Release {
     const fn exactly(name: &'static str, systemd: u32) -> Self {
-        Self { name, systemd, may_be_newer: false, tree: OnceLock::new() }
+        Self { name, systemd, may_be_newer: false, bare: OnceLock::new(), stocked: OnceLock::new() }
     }
 
     const fn at_least(name: &'static str, systemd: u32) -> Self {
-        Self { name, systemd, may_be_newer: true, tree: OnceLock::new() }
+        Self { name, systemd, may_be_newer: true, bare: OnceLock::new(), stocked: OnceLock::new() }
     }
 
-    /// The release's root file system, built now if this machine has never had it.
-    pub(crate) fn tree(&self) -> Result<&Path, String> {
-        let tree = self.tree.get_or_init(|| {
+    /// The release's root file system, built now if this host has never had it.
+    pub(crate) fn tree(&self, image: Image) -> Result<&Path, String> {
+        let tree = match image {
+            Image::Bare => &self.bare,
+            Image::Stocked => &self.stocked,
+        };
+        let tree = tree.get_or_init(|| {
             host_can_have_a_lab()?;
-            self.cached_or_built()
+            self.cached_or_built(image)
         });
         tree.as_deref().map_err(Clone::clone)
     }
 
-    fn cached_or_built(&self) -> Result<PathBuf, String> {
-        let mut hasher = DefaultHasher::new();
-        (RECIPE, PACKAGES).hash(&mut hasher);
+    fn cached_or_built(&self, image: Image) -> Result<PathBuf, String> {
         let images = images_dir().map_err(|error| format!("no folder for the lab's images: {error}"))?;
-        let tree = images.join(format!("{}-{:016x}", self.name, hasher.finish()));
+        let name = image.name_for(self);
+        let tree = images.join(format!("{name}-{:016x}", image.recipe()));
 
         // Held until this function returns: the other test processes wait, and then find the tree.
-        let lock = File::create(images.join(format!("{}.lock", self.name)))
+        let lock = File::create(images.join(format!("{name}.lock")))
             .and_then(|lock| lock.lock().map(|()| lock))
-            .map_err(|error| format!("cannot lock the image of {}: {error}", self.name))?;
+            .map_err(|error| format!("cannot lock the image {name}: {error}"))?;
         if !tree.is_dir() {
-            self.build(&images.join(format!("{}.unfinished", self.name)), &tree)?;
+            self.build(image, &images.join(format!("{name}.unfinished")), &tree)?;
         }
         drop(lock);
         Ok(tree)
     }
 
     /// Builds aside and renames, so that a tree with its final name is a whole one.
-    fn build(&self, unfinished: &Path, tree: &Path) -> Result<(), String> {
-        let failed = |why: &str| format!("cannot build the image of {} with mmdebstrap: {why}", self.name);
+    fn build(&self, image: Image, unfinished: &Path, tree: &Path) -> Result<(), String> {
+        let failed = |why: &str| format!("cannot build the image {} with mmdebstrap: {why}", image.name_for(self));
         if unfinished.exists() {
             fs::remove_dir_all(unfinished).map_err(|error| failed(&error.to_string()))?;
         }
         let output = dies_with_us("unshare")
             .args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"])
             .args(["mmdebstrap", "--quiet", "--variant=minbase"])
-            .arg(format!("--include={}", PACKAGES.join(",")))
+            // One option a package: mmdebstrap takes a list apart at its commas, a pattern among it as well.
+            .args(image.packages().map(|package| format!("--include={package}")))
             // A mirror's or snapshot's Release file may have outlived its date; the signatures still count.
             .arg("--aptopt=Acquire::Check-Valid-Until \"false\"")
-            // mmdebstrap copies the builder's host name, which has no place in the machines' journals.
-            .arg("--customize-hook=echo lab >\"$1/etc/hostname\"")
+            .args(image.hooks().iter().map(|hook| format!("--customize-hook={hook}")))
             .args([OsString::from(self.name), unfinished.into()])
             .stdin(Stdio::null())
             .output()
@@ -115,6 +167,46 @@ impl Release {
             return Err(failed(&String::from_utf8_lossy(&output.stderr)));
         }
         fs::rename(unfinished, tree).map_err(|error| failed(&error.to_string()))
+    }
+}
+
+impl Image {
+    fn name_for(self, release: &Release) -> String {
+        match self {
+            Self::Bare => release.name.to_owned(),
+            Self::Stocked => format!("{}-stocked", release.name),
+        }
+    }
+
+    fn packages(self) -> impl Iterator<Item = &'static str> {
+        let stock = match self {
+            Self::Bare => &[],
+            Self::Stocked => STOCK,
+        };
+        PACKAGES.iter().chain(stock).copied()
+    }
+
+    /// Shell commands that finish the tree, which is their `$1`.
+    fn hooks(self) -> Vec<String> {
+        // mmdebstrap copies the builder's host name, which has no place in the machines' journals.
+        let mut hooks = vec!["echo lab >\"$1/etc/hostname\"".to_owned()];
+        if self == Self::Stocked {
+            // `systemctl disable` does nothing at all where a release lacks one of them.
+            let links: Vec<_> = STARTED_BY_DEBIAN.iter().map(|unit| format!("*.wants/{unit}")).collect();
+            hooks.push(format!("cd \"$1/etc/systemd/system\" && rm -f {}", links.join(" ")));
+            let file = "\"$1/etc/containers/containers.conf\"";
+            hooks.push(format!("mkdir -p \"$1/etc/containers\" && printf %s '{PODMAN}' >{file}"));
+        }
+        hooks
+    }
+
+    /// What tells trees apart that were built differently.
+    fn recipe(self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        RECIPE.hash(&mut hasher);
+        self.packages().for_each(|package| package.hash(&mut hasher));
+        self.hooks().hash(&mut hasher);
+        hasher.finish()
     }
 }
 

@@ -18,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::{Map, Value};
 
 use crate::cgroups::MachineCgroup;
-use crate::image::{Release, dies_with_us};
+use crate::image::{Image, Release, dies_with_us};
 
 /// How long a command in the machine may take, if nothing else is said.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -54,8 +54,8 @@ pub(crate) struct Machine {
 /// Life and death.
 impl Machine {
     /// Boots a machine that nobody has used before, with the binary under test and the listeners in it.
-    pub(crate) fn boot(release: &'static Release) -> Result<Self, String> {
-        let tree = release.tree()?;
+    pub(crate) fn boot(release: &'static Release, image: Image) -> Result<Self, String> {
+        let tree = release.tree(image)?;
         let guard = binary_under_test()?;
         let cgroup = MachineCgroup::create()?;
         let failed = |why: &str| format!("cannot boot {}: {why}", release.name);
@@ -63,7 +63,7 @@ impl Machine {
         let mut console = tempfile::tempfile().map_err(|error| failed(&error.to_string()))?;
         let output = || console.try_clone().map(Stdio::from);
         let (stdout, stderr) = output().and_then(|out| Ok((out, output()?))).map_err(|e| failed(&e.to_string()))?;
-        let unshare = boot_command(tree, &guard, &cgroup)
+        let unshare = boot_command(tree, &guard, &cgroup, image)
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr)
@@ -378,18 +378,17 @@ fn binary_under_test() -> Result<UnderTest, String> {
 /// The command that becomes systemd-nspawn. Its order counts: first the namespaces, then the mounts in them, and last
 /// the cgroup, which only systemd-nspawn itself may be in, because a cgroup with processes of its own cannot hand
 /// controllers down to `payload`.
-fn boot_command(tree: &Path, guard: &UnderTest, cgroup: &MachineCgroup) -> Command {
+fn boot_command(tree: &Path, guard: &UnderTest, cgroup: &MachineCgroup, image: Image) -> Command {
     // The tmpfs on /run also keeps systemd-nspawn's locks and propagation folders off the host.
     const BOOT: &str = r#"set -e
-        tree=$1 guard=$2 name=$3; shift 3
+        tree=$1 guard=$2 name=$3
         mount -t tmpfs -o mode=755 tmpfs /run
         mkdir -p /run/lab/upper /run/lab/work /run/lab/root
         mount -t overlay -o "lowerdir=$tree,upperdir=/run/lab/upper,workdir=/run/lab/work" overlay /run/lab/root
         install -m 755 "$guard" /run/lab/root/usr/bin/portguard
-        for dir; do echo 0 >"$dir/cgroup.procs"; done
+        shift 2; while shift; [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs"; done; shift
         SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 exec systemd-nspawn -q -M "$name" -D /run/lab/root --boot \
-            --register=no --keep-unit --private-network --link-journal=no --resolv-conf=off --timezone=off \
-            --capability=CAP_DAC_READ_SEARCH,CAP_NET_ADMIN"#;
+            --register=no --keep-unit --private-network --link-journal=no --resolv-conf=off --timezone=off "$@""#;
     let guard = match guard {
         UnderTest::Binary(path) => path.clone(),
         UnderTest::MachinesTrue => tree.join("bin/true"),
@@ -399,7 +398,16 @@ fn boot_command(tree: &Path, guard: &UnderTest, cgroup: &MachineCgroup) -> Comma
         .args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .args(["sh", "-c", BOOT, "sh"])
         .args([tree, &guard, Path::new(&cgroup.name)])
-        .args(&cgroup.dirs);
+        .args(&cgroup.dirs)
+        .arg("--");
+    match image {
+        Image::Bare => command.arg("--capability=CAP_DAC_READ_SEARCH,CAP_NET_ADMIN"),
+        // Container engines want all there is, and disks to lay overlays on: the machine's own is one already.
+        Image::Stocked => command
+            .args(["--capability=all", "--system-call-filter=add_key keyctl bpf"])
+            .args(["--tmpfs=/var/lib/docker:mode=711", "--tmpfs=/var/lib/containers:mode=755"])
+            .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "1"),
+    };
     command
 }
 

@@ -19,7 +19,7 @@ use std::thread;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use crate::image::Release;
+use crate::image::{Image, Release};
 use crate::machine::Machine;
 use crate::scenarios::Scenario;
 
@@ -49,20 +49,22 @@ fn main() -> ExitCode {
 
 /// Releases change faster than scenarios, so that two threads begin with two images and not with one lock.
 fn trials() -> Vec<Trial> {
-    let per_scenario = |&(name, scenario): &(&'static str, Scenario)| {
+    let on_every_release = |image: Image, &(name, scenario): &(&'static str, Scenario)| {
         image::RELEASES.iter().map(move |release| {
-            Trial::test(format!("{}::{name}", release.name), move || run_in_a_fresh_machine(release, scenario))
+            Trial::test(format!("{}::{name}", release.name), move || run_in_a_fresh_machine(release, image, scenario))
         })
     };
-    scenarios::ALL.iter().flat_map(per_scenario).collect()
+    let bare = scenarios::ALL.iter().flat_map(|row| on_every_release(Image::Bare, row));
+    let stocked = scenarios::WITH_SOFTWARE.iter().flat_map(|row| on_every_release(Image::Stocked, row));
+    bare.chain(stocked).collect()
 }
 
 thread_local! {
     static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-fn run_in_a_fresh_machine(release: &'static Release, scenario: Scenario) -> Result<(), Failed> {
-    let machine = Machine::boot(release)?;
+fn run_in_a_fresh_machine(release: &'static Release, image: Image, scenario: Scenario) -> Result<(), Failed> {
+    let machine = Machine::boot(release, image)?;
     panic::catch_unwind(AssertUnwindSafe(|| scenario(&machine))).map_err(|_| {
         let what = LAST_PANIC.take();
         Failed::from(format!(

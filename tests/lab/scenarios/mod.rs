@@ -9,6 +9,7 @@ mod faults;
 mod leftovers;
 mod refusals;
 mod sockets;
+mod software;
 mod starts;
 mod time;
 mod users;
@@ -21,7 +22,7 @@ use crate::machine::{Entry, Machine};
 /// One promise; it panics where the promise is broken.
 pub(crate) type Scenario = fn(&Machine);
 
-/// All of them, each of which runs on every release.
+/// Those that need no more than a bare image, each of which runs on every release.
 pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("free_port_starts", starts::free_port_starts),
     ("exits_at_once_and_is_still_found_by_journalctl_u", starts::exits_at_once_and_is_still_found_by_journalctl_u),
@@ -72,6 +73,10 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("without_the_plus_the_holder_is_still_named", users::without_the_plus_the_holder_is_still_named),
     ("refuses_bad_arguments_with_64", arguments::refuses_bad_arguments_with_64),
 ];
+
+/// Those with real software, each of which runs on every release as well, in a machine of the stocked image.
+pub(crate) const WITH_SOFTWARE: &[(&str, Scenario)] =
+    &[("nginx_workers_of_a_killed_master_are_stopped", software::nginx_workers_of_a_killed_master_are_stopped)];
 
 /// The service under guard in nearly every scenario.
 const APP: &str = "app.service";
