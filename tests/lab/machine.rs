@@ -403,10 +403,11 @@ fn boot_command(tree: &Path, guard: &UnderTest, cgroup: &MachineCgroup, image: I
     match image {
         Image::Bare => command.arg("--capability=CAP_DAC_READ_SEARCH,CAP_NET_ADMIN"),
         // Container engines want all there is, and disks to lay overlays on: the machine's own is one already.
+        // Not all of /proc/sys, though: logind then sees another boot id than the sessions that it is asked for.
         Image::Stocked => command
             .args(["--capability=all", "--system-call-filter=add_key keyctl bpf"])
             .args(["--tmpfs=/var/lib/docker:mode=711", "--tmpfs=/var/lib/containers:mode=755"])
-            .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "1"),
+            .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "network"),
     };
     command
 }

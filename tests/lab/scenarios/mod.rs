@@ -5,6 +5,7 @@
 
 mod arguments;
 mod attacks;
+mod containers;
 mod faults;
 mod leftovers;
 mod refusals;
@@ -38,6 +39,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("dry_run_touches_nothing", leftovers::dry_run_touches_nothing),
     ("own_socket_activation_passes", sockets::own_socket_activation_passes),
     ("foreign_socket_unit_is_refused_and_named", sockets::foreign_socket_unit_is_refused_and_named),
+    ("container_of_kubernetes_is_refused_and_named", containers::container_of_kubernetes_is_refused_and_named),
     ("foreign_live_unit_is_refused_named_and_unharmed", refusals::foreign_live_unit_is_refused_named_and_unharmed),
     ("own_start_helper_is_refused_and_named", refusals::own_start_helper_is_refused_and_named),
     ("login_session_is_refused_and_named", refusals::login_session_is_refused_and_named),
@@ -75,8 +77,50 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
 ];
 
 /// Those with real software, each of which runs on every release as well, in a machine of the stocked image.
-pub(crate) const WITH_SOFTWARE: &[(&str, Scenario)] =
-    &[("nginx_workers_of_a_killed_master_are_stopped", software::nginx_workers_of_a_killed_master_are_stopped)];
+pub(crate) const WITH_SOFTWARE: &[(&str, Scenario)] = &[
+    ("nginx_workers_of_a_killed_master_are_stopped", software::nginx_workers_of_a_killed_master_are_stopped),
+    (
+        "foreign_nginx_is_refused_and_what_to_type_frees_its_port",
+        software::foreign_nginx_is_refused_and_what_to_type_frees_its_port,
+    ),
+    ("daemon_that_a_stop_left_behind_is_stopped", software::daemon_that_a_stop_left_behind_is_stopped),
+    ("daemon_that_su_took_to_a_session_is_stopped", software::daemon_that_su_took_to_a_session_is_stopped),
+    (
+        "daemon_without_an_environment_in_a_session_is_refused",
+        software::daemon_without_an_environment_in_a_session_is_refused,
+    ),
+    ("sshd_that_a_stop_left_behind_is_never_signalled", software::sshd_that_a_stop_left_behind_is_never_signalled),
+    ("sshd_by_socket_activation_passes", software::sshd_by_socket_activation_passes),
+    (
+        "ssh_socket_is_refused_and_what_to_type_frees_its_port",
+        software::ssh_socket_is_refused_and_what_to_type_frees_its_port,
+    ),
+    ("rpcbind_by_socket_activation_passes", software::rpcbind_by_socket_activation_passes),
+    (
+        "docker_published_port_is_refused_and_its_container_named",
+        containers::docker_published_port_is_refused_and_its_container_named,
+    ),
+    (
+        "docker_port_without_a_proxy_is_refused_and_its_container_named",
+        containers::docker_port_without_a_proxy_is_refused_and_its_container_named,
+    ),
+    (
+        "docker_container_in_the_hosts_network_is_refused_and_named",
+        containers::docker_container_in_the_hosts_network_is_refused_and_named,
+    ),
+    ("hung_docker_costs_a_moment_and_the_name", containers::hung_docker_costs_a_moment_and_the_name),
+    ("hung_docker_does_not_get_its_proxy_stopped", containers::hung_docker_does_not_get_its_proxy_stopped),
+    (
+        "podman_published_port_is_refused_and_its_container_named",
+        containers::podman_published_port_is_refused_and_its_container_named,
+    ),
+    (
+        "podman_container_in_the_hosts_network_is_refused_and_named",
+        containers::podman_container_in_the_hosts_network_is_refused_and_named,
+    ),
+    ("nspawn_machine_is_refused_and_named", containers::nspawn_machine_is_refused_and_named),
+    ("nspawn_service_is_refused_and_its_machine_named", containers::nspawn_service_is_refused_and_its_machine_named),
+];
 
 /// The service under guard in nearly every scenario.
 const APP: &str = "app.service";
@@ -150,6 +194,14 @@ fn finding(machine: &Machine, unit: &str, fields: &[(&str, &str)]) -> Entry {
     let fits = |entry: &&Entry| fields.iter().all(|(name, value)| field(entry, &format!("PORTGUARD_{name}")) == *value);
     let found = entries.iter().find(fits).cloned();
     found.unwrap_or_else(|| panic!("no entry of portguard for {unit} has {fields:?}; it wrote:\n{}", shown(&entries)))
+}
+
+/// Types what an entry says to type next, as it stands there and in the line that people read.
+fn type_next(machine: &Machine, entry: &Entry) {
+    let next = field(entry, "PORTGUARD_NEXT");
+    assert!(!next.is_empty(), "nothing to type next:\n{}", shown(std::slice::from_ref(entry)));
+    assert_names(message(entry), &[next]);
+    machine.ok(next);
 }
 
 /// A text field of an entry; empty if there is none, or no text.

@@ -52,6 +52,6 @@ pub(super) fn foreign_socket_unit_is_refused_and_named(m: &Machine) {
 }
 
 /// Differs after every exec of PID 1: its auxiliary vector holds addresses that the kernel then draws anew.
-fn manager_image(m: &Machine) -> String {
+pub(super) fn manager_image(m: &Machine) -> String {
     m.ok("cksum /proc/1/auxv")
 }
