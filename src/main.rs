@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "the C library looks for its main by that name")]
 
 use std::io::Write;
+use std::mem::ManuallyDrop;
 
 use portguard::cli::{Cli, Otherwise};
 use portguard::guard;
@@ -47,6 +48,7 @@ fn run() -> u8 {
     let roots = Roots::of_host(args.user);
     let (etc, proc) = (roots.etc.clone(), roots.proc.clone());
     let place = Place::here(roots, &args.unit, args.user);
-    let mut report = Report::new(&args, place.is_within(), etc, proc);
+    // What it has open is left to the exit.
+    let mut report = ManuallyDrop::new(Report::new(&args, place.is_within(), etc, proc));
     guard::run(&args, &place, &policy::Roots::default(), &mut report).exit_status()
 }

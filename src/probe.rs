@@ -4,10 +4,13 @@
 //! sets `SO_REUSEPORT` (as root that hides a stale twin), and says nothing about who is there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, getsockopt, setsockopt, socket, sockopt,
+};
 
 use crate::model::{Endpoint, Host, Probe, Protocol};
 
@@ -54,18 +57,26 @@ fn bind_once(address: SocketAddr, endpoint: &Endpoint, reuse_address: bool) -> R
         Protocol::Tcp => setsockopt(&socket, sockopt::ReuseAddr, &reuse_address)?,
         Protocol::Udp => (),
     }
-    if address.is_ipv6() {
-        // Set either way: the default is net.ipv6.bindv6only. A v4-mapped address cannot be bound with it on.
-        setsockopt(&socket, sockopt::Ipv6V6Only, &is_ipv6_alone(endpoint.host))?;
+    if let Some(alone) = is_ipv6_alone(endpoint.host, address) {
+        set_ipv6_alone(&socket, alone)?;
     }
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))
 }
 
-fn is_ipv6_alone(host: Host) -> bool {
-    match host {
-        Host::Any => false,
-        Host::Ip(ip) => ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    }
+/// What `IPV6_V6ONLY` has to be; `None` where the kernel does not look at it: it tells `::` from `::` with IPv4, and keeps
+/// v4-mapped addresses from being bound (`ipv6_rcv_saddr_equal()`, `net/ipv4/inet_connection_sock.c`; `__inet6_bind()`).
+fn is_ipv6_alone(host: Host, address: SocketAddr) -> Option<bool> {
+    let IpAddr::V6(ip) = address.ip() else { return None };
+    let matters = ip.is_unspecified() || ip.to_ipv4_mapped().is_some();
+    matters.then_some(host == Host::Ip(IpAddr::V6(Ipv6Addr::UNSPECIFIED)))
+}
+
+/// Sets it where the default, `net.ipv6.bindv6only` of this network namespace, is another; that is asked for once.
+fn set_ipv6_alone(socket: &OwnedFd, alone: bool) -> Result<(), Errno> {
+    static DEFAULT: OnceLock<bool> = OnceLock::new();
+    let asked = DEFAULT.get().map_or_else(|| getsockopt(socket, sockopt::Ipv6V6Only), |default| Ok(*default))?;
+    let default = *DEFAULT.get_or_init(|| asked);
+    if default == alone { Ok(()) } else { setsockopt(socket, sockopt::Ipv6V6Only, &alone) }
 }
 
 #[cfg(test)]

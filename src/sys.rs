@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::libc;
 
@@ -124,22 +125,14 @@ pub(crate) fn ignore_sigpipe() {
     debug_assert!(before.is_ok(), "SIGPIPE can be ignored: signal(2)");
 }
 
-/// Runs something that can block in a system call, and makes that call fail with `EINTR` after `patience`.
+/// From now on, a system call in which the main thread blocks fails with `EINTR` after `patience`, until
+/// [`disarm_alarm`].
 ///
-/// The signal comes again and again until it is over, in case it came just before the call. It interrupts whatever the
-/// main thread does meanwhile, so nothing but that call belongs in there.
-pub(crate) fn within<T>(patience: std::time::Duration, work: impl FnOnce() -> T) -> T {
+/// The signal comes again and again, in case it came just before the call. It interrupts whatever the main thread does
+/// meanwhile, so nothing but that call belongs in between.
+pub(crate) fn arm_alarm(patience: Duration) {
     static HANDLED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     extern "C" fn nothing(_signal: libc::c_int) {}
-    let interval = |span: std::time::Duration| libc::timeval {
-        tv_sec: span.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-        tv_usec: span.subsec_micros().into(),
-    };
-    let set = |first, again| {
-        let timer = libc::itimerval { it_interval: interval(again), it_value: interval(first) };
-        // SAFETY: `timer` is a valid itimerval that outlives the call; the old value is not asked for.
-        unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) }
-    };
     let handled = *HANDLED.get_or_init(|| {
         let action = nix::sys::signal::SigAction::new(
             nix::sys::signal::SigHandler::Handler(nothing),
@@ -153,12 +146,33 @@ pub(crate) fn within<T>(patience: std::time::Duration, work: impl FnOnce() -> T)
         // Whoever called us may have it blocked, and that is inherited.
         handled && nix::sys::signal::SigSet::from_iter([alarm]).thread_unblock().is_ok()
     });
+    // Without a handler it would end us.
     if handled {
-        set(patience, std::time::Duration::from_millis(10));
+        set_alarm(patience, Duration::from_millis(10));
     }
-    let result = work();
-    if handled {
-        set(std::time::Duration::ZERO, std::time::Duration::ZERO);
-    }
-    result
+}
+
+/// Takes the alarm back.
+pub(crate) fn disarm_alarm() {
+    set_alarm(Duration::ZERO, Duration::ZERO);
+}
+
+fn set_alarm(first: Duration, again: Duration) {
+    let interval = |span: Duration| libc::timeval {
+        tv_sec: span.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_usec: span.subsec_micros().into(),
+    };
+    let timer = libc::itimerval { it_interval: interval(again), it_value: interval(first) };
+    // SAFETY: `timer` is a valid itimerval that outlives the call; the old value is not asked for.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
+}
+
+/// Whether we are root, without a system call: execve(2) has left it where getauxval(3) finds it, and nothing in here
+/// changes it.
+pub(crate) fn is_root() -> bool {
+    nix::errno::Errno::clear();
+    // SAFETY: getauxval(3) takes any number, and reads what the C library keeps of the start.
+    let euid = unsafe { libc::getauxval(libc::AT_EUID) };
+    // What is not there reads as 0 as well, with ENOENT.
+    euid == 0 && nix::errno::Errno::last_raw() == 0
 }

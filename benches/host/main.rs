@@ -32,7 +32,7 @@ use crate::header::tool;
 use crate::load::{Cgroup, Holder, Load};
 use crate::race::{Contender, race};
 use crate::table::{Bound, Table};
-use crate::trace::{IN_A_UNIT, ON_A_SHELL, Trace};
+use crate::trace::{BUDGET, Trace};
 
 /// The port that is held.
 const PORT: u16 = 8080;
@@ -174,10 +174,10 @@ impl Host {
         load::move_to(&self.cgroup)?;
         let [nothing, shell, unit] = race([&idle, &on_shell, &in_unit], MANY)?;
         table.time(idle.name, &nothing, None);
-        for (contender, times, budget) in [(&on_shell, shell, ON_A_SHELL), (&in_unit, unit, IN_A_UNIT)] {
+        for (contender, times) in [(&on_shell, shell), (&in_unit, unit)] {
             table.time(contender.name, &times, None);
             table.ratio("  portguard / true", &times, &nothing, Bound::AtMost(1.2));
-            calls(table, &traced(contender)?, budget);
+            calls(table, &traced(contender)?);
             table.count("  instructions", instructions(contender)?, Bound::None, "");
             table.size("  peak memory", contender.peak_rss()?, Bound::AtMost(4.0));
         }
@@ -320,8 +320,8 @@ fn traced(contender: &Contender) -> Result<Trace, String> {
     Trace::of(contender.under(&strace, &["-f", "-o", file]), Path::new(file))
 }
 
-fn calls(table: &mut Table, trace: &Trace, budget: usize) {
-    let bound = u16::try_from(budget).map_or(Bound::None, |budget| Bound::AtMost(f64::from(budget)));
+fn calls(table: &mut Table, trace: &Trace) {
+    let bound = u16::try_from(BUDGET).map_or(Bound::None, |budget| Bound::AtMost(f64::from(budget)));
     table.count("  system calls", trace.count() as u64, bound, "");
     Table::note(&trace.explained());
     table.holds("  no thread, netlink, bus or /proc; four binds", &trace.objections(usize::MAX));

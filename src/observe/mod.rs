@@ -133,7 +133,7 @@ impl Place {
             return None;
         }
         let within = self.within.as_ref()?;
-        if self.scope == Scope::System && !rustix::process::geteuid().is_root() {
+        if self.scope == Scope::System && !crate::sys::is_root() {
             return None;
         }
         let noted = self.exported_invocation(unit);

@@ -13,8 +13,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, open, openat, readlinkat, statat};
-use rustix::io::Errno;
+use rustix::io::{Errno, read, retry_on_intr};
 
 use crate::model::{
     CgroupPath, Container, FileId, Invocation, InvocationId, Lineage, Owner, Pid, Process, StartTime, Terminal,
@@ -163,9 +164,13 @@ fn file_id(stat: rustix::io::Result<rustix::fs::Stat>) -> Option<FileId> {
 /// The cgroup of the calling process; `None` where it cannot be read.
 #[must_use]
 pub fn own_cgroup(proc: &Path) -> Option<CgroupPath> {
+    let file = File::open(proc.join("self/cgroup")).ok()?;
     let mut bytes = Vec::with_capacity(4096);
-    // Bounded, so that the library does not ask for the size of a file that has none.
-    File::open(proc.join("self/cgroup")).ok()?.take(FILE_BYTES).read_to_end(&mut bytes).ok()?;
+    // The kernel has it in one piece (`proc_single_show()`, Linux `fs/proc/base.c`): what leaves room is the whole.
+    retry_on_intr(|| read(&file, spare_capacity(&mut bytes))).ok()?;
+    if bytes.len() == bytes.capacity() {
+        file.take(FILE_BYTES).read_to_end(&mut bytes).ok()?;
+    }
     parse_cgroup(&bytes)
 }
 

@@ -19,8 +19,9 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, Stat, fstat, makedev, open, openat, readlinkat};
-use rustix::io::Errno;
+use rustix::io::{Errno, read, retry_on_intr};
 use rustix::process::geteuid;
 
 use super::error::{Fault, Lines, Place, Problem};
@@ -290,9 +291,14 @@ fn read_trusted(fd: OwnedFd, path: &Path) -> Result<Vec<u8>, Fault> {
         return Err(Fault::NotRegular);
     }
     check(Role::Wanted, &status, path)?;
-    // With room for the whole, one read(2) gets it, and one more sees the end.
-    let mut bytes = Vec::with_capacity(u64::try_from(status.st_size).unwrap_or(0).min(MAX_FILE_BYTES) as usize + 1);
-    File::from(fd).take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| cannot("read", error))?;
+    let size = u64::try_from(status.st_size).unwrap_or(0).min(MAX_FILE_BYTES) as usize;
+    // With room for one byte more, one read(2) gets all that there is and sees that there is no more. If not, it has
+    // grown since, or is on a file system that gives less than it is asked for.
+    let mut bytes = Vec::with_capacity(size + 1);
+    retry_on_intr(|| read(&fd, spare_capacity(&mut bytes))).map_err(|errno| cannot("read", errno))?;
+    if bytes.len() != size {
+        File::from(fd).take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| cannot("read", error))?;
+    }
     if u64::try_from(bytes.len()).is_ok_and(|length| length <= MAX_FILE_BYTES) {
         Ok(bytes)
     } else {

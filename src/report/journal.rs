@@ -1,7 +1,7 @@
 //! Where the lines go: the journal's socket, else standard error. Nothing here may hold up a start: what cannot be
 //! written within a moment is dropped, and nothing is tried there again.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::time::Duration;
 
 use log::kv::{Key, Source, Value, VisitSource};
@@ -21,14 +21,22 @@ const MAX_LINE: usize = 4096;
 
 /// A place to write to, until it was found stuck.
 pub(super) struct Sink {
-    /// The journal's own socket, where root can send fields to it.
-    journal: Option<JournalLog>,
-    /// How a line looks on standard error.
-    stderr: Stderr,
+    /// Who is spoken to over the journal's own socket, where root can send fields to it.
+    addressee: Option<Addressee>,
+    /// The socket, once there was something to say; `None` where it could not be had.
+    journal: OnceCell<Option<JournalLog>>,
     journal_stuck: Cell<bool>,
+    stderr: OnceCell<Stderr>,
     stderr_stuck: Cell<bool>,
 }
 
+/// Whose entries they are.
+struct Addressee {
+    field: &'static str,
+    unit: UnitName,
+}
+
+/// How a line looks on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stderr {
     /// It is a stream to the journal, which takes a priority in front of each line, sd-daemon(3).
@@ -46,22 +54,34 @@ impl Sink {
     /// and only from uid 0 (systemd v257 `src/shared/logs-show.c`, `add_matches_for_unit()`); anybody else's lines
     /// go through the stream, which knows its unit since it was opened.
     pub(super) fn open(unit: &UnitName, user: bool, within: bool) -> Self {
-        let stderr = if connected_to_journal() { Stderr::Stream } else { Stderr::Plain };
-        let wanted = stderr == Stderr::Stream || within;
-        let journal = (wanted && rustix::process::geteuid().is_root()).then(|| connect(unit, user)).flatten();
-        Self { journal, stderr, journal_stuck: Cell::new(false), stderr_stuck: Cell::new(false) }
+        let stderr = OnceCell::new();
+        let wanted = sys::is_root() && (within || *stderr.get_or_init(Stderr::look) == Stderr::Stream);
+        let field = if user { "OBJECT_SYSTEMD_USER_UNIT" } else { "OBJECT_SYSTEMD_UNIT" };
+        let addressee = wanted.then(|| Addressee { field, unit: unit.clone() });
+        let (journal, journal_stuck, stderr_stuck) = (OnceCell::new(), Cell::new(false), Cell::new(false));
+        Self { addressee, journal, journal_stuck, stderr, stderr_stuck }
     }
 
     pub(super) fn send(&self, entry: &Entry) {
-        if let Some(journal) = self.journal.as_ref().filter(|_| !self.journal_stuck.get()) {
-            if sys::within(PATIENCE, || to_journal(journal, entry)).is_ok() {
+        self.send_last(entry);
+        sys::disarm_alarm();
+    }
+
+    /// Sends the last words: the process ends with them, and the alarm with the process.
+    pub(super) fn send_last(&self, entry: &Entry) {
+        if let Some(addressee) = self.addressee.as_ref().filter(|_| !self.journal_stuck.get()) {
+            sys::arm_alarm(PATIENCE);
+            // The library says hello with an empty message, and that blocks as well.
+            let journal = self.journal.get_or_init(|| addressee.connect().ok());
+            if journal.as_ref().is_some_and(|journal| to_journal(journal, entry).is_ok()) {
                 return;
             }
             self.journal_stuck.set(true);
         }
         if !self.stderr_stuck.get() {
             let line = self.line(entry);
-            let written = sys::within(PATIENCE, || write(rustix::stdio::stderr(), line.as_bytes()));
+            sys::arm_alarm(PATIENCE);
+            let written = write(rustix::stdio::stderr(), line.as_bytes());
             self.stderr_stuck.set(written.is_err());
         }
     }
@@ -75,7 +95,7 @@ impl Sink {
             Level::Debug => 6,
             Level::Trace => 7,
         };
-        let mut line = match self.stderr {
+        let mut line = match self.stderr.get_or_init(Stderr::look) {
             Stderr::Stream => format!("<{priority}>{}", entry.message),
             Stderr::Plain => format!("portguard: {}", entry.message),
         };
@@ -87,15 +107,23 @@ impl Sink {
     }
 }
 
-fn connect(unit: &UnitName, user: bool) -> Option<JournalLog> {
-    // The library says hello with an empty message, and that blocks as well.
-    let log = sys::within(PATIENCE, JournalLog::empty).ok()?;
-    let object = if user { "OBJECT_SYSTEMD_USER_UNIT" } else { "OBJECT_SYSTEMD_UNIT" };
-    let log = log.with_syslog_identifier("portguard".to_owned()).add_extra_field(object, unit.as_str());
-    Some(match std::env::var("INVOCATION_ID") {
-        Ok(id) => log.add_extra_field("OBJECT_SYSTEMD_INVOCATION_ID", id),
-        Err(_) => log,
-    })
+impl Stderr {
+    /// The library looks at standard error first, and then whether systemd says that it is a stream.
+    fn look() -> Self {
+        let is_stream = std::env::var_os("JOURNAL_STREAM").is_some() && connected_to_journal();
+        if is_stream { Self::Stream } else { Self::Plain }
+    }
+}
+
+impl Addressee {
+    fn connect(&self) -> std::io::Result<JournalLog> {
+        let log = JournalLog::empty()?.with_syslog_identifier("portguard".to_owned());
+        let log = log.add_extra_field(self.field, self.unit.as_str());
+        Ok(match std::env::var("INVOCATION_ID") {
+            Ok(id) => log.add_extra_field("OBJECT_SYSTEMD_INVOCATION_ID", id),
+            Err(_) => log,
+        })
+    }
 }
 
 struct Fields<'a>(&'a [(&'static str, String)]);

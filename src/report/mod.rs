@@ -108,10 +108,14 @@ impl Report {
         self.sink.send(&Entry::new(Level::Warn, printable(text)).with("PORTGUARD_UNIT", &self.about.unit));
     }
 
-    /// How it ended: the last line, or lines where a policy has several problems.
+    /// How it ended: the last line, or lines where a policy has several problems. Nothing comes after it but the exit.
     pub fn outcome(&self, outcome: &Outcome, endpoints: &[Endpoint], findings: &[Finding]) {
-        for entry in words::outcome(outcome, &self.about.unit, endpoints, findings) {
-            self.sink.send(&entry);
+        let entries = words::outcome(outcome, &self.about.unit, endpoints, findings);
+        if let Some((last, before)) = entries.split_last() {
+            for entry in before {
+                self.sink.send(entry);
+            }
+            self.sink.send_last(last);
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{env, fs, thread};
 
 use tempfile::TempDir;
 
-use crate::trace::{IN_A_UNIT, ON_A_SHELL, Trace, policy};
+use crate::trace::{BUDGET, Trace, policy};
 
 /// As a person types it, with `--policy FILE`.
 #[test]
@@ -22,7 +22,7 @@ fn free_path_on_a_shell_keeps_its_budget() {
     let file = folder.path().join("portguard.toml");
     fs::write(&file, policy("budget.service")).unwrap();
     let arguments = ["--unit".into(), "budget.service".into(), "--policy".into(), file.into()];
-    check(network_of_its_own("exec \"$@\"", &[]), &arguments, folder.path(), ON_A_SHELL);
+    check(network_of_its_own("exec \"$@\"", &[]), &arguments, folder.path());
 }
 
 /// With all that comes with a start: the unit's cgroup, the layers of the policy, the ledger, the journal.
@@ -32,16 +32,16 @@ fn free_path_of_a_units_start_keeps_its_budget() {
     let arguments = ["--unit".into(), start.unit.clone().into()];
     // The first start after a boot also makes the ledger's folder.
     assert!(start.command(&"1".repeat(32)).arg(guard()).args(&arguments).status().unwrap().success());
-    check(start.command(&"2".repeat(32)), &arguments, start.run.path(), IN_A_UNIT);
+    check(start.command(&"2".repeat(32)), &arguments, start.run.path());
     let ledger = fs::read_to_string(start.run.path().join("portguard/ledger").join(&start.unit)).unwrap();
     assert_eq!(ledger.split_whitespace().count(), 4, "two starts, each with its two ids, are in the ledger: {ledger}");
 }
 
-fn check(mut strace: Command, arguments: &[OsString], folder: &Path, budget: usize) {
+fn check(mut strace: Command, arguments: &[OsString], folder: &Path) {
     let file = folder.join("trace");
     strace.args(["strace", "-f", "-o"]).arg(&file).arg(guard()).args(arguments);
     let trace = Trace::of(strace, &file).unwrap();
-    let objections = trace.objections(budget);
+    let objections = trace.objections(BUDGET);
     println!("{} system calls: {}", trace.count(), trace.explained());
     assert!(objections.is_empty(), "{}\n{}\n{}", objections.join("\n"), trace.explained(), trace.listed());
 }
