@@ -176,3 +176,67 @@ pub(crate) fn is_root() -> bool {
     // What is not there reads as 0 as well, with ENOENT.
     euid == 0 && nix::errno::Errno::last_raw() == 0
 }
+
+/// In the place of the C library's own: host names are never looked up here (nor are users and groups, which
+/// [`crate::observe::users`] reads from `passwd` itself), but zbus could, for a bus over TCP, and so the library's
+/// would be in the binary: 200 KiB, and NSS, which in a static binary loads whatever plugins the host has for a C
+/// library of another version.
+mod no_name_service {
+    use super::libc;
+    use std::ffi::{c_char, c_int};
+
+    // SAFETY: for this and those below: it is named and typed as in netdb.h, pwd.h and grp.h, and nobody relies on
+    // more than that it can fail.
+    #[unsafe(no_mangle)]
+    extern "C" fn getaddrinfo(
+        _node: *const c_char,
+        _service: *const c_char,
+        _hints: *const libc::addrinfo,
+        _found: *mut *mut libc::addrinfo,
+    ) -> c_int {
+        libc::EAI_FAIL
+    }
+
+    // SAFETY: as above; there is nothing to free.
+    #[unsafe(no_mangle)]
+    extern "C" fn freeaddrinfo(_found: *mut libc::addrinfo) {}
+
+    // SAFETY: as above. An error leaves the result as it was: `null` with every caller that checks it alone.
+    #[unsafe(no_mangle)]
+    extern "C" fn getpwuid_r(
+        _uid: libc::uid_t,
+        _entry: *mut libc::passwd,
+        _buffer: *mut c_char,
+        _length: libc::size_t,
+        _found: *mut *mut libc::passwd,
+    ) -> c_int {
+        libc::ENOENT
+    }
+
+    // SAFETY: as above.
+    #[unsafe(no_mangle)]
+    extern "C" fn getgrouplist(
+        _user: *const c_char,
+        _group: libc::gid_t,
+        _groups: *mut libc::gid_t,
+        _count: *mut c_int,
+    ) -> c_int {
+        -1
+    }
+
+    // SAFETY: as above. Nobody calls it; it has to be here because the library has it in one file with the last one.
+    #[unsafe(no_mangle)]
+    extern "C" fn initgroups(_user: *const c_char, _group: libc::gid_t) -> c_int {
+        -1
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use std::net::ToSocketAddrs;
+
+        #[test]
+        fn no_name_is_looked_up() {
+            assert!(("localhost", 80).to_socket_addrs().is_err());
+        }
+    }
+}
