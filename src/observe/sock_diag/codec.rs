@@ -27,6 +27,7 @@ const IPPROTO_UDP: u8 = 17;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
+const TCPDIAG_GETSOCK: u16 = 18;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -38,7 +39,9 @@ const INET_DIAG_CGROUP_ID: u16 = 21;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
 const HEADER_BYTES: usize = 16;
-const REQUEST_BYTES: usize = 72;
+/// With `struct inet_diag_req`, and with `struct inet_diag_req_v2`.
+const REQUEST_BYTES: u32 = 76;
+const REQUEST_V2_BYTES: u32 = 72;
 /// `struct inet_diag_msg`.
 const REPLY_BYTES: usize = 72;
 
@@ -60,15 +63,17 @@ impl States {
     }
 }
 
-/// The address family of the sockets asked for, as its number; the kernel has no dump of both.
+/// The address family of the sockets asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub(super) enum Family {
-    V4 = AF_INET,
-    V6 = AF_INET6,
+    V4,
+    V6,
+    /// For TCP alone, by the older of the two requests, which has no family (`inet_diag_dump_compat()`, Linux 6.18
+    /// `net/ipv4/inet_diag.c`). The kernel walks all listeners in each dump, so one is half the work of two.
+    Both,
 }
 
-/// One dump request: `struct nlmsghdr` and `struct inet_diag_req_v2`.
+/// One dump request: `struct nlmsghdr`, and `struct inet_diag_req_v2` or `struct inet_diag_req`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request {
     pub(super) family: Family,
@@ -79,22 +84,28 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn encode(self, sequence: u32) -> [u8; REQUEST_BYTES] {
+    pub(super) fn encode(self, sequence: u32) -> Vec<u8> {
         let protocol = match self.protocol {
             Protocol::Tcp => IPPROTO_TCP,
             Protocol::Udp => IPPROTO_UDP,
         };
-        let mut bytes = [0; REQUEST_BYTES];
+        let (kind, length, head, states_at, id_at) = match self.family {
+            Family::V4 => (SOCK_DIAG_BY_FAMILY, REQUEST_V2_BYTES, [AF_INET, protocol], 20, 24),
+            Family::V6 => (SOCK_DIAG_BY_FAMILY, REQUEST_V2_BYTES, [AF_INET6, protocol], 20, 24),
+            Family::Both => (TCPDIAG_GETSOCK, REQUEST_BYTES, [0, 0], 68, 20),
+        };
+        let mut bytes = vec![0; length as usize];
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
-        put(0, &72_u32.to_ne_bytes());
-        put(4, &SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        put(0, &length.to_ne_bytes());
+        put(4, &kind.to_ne_bytes());
         put(6, &(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
         put(8, &sequence.to_ne_bytes());
-        put(16, &[self.family as u8, protocol]);
-        put(20, &self.states.0.to_ne_bytes());
-        put(24, &self.port.map_or(0, Port::get).to_be_bytes());
-        put(64, &INET_DIAG_NOCOOKIE.to_ne_bytes());
-        put(68, &INET_DIAG_NOCOOKIE.to_ne_bytes());
+        put(16, &head);
+        put(states_at, &self.states.0.to_ne_bytes());
+        put(id_at, &self.port.map_or(0, Port::get).to_be_bytes());
+        // The cookie is the end of the id.
+        put(id_at + 40, &INET_DIAG_NOCOOKIE.to_ne_bytes());
+        put(id_at + 44, &INET_DIAG_NOCOOKIE.to_ne_bytes());
         bytes
     }
 }
@@ -149,7 +160,7 @@ fn split_message<'a>(rest: &mut &'a [u8]) -> Option<Envelope<'a>> {
         NLMSG_DONE => Message::Done(errno_of(payload)),
         NLMSG_ERROR => Message::Error(errno_of(payload)),
         NLMSG_OVERRUN => Message::Overrun,
-        SOCK_DIAG_BY_FAMILY => Message::Socket(payload),
+        SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK => Message::Socket(payload),
         _ => Message::Other,
     };
     *rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
@@ -348,6 +359,12 @@ pub(super) mod tests {
         assert_eq!(bytes[16..18], [10, 6]);
         assert_eq!(u32_at(&bytes, 20), Some(0x400));
         assert_eq!(bytes[24..28], [0x1f, 0x90, 0, 0]);
+        let bytes = Request { family: Family::Both, protocol: Protocol::Tcp, states, port }.encode(7);
+        assert_eq!(u32_at(&bytes, 0), Some(76));
+        assert_eq!((u16_at(&bytes, 4), u16_at(&bytes, 6), u32_at(&bytes, 8)), (Some(18), Some(0x301), Some(7)));
+        assert_eq!(bytes[20..24], [0x1f, 0x90, 0, 0]);
+        assert_eq!((u32_at(&bytes, 60), u32_at(&bytes, 64)), (Some(u32::MAX), Some(u32::MAX)));
+        assert_eq!((bytes.len(), u32_at(&bytes, 68)), (76, Some(0x400)));
         assert_eq!(States::TCP_OTHERS, States(0x3b7e));
     }
 

@@ -77,7 +77,8 @@ impl std::error::Error for SockDiagError {
 /// The sockets that wait for somebody on one of these ports: TCP listeners, and UDP sockets without a peer. Every local
 /// address; whoever asks knows which of them matter.
 ///
-/// The kernel finds these by their port and walks nothing (`inet_diag_dump_icsk()`, Linux 6.18 `net/ipv4/inet_diag.c`).
+/// The kernel walks the table of listeners and nothing else, and shows those of the port (`inet_diag_dump_icsk()`, Linux
+/// 6.18 `net/ipv4/inet_diag.c`).
 ///
 /// # Errors
 /// [`SockDiagError`]; [`super::net_tables`] has the same answer in a poorer form.
@@ -117,13 +118,20 @@ fn ask(wanted: &[(Protocol, Port)], states: impl Fn(Protocol) -> States) -> Resu
             _ => &[None],
         };
         for &port in filters {
-            for family in [Family::V4, Family::V6] {
+            for &family in families(protocol) {
                 let request = Request { family, protocol, states: states(protocol), port };
                 found.append(&mut asker.dump(request, &ports)?);
             }
         }
     }
     Ok(found)
+}
+
+fn families(protocol: Protocol) -> &'static [Family] {
+    match protocol {
+        Protocol::Tcp => &[Family::Both],
+        Protocol::Udp => &[Family::V4, Family::V6],
+    }
 }
 
 fn open() -> Result<OwnedFd, SockDiagError> {
