@@ -80,10 +80,7 @@ fn for_relation(finding: &Finding, about: &About) -> Advice {
             by_pid(finding).after(&format!("allow it: on-stale = \"stop\" for {unit} in the policy; or "))
         }
         Relation::Client => reserve(finding.endpoint, about),
-        Relation::KernelHeld => look(finding.endpoint).before(match finding.endpoint.protocol {
-            Protocol::Tcp => "; of the kernel's own, NFS is in /proc/fs/nfsd/portlist",
-            Protocol::Udp => "; of the kernel's own, WireGuard's are shown by wg show all listen-port",
-        }),
+        Relation::KernelHeld => for_kernel_held(finding, about),
         Relation::OwnSocketUnit(_)
         | Relation::OwnFdStore
         | Relation::Leftover
@@ -109,6 +106,21 @@ fn stop_unit(systemctl: &str, unit: &UnitName, state: ActiveState) -> Advice {
         }
         ActiveState::Unknown => Advice::plain(format!("{systemctl} stop {unit}"))
             .before(&format!(" (if it is not active, what it left behind: {systemctl} kill {unit})")),
+    }
+}
+
+/// What keeps it is nearly always what made it: a process with the message or the `io_uring`, or one for which the
+/// kernel serves.
+fn for_kernel_held(finding: &Finding, about: &About) -> Advice {
+    match &finding.birthplace {
+        Some(Owner::Unit(maker)) if maker.protection().is_none() => stop_unit("systemctl", maker, finding.unit_state),
+        Some(Owner::UserUnit { uid, unit: maker }) if maker.protection().is_none() => {
+            stop_unit(&user_systemctl(*uid, about), maker, finding.unit_state)
+        }
+        _ => look(finding.endpoint).before(match finding.endpoint.protocol {
+            Protocol::Tcp => "; of the kernel's own, NFS is in /proc/fs/nfsd/portlist",
+            Protocol::Udp => "; of the kernel's own, WireGuard's are shown by wg show all listen-port",
+        }),
     }
 }
 
@@ -253,6 +265,41 @@ fn shell(unit: &UnitName) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Action, EndpointRange};
+
+    fn about() -> About {
+        let [etc, proc] = ["/nonexistent/etc", "/nonexistent/proc"].map(Into::into);
+        About { unit: "app.service".parse().unwrap(), user: false, dry_run: false, etc, proc }
+    }
+
+    #[test]
+    fn what_no_process_has_is_freed_by_the_unit_that_made_it_where_that_may_be_stopped() {
+        let unit = |name: &str| name.parse::<UnitName>().unwrap();
+        let user = "setpriv --reuid=1000 --clear-groups -- env XDG_RUNTIME_DIR=/run/user/1000";
+        for (maker, command) in [
+            (Some(Owner::Unit(unit("web.service"))), "systemctl stop web.service".to_owned()),
+            (
+                Some(Owner::UserUnit { uid: 1000, unit: unit("web.service") }),
+                format!("{user} systemctl --user stop web.service"),
+            ),
+            // A WireGuard device stays where it is without the daemon that made it, and the network goes.
+            (Some(Owner::Unit(unit("systemd-networkd.service"))), "ss -Huanp 'sport = :51820'".to_owned()),
+            (Some(Owner::Nobody), "ss -Huanp 'sport = :51820'".to_owned()),
+            (None, "ss -Huanp 'sport = :51820'".to_owned()),
+        ] {
+            let finding = Finding {
+                endpoint: "51820/udp".parse::<EndpointRange>().unwrap().endpoints().next().unwrap(),
+                socket: None,
+                holder: None,
+                birthplace: maker.clone(),
+                relation: Relation::KernelHeld,
+                action: Action::Refuse,
+                obstacle: None,
+                unit_state: ActiveState::Unknown,
+            };
+            assert_eq!(advice(&finding, &about()).command, command, "{maker:?}");
+        }
+    }
 
     #[test]
     fn what_is_reserved_stays_reserved() {
