@@ -129,6 +129,11 @@ impl Machine {
         self.write("/opt/lab/server.py", include_str!("listeners/server.py"));
         self.write("/opt/lab/taken_over.py", include_str!("listeners/taken_over.py"));
         self.write("/opt/lab/fill.py", include_str!("listeners/fill.py"));
+        self.write("/opt/lab/stand.py", include_str!("listeners/stand.py"));
+        self.write("/opt/lab/client.py", include_str!("listeners/client.py"));
+        self.write("/opt/lab/in_flight.py", include_str!("listeners/in_flight.py"));
+        self.write("/opt/lab/closes_first.py", include_str!("listeners/closes_first.py"));
+        self.write("/opt/lab/after_a_look.py", include_str!("listeners/after_a_look.py"));
     }
 }
 

@@ -3,17 +3,21 @@
 //! Every scenario must fail if portguard does nothing (`PORTGUARD_UNDER_TEST=true`), so each asks for something that
 //! only portguard brings about: a start that succeeds over a leftover, or its own words in the journal.
 
+mod addresses;
 mod arguments;
 mod attacks;
 mod containers;
 mod faults;
+mod kinds;
 mod leftovers;
+mod networks;
 mod refusals;
 mod sockets;
 mod software;
 mod starts;
 mod time;
 mod users;
+mod waits;
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -74,6 +78,65 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("user_service_over_its_leftover_comes_up", users::user_service_over_its_leftover_comes_up),
     ("without_the_plus_the_holder_is_still_named", users::without_the_plus_the_holder_is_still_named),
     ("refuses_bad_arguments_with_64", arguments::refuses_bad_arguments_with_64),
+    (
+        "endpoint_is_disturbed_by_what_its_bind_collides_with",
+        addresses::endpoint_is_disturbed_by_what_its_bind_collides_with,
+    ),
+    (
+        "listener_at_another_address_hinders_a_wildcard_alone",
+        addresses::listener_at_another_address_hinders_a_wildcard_alone,
+    ),
+    ("advice_for_a_holder_of_ipv6_alone_works", addresses::advice_for_a_holder_of_ipv6_alone_works),
+    ("ipv4_holder_gets_no_advice_for_ipv4_alone", addresses::ipv4_holder_gets_no_advice_for_ipv4_alone),
+    ("v4_mapped_holder_is_one_of_ipv4", addresses::v4_mapped_holder_is_one_of_ipv4),
+    ("listener_of_one_device_is_named_with_it", addresses::listener_of_one_device_is_named_with_it),
+    ("mptcp_leftover_is_stopped", addresses::mptcp_leftover_is_stopped),
+    ("foreign_mptcp_listener_is_refused_and_named", addresses::foreign_mptcp_listener_is_refused_and_named),
+    (
+        "udp_listener_at_another_address_hinders_a_wildcard_alone",
+        addresses::udp_listener_at_another_address_hinders_a_wildcard_alone,
+    ),
+    ("host_without_ipv6_has_its_leftovers_stopped", addresses::host_without_ipv6_has_its_leftovers_stopped),
+    ("leftover_that_shares_its_port_is_stopped", kinds::leftover_that_shares_its_port_is_stopped),
+    (
+        "foreign_unit_that_shares_its_port_is_refused_and_named",
+        kinds::foreign_unit_that_shares_its_port_is_refused_and_named,
+    ),
+    (
+        "client_of_another_unit_is_refused_and_the_advice_keeps_the_port_from_clients",
+        kinds::client_of_another_unit_is_refused_and_the_advice_keeps_the_port_from_clients,
+    ),
+    ("client_of_a_login_session_is_refused_and_named", kinds::client_of_a_login_session_is_refused_and_named),
+    ("time_wait_counts_only_where_the_policy_says_so", kinds::time_wait_counts_only_where_the_policy_says_so),
+    (
+        "end_of_a_connection_that_no_process_has_is_waited_for",
+        kinds::end_of_a_connection_that_no_process_has_is_waited_for,
+    ),
+    ("socket_in_a_message_that_nobody_reads_is_refused", kinds::socket_in_a_message_that_nobody_reads_is_refused),
+    (
+        "holder_on_the_host_is_not_in_the_way_of_a_private_network",
+        networks::holder_on_the_host_is_not_in_the_way_of_a_private_network,
+    ),
+    (
+        "leftover_in_a_private_network_that_lives_on_is_stopped",
+        networks::leftover_in_a_private_network_that_lives_on_is_stopped,
+    ),
+    ("leftover_in_a_named_network_is_stopped", networks::leftover_in_a_named_network_is_stopped),
+    (
+        "unit_in_the_same_private_network_is_refused_and_named",
+        networks::unit_in_the_same_private_network_is_refused_and_named,
+    ),
+    ("socket_unit_that_stops_ends_the_wait_at_once", waits::socket_unit_that_stops_ends_the_wait_at_once),
+    ("holder_that_closes_its_socket_ends_the_wait_at_once", waits::holder_that_closes_its_socket_ends_the_wait_at_once),
+    ("unit_on_its_way_down_is_waited_for", waits::unit_on_its_way_down_is_waited_for),
+    (
+        "unit_that_does_not_get_down_is_given_up_after_ten_seconds",
+        waits::unit_that_does_not_get_down_is_given_up_after_ten_seconds,
+    ),
+    (
+        "two_guards_of_one_port_stop_the_leftover_of_its_own_unit_alone",
+        waits::two_guards_of_one_port_stop_the_leftover_of_its_own_unit_alone,
+    ),
 ];
 
 /// Those with real software, each of which runs on every release as well, in a machine of the stocked image.
