@@ -165,7 +165,8 @@ impl Guard<'_> {
         Ok(Round::Done(done))
     }
 
-    /// What is in the way, judged; a look that would lead to a signal is taken again, at every process there is.
+    /// What is in the way, judged; a look that would lead to a signal is taken again, at every process there is. So is
+    /// one that has found a manager in the way: the service to which it has passed its socket has to go as well.
     fn judged(&self) -> (Look, Verdict) {
         let judged = |thorough| {
             let look = self.place.look(&self.args.unit, self.rules, thorough);
@@ -174,6 +175,9 @@ impl Guard<'_> {
         };
         match judged(Thorough::IfNobodyFound) {
             (_, Verdict::Clear(_)) => judged(Thorough::Always),
+            (_, Verdict::Refuse(findings) | Verdict::Wait(findings)) if findings.iter().any(is_managers) => {
+                judged(Thorough::Always)
+            }
             other => other,
         }
     }
@@ -304,6 +308,11 @@ fn closings<'a>(findings: impl Iterator<Item = &'a Finding> + Clone) -> Option<C
         |finding: &Finding| finding.socket.as_ref().is_some_and(|socket| socket.state == SocketState::Connected);
     let connections = findings.clone().any(is_connection);
     Closings::of(findings.map(|finding| finding.endpoint.port).collect(), connections)
+}
+
+/// A service manager has it, and it is in the way.
+fn is_managers(finding: &Finding) -> bool {
+    finding.action != Action::Pass && finding.holder.as_ref().is_some_and(Process::is_manager)
 }
 
 /// Each unit once.

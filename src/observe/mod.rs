@@ -347,7 +347,11 @@ impl Place {
             pids: processes.keys().copied().filter(|pid| *pid != Pid::INIT).collect(),
             units: units.into_iter().collect(),
             dependents: !rules.replaces.is_empty(),
-            socket_units: kept,
+            listening: if kept {
+                tables.iter().map(|socket| (socket.protocol, socket.local)).collect()
+            } else {
+                Vec::new()
+            },
             store: kept,
         }
     }

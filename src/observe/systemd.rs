@@ -38,10 +38,18 @@ pub struct Question {
     pub units: Vec<UnitName>,
     /// Whether it is wanted which units would be stopped with each.
     pub dependents: bool,
-    /// Whether the active socket units are wanted.
-    pub socket_units: bool,
+    /// The sockets of which it is wanted which socket unit listens with each; and how that is.
+    pub listening: Vec<(Protocol, SocketAddr)>,
     /// Whether the guarded unit's file descriptor store is wanted.
     pub store: bool,
+}
+
+impl Question {
+    /// The socket units that listen with the sockets of the question.
+    fn listeners<'a>(&self, answer: &'a Answer) -> impl Iterator<Item = &'a UnitName> {
+        let listens = |unit: &&SocketUnit| unit.listens.iter().any(|socket| self.listening.contains(socket));
+        answer.socket_units.iter().filter(listens).map(|listening| &listening.unit)
+    }
 }
 
 /// What the manager said.
@@ -142,14 +150,15 @@ async fn ask_everything(question: &Question, patience: Duration) -> zbus::Result
             answer.units.insert(pid, unit);
         }
     }
-    let about: BTreeSet<UnitName> = question.units.iter().chain(answer.units.values()).cloned().collect();
+    if !question.listening.is_empty() {
+        answer.socket_units = socket_units(&bus, &manager).await?;
+    }
+    let about: BTreeSet<UnitName> =
+        question.units.iter().chain(answer.units.values()).chain(question.listeners(&answer)).cloned().collect();
     let mut known = HashMap::new();
     for unit in about.into_iter().filter(|unit| *unit != question.unit).take(MAX_UNITS) {
         let state = unit_state(&bus, &unit, question.dependents, &mut known).await?;
         answer.states.insert(unit, state);
-    }
-    if question.socket_units {
-        answer.socket_units = socket_units(&bus, &manager).await?;
     }
     if question.store {
         answer.stored = stored(&manager, &question.unit).await?;
@@ -522,11 +531,13 @@ fn ask_systemctl(question: &Question, patience: Duration) -> Result<Answer, Stri
     if unit.active == ActiveState::Unknown {
         return Err("its answer has no ActiveState".to_owned());
     }
-    let socket_units =
-        if question.socket_units { socket_blocks(&show(&["*.socket"], "Id,ActiveState,Listen")?) } else { Vec::new() };
-    let mut states = BTreeMap::new();
-    for about in question.units.iter().filter(|about| **about != question.unit).take(MAX_UNITS) {
-        let mut closure = Closure::of(about);
+    let mut answer = Answer { unit, ..Answer::default() };
+    if !question.listening.is_empty() {
+        answer.socket_units = socket_blocks(&show(&["*.socket"], "Id,ActiveState,Listen")?);
+    }
+    let about: BTreeSet<UnitName> = question.units.iter().chain(question.listeners(&answer)).cloned().collect();
+    for about in about.into_iter().filter(|about| *about != question.unit).take(MAX_UNITS) {
+        let mut closure = Closure::of(&about);
         let mut level = vec![about.clone()];
         while !level.is_empty() {
             let names: Vec<&str> = level.iter().map(UnitName::as_str).collect();
@@ -536,9 +547,9 @@ fn ask_systemctl(question: &Question, patience: Duration) -> Result<Answer, Stri
             let next = level.into_iter().zip(linked).flat_map(|(unit, linked)| closure.add(unit, linked)).collect();
             level = if question.dependents { next } else { Vec::new() };
         }
-        states.insert(about.clone(), closure.state(question.dependents));
+        answer.states.insert(about, closure.state(question.dependents));
     }
-    Ok(Answer { unit, states, socket_units, ..Answer::default() })
+    Ok(answer)
 }
 
 /// One unit a block; blocks are parted by an empty line.
@@ -613,6 +624,25 @@ mod tests {
                 helpers_may_notify: true,
             }
         );
+    }
+
+    #[test]
+    fn a_socket_unit_that_listens_with_what_is_held_is_asked_about() {
+        let socket = |port: u16| (Protocol::Tcp, SocketAddr::from(([0; 16], port)));
+        let unit = |name: &str, port| SocketUnit { unit: name.parse().unwrap(), listens: vec![socket(port)] };
+        let question = Question {
+            scope: Scope::System,
+            run: "/run".into(),
+            unit: "app.service".parse().unwrap(),
+            pids: Vec::new(),
+            units: Vec::new(),
+            dependents: true,
+            listening: vec![socket(8080)],
+            store: false,
+        };
+        let socket_units = vec![unit("a.socket", 8080), unit("b.socket", 8081)];
+        let answer = Answer { socket_units, ..Answer::default() };
+        assert_eq!(question.listeners(&answer).map(UnitName::as_str).collect::<Vec<_>>(), ["a.socket"]);
     }
 
     #[test]
