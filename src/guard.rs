@@ -11,8 +11,8 @@ use crate::cli::Cli;
 use crate::judge::judge;
 use crate::ledger;
 use crate::model::{
-    Action, ActiveState, Finding, ForeignRule, Outcome, Probe, Relation, Rules, SocketState, StopRules, Stopped,
-    UnitName, Verdict,
+    Action, ActiveState, Finding, ForeignRule, Outcome, Probe, Process, Relation, Rules, SocketState, StopRules,
+    Stopped, UnitName, Verdict,
 };
 use crate::observe::holders::Thorough;
 use crate::observe::pin::Pins;

@@ -26,6 +26,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// A boot takes about a second; a busy builder's disk may be cold.
 const BOOT_PATIENCE: Duration = Duration::from_secs(90);
 
+/// The programs that scenarios run, which are in `/opt/lab` of each machine.
+const LISTENERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/listeners");
+
 /// One entry of the journal, as `journalctl -o json` prints it: a field may be a string, an array or null.
 pub(crate) type Entry = Map<String, Value>;
 
@@ -76,7 +79,6 @@ impl Machine {
             return Err(failed(&format!("{why}; its console says:\n{}", read_whole(&mut console))));
         }
         machine.check_systemd_version()?;
-        machine.install_listeners();
         Ok(machine)
     }
 
@@ -120,20 +122,9 @@ impl Machine {
         Err(format!("{} was to bring systemd {expected}, but says: {text}", self.release.name))
     }
 
-    fn install_listeners(&self) {
-        self.write("/opt/lab/app.py", include_str!("listeners/app.py"));
-        self.write("/opt/lab/listener.py", include_str!("listeners/listener.py"));
-        self.write("/opt/lab/activated.py", include_str!("listeners/activated.py"));
-        self.write("/opt/lab/passer.py", include_str!("listeners/passer.py"));
-        self.write("/opt/lab/receiver.py", include_str!("listeners/receiver.py"));
-        self.write("/opt/lab/server.py", include_str!("listeners/server.py"));
-        self.write("/opt/lab/taken_over.py", include_str!("listeners/taken_over.py"));
-        self.write("/opt/lab/fill.py", include_str!("listeners/fill.py"));
-        self.write("/opt/lab/stand.py", include_str!("listeners/stand.py"));
-        self.write("/opt/lab/client.py", include_str!("listeners/client.py"));
-        self.write("/opt/lab/in_flight.py", include_str!("listeners/in_flight.py"));
-        self.write("/opt/lab/closes_first.py", include_str!("listeners/closes_first.py"));
-        self.write("/opt/lab/after_a_look.py", include_str!("listeners/after_a_look.py"));
+    /// The major version of its systemd; a testing release may have a newer one.
+    pub(crate) fn systemd(&self) -> u32 {
+        self.release.systemd
     }
 }
 
@@ -386,12 +377,13 @@ fn binary_under_test() -> Result<UnderTest, String> {
 fn boot_command(tree: &Path, guard: &UnderTest, cgroup: &MachineCgroup, image: Image) -> Command {
     // The tmpfs on /run also keeps systemd-nspawn's locks and propagation folders off the host.
     const BOOT: &str = r#"set -e
-        tree=$1 guard=$2 name=$3
+        tree=$1 guard=$2 listeners=$3 name=$4
         mount -t tmpfs -o mode=755 tmpfs /run
         mkdir -p /run/lab/upper /run/lab/work /run/lab/root
         mount -t overlay -o "lowerdir=$tree,upperdir=/run/lab/upper,workdir=/run/lab/work" overlay /run/lab/root
         install -m 755 "$guard" /run/lab/root/usr/bin/portguard
-        shift 2; while shift; [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs"; done; shift
+        install -D -m 644 -t /run/lab/root/opt/lab "$listeners"/*.py
+        shift 3; while shift; [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs"; done; shift
         SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 exec systemd-nspawn -q -M "$name" -D /run/lab/root --boot \
             --register=no --keep-unit --private-network --link-journal=no --resolv-conf=off --timezone=off "$@""#;
     let guard = match guard {
@@ -402,7 +394,7 @@ fn boot_command(tree: &Path, guard: &UnderTest, cgroup: &MachineCgroup, image: I
     command
         .args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .args(["sh", "-c", BOOT, "sh"])
-        .args([tree, &guard, Path::new(&cgroup.name)])
+        .args([tree, &guard, Path::new(LISTENERS), Path::new(&cgroup.name)])
         .args(&cgroup.dirs)
         .arg("--");
     match image {

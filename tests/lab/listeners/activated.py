@@ -1,9 +1,12 @@
-"""A socket-activated server: systemd passes the listening socket as file descriptor 3 (sd_listen_fds(3))."""
+"""A socket-activated server: systemd passes the listening sockets from file descriptor 3 on (sd_listen_fds(3))."""
 
+import os
+import select
 import socket
 
-listener = socket.socket(fileno=3)
+listeners = [socket.socket(fileno=3 + number) for number in range(int(os.environ["LISTEN_FDS"]))]
 while True:
-    connection, _ = listener.accept()
-    with connection:
-        connection.sendall(b"served by activation")
+    for listener in select.select(listeners, [], [])[0]:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"served by activation")

@@ -193,14 +193,24 @@ fn make_guest(m: &Machine) {
 
 /// Its scope is `machine-web\x2d1.scope`, and in systemd 262 `web-1.scope`.
 pub(super) fn nspawn_machine_is_refused_and_named(m: &Machine) {
-    m.given("a machine of systemd-nspawn's that listens in the host's network");
+    nspawn_machine_is_refused(m, "");
+}
+
+/// `machinectl` has no name for it: what stops it is its unit, `web-1.scope`.
+pub(super) fn nspawn_machine_that_machined_does_not_know_is_refused_and_named(m: &Machine) {
+    nspawn_machine_is_refused(m, "--register=no");
+}
+
+fn nspawn_machine_is_refused(m: &Machine, registered: &str) {
+    m.given(&format!("a machine of systemd-nspawn's that listens in the host's network {registered}"));
     make_guest(m);
-    let nspawn = format!("systemd-nspawn --quiet -D /var/lib/machines/guest --machine=web-1 {SERVER}");
+    let nspawn = format!("systemd-nspawn --quiet {registered} -D /var/lib/machines/guest --machine=web-1 {SERVER}");
     m.ok(&format!("setsid {nspawn} >/dev/null 2>&1 &"));
     let server = serving(m);
     assert_names(&cgroup_of(m, server[0]), &["/machine.slice/", "1.scope/payload"]);
 
-    let refused = refused(m, &server, &[("HOLDER_CONTAINER", "web-1"), ("NEXT", "machinectl terminate web-1")]);
+    let refused = refused(m, &server, &[("HOLDER_CONTAINER", "web-1")]);
+    assert_names(message(&refused), &["machine web-1", "machinectl poweroff web-1", "systemctl stop "]);
     typed_next_it_comes_up(m, &refused);
 }
 
@@ -213,6 +223,7 @@ pub(super) fn nspawn_service_is_refused_and_its_machine_named(m: &Machine) {
     let server = serving(m);
     assert_names(&cgroup_of(m, server[0]), &["/machine.slice/systemd-nspawn@guest.service/payload"]);
 
-    let refused = refused(m, &server, &[("HOLDER_CONTAINER", "guest"), ("NEXT", "machinectl terminate guest")]);
+    let next = "systemctl stop systemd-nspawn@guest.service";
+    let refused = refused(m, &server, &[("HOLDER_CONTAINER", "guest"), ("NEXT", next)]);
     typed_next_it_comes_up(m, &refused);
 }

@@ -1,6 +1,9 @@
 //! Socket activation: the port is held by PID 1, which nobody may signal, because SIGTERM makes it re-execute itself.
 
-use super::{APP, assert_names, finding, guard, message, policy_for_app};
+use super::{
+    APP, SOON, app_service, assert_names, assert_next_shows, assert_unharmed, assert_up_without, field, finding, guard,
+    message, policy, policy_for_app, refused, type_next,
+};
 use crate::machine::Machine;
 
 pub(super) fn own_socket_activation_passes(m: &Machine) {
@@ -49,6 +52,255 @@ pub(super) fn foreign_socket_unit_is_refused_and_named(m: &Machine) {
     assert_eq!(m.show("other.socket", "ActiveState"), "active");
     assert_eq!(m.connect(8080).stdout.trim(), "served by activation");
     assert_eq!(manager_image(m), manager);
+}
+
+const ACTIVATED: &str = "[Service]\nExecStart=/usr/bin/python3 /opt/lab/activated.py\n";
+
+pub(super) fn own_socket_unit_of_another_name_passes(m: &Machine) {
+    m.given("a guarded service whose port systemd holds by a socket unit of another name");
+    m.unit("front.socket", "[Socket]\nListenStream=8080\nService=app.service\n");
+    m.unit(APP, ACTIVATED);
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+    m.ok("systemctl start front.socket");
+
+    m.when("a client connects");
+    let answer = m.connect(8080);
+
+    m.then("the service is started and answers, and the journal names the socket unit");
+    assert_eq!(answer.stdout.trim(), "served by activation", "{answer:?}");
+    let passed = finding(
+        m,
+        APP,
+        &[("RELATION", "own-socket-unit"), ("ACTION", "pass"), ("HOLDER_PID", "1"), ("ENDPOINT", "8080/tcp")],
+    );
+    assert_names(message(&passed), &["front.socket"]);
+    finding(m, APP, &[("VERDICT", "passed"), ("EXIT_STATUS", "0")]);
+}
+
+pub(super) fn several_socket_units_of_one_service_pass(m: &Machine) {
+    m.given("a guarded service with two ports, each of which has a socket unit of its own");
+    m.unit("app.socket", "[Socket]\nListenStream=8080\n");
+    m.unit("admin.socket", "[Socket]\nListenStream=127.0.0.1:8081\nService=app.service\n");
+    m.unit(APP, &format!("[Unit]\nRequires=app.socket admin.socket\n{ACTIVATED}Sockets=app.socket admin.socket\n"));
+    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\", \"127.0.0.1:8081/tcp\"]\n"));
+    guard(m, APP);
+    m.ok("systemctl start app.socket admin.socket");
+
+    m.when("a client connects to the second");
+    let answer = m.connect(8081);
+
+    m.then("the service is started and answers on both, and the journal has both socket units");
+    assert_eq!(answer.stdout.trim(), "served by activation", "{answer:?}");
+    assert_eq!(m.connect(8080).stdout.trim(), "served by activation");
+    let passed = [("RELATION", "own-socket-unit"), ("ACTION", "pass")];
+    for (endpoint, unit) in [("8080/tcp", "app.socket"), ("127.0.0.1:8081/tcp", "admin.socket")] {
+        let passed = finding(m, APP, &[&passed[..], &[("ENDPOINT", endpoint)]].concat());
+        assert_names(message(&passed), &[unit]);
+    }
+}
+
+/// With `Accept=yes` systemd keeps the listener and starts an instance for each connection, which binds nothing.
+pub(super) fn instance_for_one_connection_passes(m: &Machine) {
+    m.given("a guarded template of which systemd starts an instance for each connection to the port");
+    m.unit("app.socket", "[Socket]\nListenStream=8080\nAccept=yes\n");
+    m.unit("app@.service", "[Service]\nStandardInput=socket\nExecStart=/bin/echo served\n");
+    policy(m, "[unit.\"app@.service\"]\nports = [\"8080/tcp\"]\n");
+    guard(m, "app@.service");
+    m.ok("systemctl start app.socket");
+
+    m.when("two clients connect, one after the other");
+    let answers = [m.connect(8080), m.connect(8080)];
+
+    m.then("each is served, by an instance whose guard has said why it could start");
+    for answer in &answers {
+        assert_eq!(answer.stdout.trim(), "served", "{answer:?}");
+    }
+    finding(m, "'app@*.service'", &[("RELATION", "own-socket-unit"), ("ACTION", "pass"), ("ENDPOINT", "8080/tcp")]);
+    let passed = |entry: &_| field(entry, "PORTGUARD_VERDICT") == "passed";
+    assert_eq!(m.guard_entries("'app@*.service'").into_iter().filter(passed).count(), answers.len());
+    assert_eq!(m.show("app.socket", "ActiveState"), "active");
+}
+
+fn storing(settings: &str) -> String {
+    format!(
+        "[Service]\nType=notify\nFileDescriptorStoreMax=1\nExecStart=/usr/bin/python3 /opt/lab/storing.py 8080\n{settings}"
+    )
+}
+
+pub(super) fn own_fd_store_passes_and_is_taken_back(m: &Machine) {
+    m.given("a guarded service that has systemd keep its listening socket");
+    m.unit(APP, &storing(""));
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+    m.ok(&format!("systemctl start {APP}"));
+    assert_eq!(m.connect(8080).stdout.trim(), "bound");
+    let old = m.main_pid(APP);
+    assert_eq!(m.holders("8080/tcp"), [1, old]);
+
+    m.when("it is restarted");
+    let restart = m.restart(APP);
+
+    m.then("it is up with the very socket of its last run, and the journal says where that was");
+    assert!(restart.status.success(), "{restart:?}");
+    assert!(!m.alive(old));
+    assert_eq!(m.connect(8080).stdout.trim(), "kept");
+    finding(m, APP, &[("RELATION", "own-fd-store"), ("ACTION", "pass"), ("HOLDER_PID", "1"), ("ENDPOINT", "8080/tcp")]);
+    finding(m, APP, &[("VERDICT", "passed"), ("EXIT_STATUS", "0")]);
+}
+
+/// `FileDescriptorStorePreserve=yes` is there since systemd 254; before that a store goes with the last run.
+pub(super) fn own_fd_store_outlives_a_stop_where_it_may(m: &Machine) {
+    m.given("a guarded service that has systemd keep its listening socket over a stop");
+    m.unit(APP, &storing("FileDescriptorStorePreserve=yes\n"));
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+    m.ok(&format!("systemctl start {APP} && systemctl stop {APP}"));
+    let preserved = m.systemd() >= 254;
+    assert_eq!(m.holders("8080/tcp"), if preserved { vec![1] } else { vec![] });
+
+    m.when("it is started");
+    let start = m.start(APP);
+
+    m.then("it is up, with the socket of its last run where systemd has kept it");
+    assert!(start.status.success(), "{start:?}");
+    if preserved {
+        assert_eq!(m.connect(8080).stdout.trim(), "kept");
+        finding(m, APP, &[("RELATION", "own-fd-store"), ("ACTION", "pass"), ("HOLDER_PID", "1")]);
+        finding(m, APP, &[("VERDICT", "passed")]);
+    } else {
+        assert_eq!(m.connect(8080).stdout.trim(), "bound");
+        let free = |entry: &_| field(entry, "PORTGUARD_VERDICT") == "free";
+        assert_eq!(m.guard_entries(APP).into_iter().filter(free).count(), 2);
+    }
+}
+
+pub(super) fn fd_store_of_another_unit_is_refused(m: &Machine) {
+    m.given("other.service, which is up, and for which systemd keeps the listening socket as well");
+    m.unit("other.service", &storing("FileDescriptorStorePreserve=yes\n"));
+    m.ok("systemctl start other.service");
+    let other = m.main_pid("other.service");
+    assert_eq!(m.holders("8080/tcp"), [1, other]);
+    app_service(m, "8080/tcp");
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+    let manager = manager_image(m);
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("it is refused, and other.service named, which is unharmed, as is PID 1");
+    assert!(!start.status.success(), "{start:?}");
+    refused(
+        m,
+        APP,
+        &[("RELATION", "other-unit"), ("HOLDER_PID", &other.to_string()), ("HOLDER_UNIT", "other.service")],
+    );
+    assert_unharmed(m, "8080/tcp", other);
+    assert_eq!(manager_image(m), manager);
+
+    m.when("other.service is stopped, and the guarded service started again");
+    m.stop("other.service");
+    let start = m.start(APP);
+
+    if m.systemd() < 254 {
+        m.then("its store has gone with it, and the service is up");
+        assert!(start.status.success(), "{start:?}");
+        assert_up_without(m, "8080/tcp", &[other]);
+        return;
+    }
+    m.then("it is refused, for systemd still has the socket, and PID 1 is unharmed");
+    assert!(!start.status.success(), "{start:?}");
+    assert_eq!(m.holders("8080/tcp"), [1]);
+    let refused = refused(m, APP, &[("RELATION", "manager"), ("HOLDER_PID", "1")]);
+    assert_next_shows(m, &refused, &[":8080", "systemd"]);
+    assert_eq!(manager_image(m), manager);
+}
+
+pub(super) fn running_socket_unit_of_another_is_refused(m: &Machine) {
+    m.given("another service's socket unit, and that service, which was started by it and is up");
+    m.unit("other.socket", "[Socket]\nListenStream=8080\n");
+    m.unit("other.service", ACTIVATED);
+    m.ok("systemctl start other.socket");
+    assert_eq!(m.connect(8080).stdout.trim(), "served by activation");
+    assert_eq!(m.show("other.socket", "SubState"), "running");
+    let other = m.main_pid("other.service");
+    app_service(m, "8080/tcp");
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+    let manager = manager_image(m);
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("it is refused, and both units are named and unharmed");
+    assert!(!start.status.success(), "{start:?}");
+    let of_socket = refused(m, APP, &[("RELATION", "other-socket-unit"), ("HOLDER_PID", "1")]);
+    assert_names(message(&of_socket), &["other.socket"]);
+    assert_unharmed(m, "8080/tcp", other);
+    assert_eq!(manager_image(m), manager);
+
+    m.then("what it says to type, line by line, frees the port");
+    for entry in m.guard_entries(APP) {
+        if field(&entry, "PORTGUARD_ACTION") == "refuse" {
+            type_next(m, &entry);
+        }
+    }
+    m.wait_until("the port is free", SOON, || m.holders("8080/tcp").is_empty());
+}
+
+pub(super) fn replaced_socket_unit_is_stopped_by_systemd(m: &Machine) {
+    m.given("a socket unit of another service that listens, and a policy that replaces it");
+    m.unit("other.socket", "[Socket]\nListenStream=8080\n");
+    m.unit("other.service", ACTIVATED);
+    m.ok("systemctl start other.socket");
+    app_service(m, "8080/tcp");
+    let replaces = |units: &str| {
+        policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nreplaces = [{units}]\n"));
+    };
+    replaces("\"other.socket\"");
+    guard(m, APP);
+    let manager = manager_image(m);
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("it is up instead of the socket unit, and PID 1 has not been touched");
+    assert!(start.status.success(), "{start:?}");
+    assert_up_without(m, "8080/tcp", &[]);
+    assert_eq!(m.holders("8080/tcp"), m.processes_of(APP));
+    assert_eq!(m.show("other.socket", "ActiveState"), "inactive");
+    finding(m, APP, &[("RELATION", "predecessor"), ("ACTION", "stop-unit"), ("HOLDER_PID", "1")]);
+    finding(m, APP, &[("VERDICT", "freed")]);
+    assert_eq!(manager_image(m), manager);
+
+    m.given("the same, with its service up");
+    m.ok(&format!("systemctl stop {APP}; systemctl kill -s KILL {APP} 2>/dev/null; true"));
+    m.wait_until("the port is free", SOON, || m.holders("8080/tcp").is_empty());
+    m.ok("systemctl start other.socket");
+    assert_eq!(m.connect(8080).stdout.trim(), "served by activation");
+    let other = m.main_pid("other.service");
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then(
+        "it is refused for the service, of which the policy does not speak, and the socket unit is not stopped either",
+    );
+    assert!(!start.status.success(), "{start:?}");
+    let refused = refused(m, APP, &[("RELATION", "other-unit"), ("HOLDER_UNIT", "other.service")]);
+    assert_names(message(&refused), &["replaces = [\"other.service\"]"]);
+    assert_unharmed(m, "8080/tcp", other);
+    assert_eq!(m.show("other.socket", "ActiveState"), "active");
+
+    m.when("the policy speaks of both");
+    replaces("\"other.socket\", \"other.service\"");
+    let start = m.start(APP);
+
+    m.then("both are stopped, and the service is up");
+    assert!(start.status.success(), "{start:?}");
+    assert_up_without(m, "8080/tcp", &[other]);
+    assert_eq!(m.holders("8080/tcp"), m.processes_of(APP));
 }
 
 /// Differs after every exec of PID 1: its auxiliary vector holds addresses that the kernel then draws anew.

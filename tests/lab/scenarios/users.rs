@@ -4,10 +4,30 @@ use super::{APP, SOON, assert_names, assert_unharmed, policy_for_app};
 use crate::machine::Machine;
 
 /// Runs a command as alice, on whose own manager `systemctl --user` works.
-fn as_alice(command: &str) -> String {
+pub(super) fn as_alice(command: &str) -> String {
     format!(
         "setpriv --reuid=alice --regid=alice --init-groups env HOME=/home/alice XDG_RUNTIME_DIR=/run/user/$(id -u alice) {command}"
     )
+}
+
+/// Alice, whose own manager runs, and has a bus of its own.
+pub(super) fn alices_manager(m: &Machine) {
+    // What Debian has in dbus-user-session.
+    m.write("/etc/systemd/user/dbus.socket", "[Socket]\nListenStream=%t/bus\n[Install]\nWantedBy=sockets.target\n");
+    m.write(
+        "/etc/systemd/user/dbus.service",
+        "[Unit]\nRequires=dbus.socket\n[Service]\nExecStart=/usr/bin/dbus-daemon --session --address=systemd: --nofork \
+         --nopidfile --systemd-activation --syslog-only\n",
+    );
+    m.ok("systemctl --global enable dbus.socket 2>/dev/null && useradd -m alice");
+    m.ok("systemctl start user@$(id -u alice).service");
+    m.ok(&as_alice("systemctl --user start dbus.service"));
+}
+
+/// Writes a unit of alice's, and makes her manager read it.
+pub(super) fn user_unit(m: &Machine, name: &str, text: &str) {
+    m.write(&format!("/home/alice/.config/systemd/user/{name}"), text);
+    m.ok(&format!("chown -R alice: /home/alice && {}", as_alice("systemctl --user daemon-reload")));
 }
 
 pub(super) fn user_service_over_its_leftover_comes_up(m: &Machine) {
