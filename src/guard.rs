@@ -1,5 +1,6 @@
 //! One run, from the policy to the outcome: policy → observe → judge → act → observe again.
 
+use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,9 @@ const WAIT: Duration = Duration::from_secs(30);
 /// How long a holder gets that is on its way down already.
 const WAIT_FOR_STOPPING: Duration = Duration::from_secs(10);
 
+/// How long the processes of a unit get that is down by now: systemd does not wait for all that it has killed.
+const AFTERMATH: Duration = Duration::from_secs(1);
+
 /// A little more than `TCP_TIMEWAIT_LEN` (60 s, Linux `include/net/tcp.h`), the longest that a `TIME_WAIT` lasts.
 const WAIT_FOR_TIME_WAIT: Duration = Duration::from_secs(62);
 
@@ -57,6 +61,7 @@ pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Rep
         report,
         began: Instant::now(),
         stopped: Stopped::default(),
+        going: BTreeSet::new(),
         findings: Vec::new(),
     };
     let outcome = guard.run();
@@ -80,6 +85,8 @@ struct Guard<'a> {
     report: &'a mut Report,
     began: Instant,
     stopped: Stopped,
+    /// The units that were seen on their way down in this run.
+    going: BTreeSet<UnitName>,
     findings: Vec<Finding>,
 }
 
@@ -143,6 +150,9 @@ impl Guard<'_> {
 
     fn round(&mut self, deadlines: &mut Deadlines) -> Result<Round, ActError> {
         let (look, verdict) = self.judged();
+        if self.aftermath(&verdict, &look.pins, deadlines)? {
+            return Ok(Round::Waited);
+        }
         self.tell(&look, &verdict);
         deadlines.know(&look);
         let done = match &verdict {
@@ -180,6 +190,26 @@ impl Guard<'_> {
             }
             other => other,
         }
+    }
+
+    /// Whether all that is refused is of units that went down under our eyes, and may be gone in a moment; waits for that.
+    fn aftermath(&mut self, verdict: &Verdict, pins: &Pins, deadlines: &mut Deadlines) -> Result<bool, ActError> {
+        let unit_of = |finding: &Finding, state| {
+            let unit = finding.relation.unit().cloned();
+            unit.filter(|_| finding.unit_state == state)
+        };
+        self.going.extend(verdict.findings().iter().filter_map(|finding| unit_of(finding, ActiveState::Stopping)));
+        let Verdict::Refuse(findings) = verdict else { return Ok(false) };
+        let refused: Vec<&Finding> = findings.iter().filter(|finding| finding.action == Action::Refuse).collect();
+        let went_down =
+            |finding: &&Finding| unit_of(finding, ActiveState::Down).is_some_and(|unit| self.going.contains(&unit));
+        let until = *deadlines.aftermath.get_or_insert(Instant::now() + AFTERMATH);
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || !refused.iter().all(went_down) {
+            return Ok(false);
+        }
+        act::wait_for_one(&pinned(&refused, pins), None, left)?;
+        Ok(true)
     }
 
     fn tell(&mut self, look: &Look, verdict: &Verdict) {
@@ -246,6 +276,8 @@ impl Guard<'_> {
                 Ok(()) => {
                     self.report.step(&Step::UnitStopped { unit, after: begin.elapsed() });
                     self.stopped.units.push(unit.clone());
+                    self.going.insert(unit.clone());
+                    deadlines.aftermath = None;
                 }
                 Err(error @ (StopError::Late | StopError::Failed(_))) => {
                     return Round::Done(self.still_held(&format!("{unit}: {error}")));
@@ -264,9 +296,7 @@ impl Guard<'_> {
         let waited_for: Vec<&Finding> = findings.iter().filter(|finding| finding.action == Action::Wait).collect();
         let closings = closings(waited_for.iter().copied());
         deadlines.wait_for(waited_for.iter().map(|finding| patience_with(finding, self.rules)).max());
-        let holders = waited_for.iter().filter_map(|finding| finding.holder.as_ref());
-        // Whoever cannot be pinned is looked at again and again.
-        let holders: Vec<BorrowedFd<'_>> = holders.filter_map(|holder| pins.of(holder.pid).ok()).collect();
+        let holders = pinned(&waited_for, pins);
         deadlines.tell_manager(deadlines.extend_wait, "waiting for a port that is held");
         while Instant::now() < deadlines.wait_until {
             // Before the first wait as well: it may have gone before it was listened for.
@@ -289,6 +319,11 @@ fn failed(error: &ActError) -> Outcome {
         ActError::NotPermitted(_) => Outcome::NotPermitted(error.to_string()),
         ActError::NoPidfd(_) | ActError::Wait(_) | ActError::Signal(_) => Outcome::Internal(error.to_string()),
     }
+}
+
+/// The holders that could be pinned; any other has to be looked at again and again.
+fn pinned<'a>(findings: &[&Finding], pins: &'a Pins) -> Vec<BorrowedFd<'a>> {
+    findings.iter().filter_map(|finding| pins.of(finding.holder.as_ref()?.pid).ok()).collect()
 }
 
 /// How long a holder is waited for.
@@ -355,13 +390,23 @@ struct Deadlines {
     may_notify: bool,
     /// When the start has to be over, but for a word to the manager.
     give_up_at: Option<Instant>,
+    /// Until when the processes of a unit that went down may take to be gone; set when the first is seen.
+    aftermath: Option<Instant>,
     /// When stopping has to be over; set when it begins.
     stop_by: Option<Instant>,
 }
 
 impl Deadlines {
     fn new(began: Instant) -> Self {
-        Self { began, wait_until: began, extend_wait: None, may_notify: false, give_up_at: None, stop_by: None }
+        Self {
+            began,
+            wait_until: began,
+            extend_wait: None,
+            may_notify: false,
+            give_up_at: None,
+            aftermath: None,
+            stop_by: None,
+        }
     }
 
     fn know(&mut self, look: &Look) {

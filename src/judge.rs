@@ -61,35 +61,10 @@ impl Found<'_> {
 
     /// How its unit is; unknown where it is in none, or in another manager than the guarded unit.
     fn unit_state(&self, scene: &Scene) -> ActiveState {
-        let unit = match &self.relation {
-            Relation::Predecessor(unit)
-            | Relation::Sibling(unit)
-            | Relation::OtherUnit(unit)
-            | Relation::OtherSocketUnit(unit) => unit,
-            Relation::OtherUserUnit { uid, unit } if scene.guarded.user == Some(*uid) => unit,
-            Relation::OwnSocketUnit(_)
-            | Relation::OwnFdStore
-            | Relation::OwnStart
-            | Relation::OwnRun
-            | Relation::Leftover
-            | Relation::Escaped
-            | Relation::Heir
-            | Relation::Unproven
-            | Relation::Lookalike
-            | Relation::Twin { .. }
-            | Relation::OtherUserUnit { .. }
-            | Relation::Manager
-            | Relation::Container(_)
-            | Relation::Session { .. }
-            | Relation::OtherProcess
-            | Relation::Client
-            | Relation::TimeWait
-            | Relation::KernelHeld
-            | Relation::Hidden
-            | Relation::Unexplained
-            | Relation::NotBindable(_) => return ActiveState::Unknown,
-        };
-        scene.units.get(unit).map(|state| state.active).unwrap_or_default()
+        if matches!(self.relation, Relation::OtherUserUnit { uid, .. } if scene.guarded.user != Some(uid)) {
+            return ActiveState::Unknown;
+        }
+        self.relation.unit().and_then(|unit| scene.units.get(unit)).map(|state| state.active).unwrap_or_default()
     }
 
     /// Why the process is not signalled after all.

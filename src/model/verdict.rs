@@ -71,6 +71,38 @@ pub enum Relation {
 }
 
 impl Relation {
+    /// The unit to which the holder belongs, where that is another than the guarded one.
+    #[must_use]
+    pub fn unit(&self) -> Option<&UnitName> {
+        match self {
+            Self::Predecessor(unit)
+            | Self::Sibling(unit)
+            | Self::OtherUnit(unit)
+            | Self::OtherUserUnit { unit, .. }
+            | Self::OtherSocketUnit(unit) => Some(unit),
+            Self::OwnSocketUnit(_)
+            | Self::OwnFdStore
+            | Self::OwnStart
+            | Self::OwnRun
+            | Self::Leftover
+            | Self::Escaped
+            | Self::Heir
+            | Self::Unproven
+            | Self::Lookalike
+            | Self::Twin { .. }
+            | Self::Manager
+            | Self::Container(_)
+            | Self::Session { .. }
+            | Self::OtherProcess
+            | Self::Client
+            | Self::TimeWait
+            | Self::KernelHeld
+            | Self::Hidden
+            | Self::Unexplained
+            | Self::NotBindable(_) => None,
+        }
+    }
+
     /// The stable word of `PORTGUARD_RELATION=`.
     #[must_use]
     pub fn word(&self) -> &'static str {
