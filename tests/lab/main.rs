@@ -23,13 +23,13 @@ use crate::image::{Image, Release};
 use crate::machine::Machine;
 use crate::scenarios::Scenario;
 
-/// Scenarios mostly wait for a systemd, but more machines than this only wait for each other.
+/// Scenarios mostly wait for a systemd, so there are two machines a core; more than this only wait for each other.
 const MOST_MACHINES_AT_ONCE: usize = 4;
 
 fn main() -> ExitCode {
     let mut args = Arguments::from_args();
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    args.test_threads.get_or_insert(cores.min(MOST_MACHINES_AT_ONCE));
+    args.test_threads.get_or_insert((2 * cores).min(MOST_MACHINES_AT_ONCE));
 
     let trials = trials();
     assert!(!trials.is_empty(), "the lab has no trial: that is no success");
