@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod container;
+mod guarded;
 pub mod holders;
 pub mod net_tables;
 pub mod pin;
@@ -21,12 +22,11 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::ledger;
 use crate::manager::Scope;
 use crate::model::{
-    ActiveState, BlindSpot, CgroupId, CgroupPath, Container, Endpoint, EndpointScene, Engine, Guarded, HeldSocket,
-    Inode, InvocationId, Lineage, Owner, Phase, Pid, Port, Probe, Process, Program, Protocol, Rules, Run, Scene,
-    Socket, SocketState, SocketUnit, StartTime, UnitFacts, UnitName, UnitType,
+    BlindSpot, CgroupId, CgroupPath, Container, Endpoint, EndpointScene, Engine, HeldSocket, Inode, InvocationId,
+    Lineage, Owner, Phase, Pid, Port, Probe, Process, Protocol, Rules, Scene, Socket, SocketState, SocketUnit,
+    UnitFacts, UnitName, UnitType,
 };
 use crate::probe::probe;
 use cgroup::PathLookup;
@@ -103,7 +103,7 @@ impl Place {
     pub fn here(roots: Roots, unit: &UnitName, user: bool) -> Self {
         let own = proc::own_cgroup(&roots.proc);
         let scope = if user { Scope::User } else { Scope::System };
-        let within = own.filter(|path| is_guarded(&cgroup::owner_of(path), unit, scope));
+        let within = own.filter(|path| guarded::is_guarded(&cgroup::owner_of(path), unit, scope));
         Self {
             ledger: roots.run.join("portguard/ledger"),
             docker: Docker::new(&roots.run),
@@ -121,31 +121,6 @@ impl Place {
     #[must_use]
     pub fn is_within(&self) -> bool {
         self.within.is_some()
-    }
-
-    /// The run of which portguard is part, for the ledger; `None` if it is not inside the guarded unit, may not write
-    /// the ledger anyway, or is not of the run that the manager has noted: the unit's own `Environment=` can say
-    /// anything. The instances that a socket unit makes for each of its connections bind nothing (`REMOTE_ADDR`,
-    /// systemd.exec(5)), and would fill the ledger.
-    #[must_use]
-    pub fn present_run(&self, unit: &UnitName) -> Option<Run> {
-        if std::env::var_os("REMOTE_ADDR").is_some() {
-            return None;
-        }
-        let within = self.within.as_ref()?;
-        if self.scope == Scope::System && !crate::sys::is_root() {
-            return None;
-        }
-        let noted = self.exported_invocation(unit);
-        let invocation = match self.scope {
-            Scope::System => noted,
-            // The managers of users note nothing before systemd 250.
-            Scope::User => noted.or(self.invocation),
-        };
-        let invocation = invocation.filter(|_| self.invocation.is_none() || self.invocation == invocation)?;
-        let cgroup = cgroup::id_at_usual_place(&self.roots.cgroup, within)
-            .or_else(|| self.directory(within).and_then(|dir| cgroup::id_of(&dir).ok()));
-        Some(Run { cgroup, invocation })
     }
 
     fn hierarchy(&self) -> Option<&cgroup::Mount> {
@@ -384,78 +359,6 @@ impl Place {
         };
         answer.map_err(|error| error.to_string())
     }
-
-    /// What the guarded unit's `ExecStart=` runs; `None` where that cannot be told for certain.
-    fn program(&self, facts: &UnitFacts) -> Option<Program> {
-        let (path, argv) = facts.exec_start.as_ref()?;
-        let variable = |name: &str| std::env::var(name).ok().filter(|_| self.is_within());
-        Some(Program {
-            file: proc::program_at(path)?,
-            argv: argv.iter().map(|argument| filled_in(argument, &variable)).collect::<Option<_>>()?,
-            uid: match (&facts.user, self.scope) {
-                (None, Scope::System) => 0,
-                (None, Scope::User) => rustix::process::getuid().as_raw(),
-                (Some(user), _) => users::user_id(&self.roots.etc, user)?,
-            },
-        })
-    }
-
-    fn guarded(&self, unit: &UnitName, answer: &Answer, blind_spots: &mut Vec<BlindSpot>) -> Guarded {
-        let facts = &answer.unit;
-        let present = facts.invocation.or_else(|| self.exported_invocation(unit));
-        let phase = self.phase(present, facts);
-        // Once it is over, the manager still tells the id of the last run, which is one of the earlier ones then.
-        let invocation = present.filter(|_| phase != Phase::Stopped);
-        let runs = ledger::read(&self.ledger, unit).unwrap_or_else(|error| {
-            // Without privilege there is none to read, and none was written.
-            if rustix::process::geteuid().is_root() {
-                blind_spots.push(BlindSpot::Ledger(error.to_string()));
-            }
-            Vec::new()
-        });
-        // Which of them is the present one must be known, or a live process could pass for one of an earlier run. And if
-        // the unit's own environment sets the variable (an EnvironmentFile= that was once dumped), ids prove nothing.
-        let overridden = phase == Phase::Within && self.invocation.is_some() && self.invocation != invocation;
-        let present_known = (invocation.is_some() || phase == Phase::Stopped) && !overridden;
-        let runs = runs.into_iter().filter(|run| present_known && Some(run.invocation) != invocation).collect();
-        Guarded {
-            unit: facts.id.clone().unwrap_or_else(|| unit.clone()),
-            user: (self.scope == Scope::User).then(|| rustix::process::getuid().as_raw()),
-            phase,
-            invocation,
-            ended: facts.ended.and_then(start_time),
-            known: facts.main_pid.into_iter().chain(facts.control_pid).collect(),
-            triggered_by: facts.triggered_by.clone(),
-            runs,
-            stored: answer.stored.clone(),
-            program: self.program(facts),
-        }
-    }
-
-    fn phase(&self, present: Option<InvocationId>, facts: &UnitFacts) -> Phase {
-        let own = own_pid();
-        let is_control = facts
-            .control_pid
-            .is_some_and(|control| control == own || proc::ancestors(&self.roots.proc, own).contains(&control));
-        let carries_present_id = self.invocation.is_some() && self.invocation == present;
-        phase(self.within.is_some(), is_control, carries_present_id, facts)
-    }
-
-    /// The invocation id of the unit's present run, which the manager writes before it runs any command of it, and
-    /// removes with the unit: `unit_export_invocation_id()`, systemd v257 `src/core/unit.c`.
-    fn exported_invocation(&self, unit: &UnitName) -> Option<InvocationId> {
-        std::fs::read_link(self.note_of(unit.as_str())).ok()?.to_str()?.parse().ok()
-    }
-
-    /// Whether the manager has a run of this unit.
-    #[must_use]
-    pub fn is_noted(&self, unit: &str) -> bool {
-        self.note_of(unit).is_symlink()
-    }
-
-    fn note_of(&self, unit: &str) -> PathBuf {
-        self.roots.run.join("systemd/units").join(format!("invocation:{unit}"))
-    }
 }
 
 /// Whether an endpoint that is busy for no process that was seen is not busy any more: its holder ended meanwhile.
@@ -468,68 +371,6 @@ fn has_changed(endpoints: &[EndpointScene], rules: &Rules) -> bool {
 
 fn own_pid() -> Pid {
     Pid(rustix::process::Pid::as_raw(Some(rustix::process::getpid())))
-}
-
-fn is_guarded(owner: &Owner, unit: &UnitName, scope: Scope) -> bool {
-    match (owner, scope) {
-        (Owner::Unit(own), Scope::System) => own == unit,
-        (Owner::UserUnit { uid, unit: own }, Scope::User) => own == unit && *uid == rustix::process::getuid().as_raw(),
-        (
-            Owner::Unit(_) | Owner::UserUnit { .. } | Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown,
-            Scope::System | Scope::User,
-        ) => false,
-    }
-}
-
-/// Where the unit is in its life.
-///
-/// Inside its cgroup is not enough to be part of its start: a process of an earlier run that is still there can call
-/// portguard as well, and so can `ExecReload=`. Either portguard (or what called it) is the very command that the
-/// manager waits for, or it carries the invocation id of the present run; and the manager must not say that anything
-/// but the commands in front of `ExecStart=` runs.
-fn phase(within: bool, is_control: bool, carries_present_id: bool, facts: &UnitFacts) -> Phase {
-    if within && (is_control || carries_present_id) && facts.starting.unwrap_or(true) {
-        return Phase::Within;
-    }
-    match facts.active {
-        ActiveState::Down => Phase::Stopped,
-        ActiveState::Up | ActiveState::Stopping => Phase::Running,
-        ActiveState::Unknown => Phase::Unknown,
-    }
-}
-
-/// A moment of `CLOCK_MONOTONIC` as a process start time. Those count the time asleep as well, so after a suspend
-/// this is too early, and nothing younger than the moment counts as older. `None` where the clocks are shifted the other
-/// way (`time_namespaces(7)`).
-fn start_time(moment: Duration) -> Option<StartTime> {
-    let now = |clock| Duration::try_from(rustix::time::clock_gettime(clock)).ok();
-    let monotonic = now(rustix::time::ClockId::Monotonic)?;
-    let since_boot = now(rustix::time::ClockId::Boottime)?;
-    if since_boot < monotonic {
-        return None;
-    }
-    let ticks = u128::from(rustix::param::clock_ticks_per_second()) * moment.as_micros() / 1_000_000;
-    u64::try_from(ticks).ok().map(StartTime)
-}
-
-/// An argument of `ExecStart=` as the process gets it: `${NAME}` filled in, `$$` a dollar (systemd.service(5)). `None`
-/// for a variable that is not set, or one without braces, which can become several arguments.
-fn filled_in(argument: &str, variable: &dyn Fn(&str) -> Option<String>) -> Option<String> {
-    let mut filled = String::new();
-    let mut rest = argument;
-    while let Some(at) = rest.find('$') {
-        filled.push_str(&rest[..at]);
-        rest = &rest[at + 1..];
-        if let Some(after) = rest.strip_prefix('$') {
-            filled.push('$');
-            rest = after;
-        } else {
-            let (name, after) = rest.strip_prefix('{')?.split_once('}')?;
-            filled.push_str(&variable(name)?);
-            rest = after;
-        }
-    }
-    Some(filled + rest)
 }
 
 /// The protocols and ports that a look is worth.
@@ -606,57 +447,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_command_in_front_of_the_start_is_part_of_it() {
-        let facts = |active, starting| UnitFacts { active, starting, ..UnitFacts::default() };
-        let start_pre = facts(ActiveState::Up, Some(true));
-        let reload = facts(ActiveState::Up, Some(false));
-        let silent = facts(ActiveState::Unknown, None);
-        let down = facts(ActiveState::Down, Some(false));
-        for (within, is_control, carries_id, facts, expected) in [
-            (true, true, true, &start_pre, Phase::Within),
-            // UnsetEnvironment=INVOCATION_ID, or called by a script.
-            (true, true, false, &start_pre, Phase::Within),
-            (true, false, true, &start_pre, Phase::Within),
-            (true, false, true, &silent, Phase::Within),
-            // A process of an earlier run, still in the cgroup, calls portguard in the midst of a start.
-            (true, false, false, &start_pre, Phase::Running),
-            (true, true, true, &reload, Phase::Running),
-            (false, false, true, &start_pre, Phase::Running),
-            (true, false, false, &silent, Phase::Unknown),
-            (false, false, false, &down, Phase::Stopped),
-        ] {
-            assert_eq!(
-                phase(within, is_control, carries_id, facts),
-                expected,
-                "{within} {is_control} {carries_id} {facts:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn an_argument_is_what_the_process_gets() {
-        let variable = |name: &str| (name == "PORT").then(|| "8080".to_owned());
-        for (argument, filled) in [
-            ("--port=80", Some("--port=80")),
-            ("--port=${PORT}", Some("--port=8080")),
-            ("${PORT}${PORT}/x", Some("80808080/x")),
-            ("$${PORT}", Some("${PORT}")),
-            ("a$$", Some("a$")),
-            ("$PORT", None),
-            ("${OTHER}", None),
-            ("${PORT", None),
-            ("$", None),
-        ] {
-            assert_eq!(filled_in(argument, &variable).as_deref(), filled, "{argument}");
-        }
-    }
-
-    #[test]
     fn a_manager_can_take_a_process_away_from_a_unit_and_never_give_it_to_the_guarded_one() {
         let of = |owner: &Owner, answer: &str| {
             let process = Process {
                 pid: Pid(7),
-                start: StartTime(1),
+                start: crate::model::StartTime(1),
                 uid: 0,
                 comm: String::new(),
                 exe: None,
