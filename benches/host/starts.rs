@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::image::{Image, RELEASES};
 use crate::machine::Machine;
 use crate::race::Times;
-use crate::table::{Bound, Table};
+use crate::table::{Bound, Row, Table};
 
 /// Instances of the service, each with a port of its own.
 const UNITS: u16 = 200;
@@ -65,13 +65,15 @@ fn clearing(table: &mut Table, machine: &Machine) -> Result<(), String> {
     table.section(&format!("Clearing, on systemd {}", systemd(machine)));
     guard(machine, "/opt/lab/stamped");
     machine.ok("systemctl start app@0000.service");
-    let mut times = Vec::new();
-    for _ in 0..ROUNDS {
-        machine.ok("rm -f /run/stale/10000 && systemctl restart app@0000.service");
-        let stamps = machine.ok("cat /run/guard-ended /run/stale/10000");
-        times.push(between(&stamps).ok_or_else(|| format!("no leftover was stopped: {stamps}"))?);
-    }
-    table.time("leftover's exit to portguard's", &Times::of(times), Some(Duration::from_millis(5)));
+    table.race(|| {
+        let mut times = Vec::new();
+        for _ in 0..ROUNDS {
+            machine.ok("rm -f /run/stale/10000 && systemctl restart app@0000.service");
+            let stamps = machine.ok("cat /run/guard-ended /run/stale/10000");
+            times.push(between(&stamps).ok_or_else(|| format!("no leftover was stopped: {stamps}"))?);
+        }
+        Ok(vec![Row::time("leftover's exit to portguard's", &Times::of(times), Some(Duration::from_millis(5)))])
+    })?;
     forget(machine);
     Ok(())
 }
@@ -81,9 +83,11 @@ fn with_a_bus(table: &mut Table, machine: &Machine) -> Result<(), String> {
     table.section("Port held by another unit, systemd answers");
     machine.ok("systemctl start app@0000.service");
     machine.write("/opt/lab/asked", ASKED);
-    let stamps = machine.ok(&format!("for i in $(seq {ROUNDS}); do bash /opt/lab/asked || exit 1; done"));
-    let times: Option<Vec<Duration>> = stamps.lines().map(between).collect();
-    table.time("portguard", &Times::of(times.ok_or(stamps)?), Some(Duration::from_millis(10)));
+    table.race(|| {
+        let stamps = machine.ok(&format!("for i in $(seq {ROUNDS}); do bash /opt/lab/asked || exit 1; done"));
+        let times: Option<Vec<Duration>> = stamps.lines().map(between).collect();
+        Ok(vec![Row::time("portguard", &Times::of(times.ok_or(stamps)?), Some(Duration::from_millis(10)))])
+    })?;
     forget(machine);
     Ok(())
 }
@@ -113,13 +117,14 @@ fn at_once(table: &mut Table, machine: &Machine) -> Result<(), String> {
     }
     let [alone, guarded, over_leftovers] = [alone, guarded, over_leftovers].map(Times::of);
 
-    table.time("no guard, no leftovers: all up", &alone, None);
-    table.time("guarded, all ports free: all up", &guarded, None);
-    table.time("guarded, each over a leftover: all up", &over_leftovers, None);
-    table.ratio("  / no guard, no leftovers", &over_leftovers, &alone, Bound::None);
+    table.add(&Row::time("no guard, no leftovers: all up", &alone, None));
+    table.add(&Row::time("guarded, all ports free: all up", &guarded, None));
+    table.add(&Row::ratio("  / no guard, no leftovers", &guarded, &alone, Bound::None));
+    table.add(&Row::time("guarded, each over a leftover: all up", &over_leftovers, None));
+    table.add(&Row::ratio("  / no guard, no leftovers", &over_leftovers, &alone, Bound::None));
     let all = Bound::AtLeast(f64::from(UNITS) * f64::from(STARTS_OF_ALL));
-    table.count("leftovers there before", leftovers, all, "");
-    table.count("leftovers stopped", stopped, all, "");
+    table.add(&Row::count("leftovers there before", leftovers, all, ""));
+    table.add(&Row::count("leftovers stopped", stopped, all, ""));
     Ok(())
 }
 
