@@ -188,7 +188,16 @@ pub(super) fn end_of_a_connection_that_no_process_has_is_waited_for(m: &Machine)
 
 pub(super) fn socket_in_a_message_that_nobody_reads_is_refused(m: &Machine) {
     m.given("web.service, whose listener lies in a message that nobody has read, so that no process has it");
-    m.unit("web.service", "[Service]\nType=forking\nExecStart=/usr/bin/python3 /opt/lab/in_flight.py 8080\n");
+    socket_of_no_process_is_refused(m, "in_flight.py");
+}
+
+pub(super) fn socket_in_an_io_uring_is_refused(m: &Machine) {
+    m.given("web.service, whose listener is a registered file of an io_uring, so that no process has it");
+    socket_of_no_process_is_refused(m, "in_a_ring.py");
+}
+
+fn socket_of_no_process_is_refused(m: &Machine, listener: &str) {
+    m.unit("web.service", &format!("[Service]\nType=forking\nExecStart=/usr/bin/python3 /opt/lab/{listener} 8080\n"));
     m.ok("systemctl start web.service");
     let web = m.main_pid("web.service");
     let listening = || m.ok("ss -Hltn 'sport = :8080'");
@@ -209,7 +218,10 @@ pub(super) fn socket_in_a_message_that_nobody_reads_is_refused(m: &Machine) {
         &[("RELATION", "kernel-held"), ("ACTION", "refuse"), ("ENDPOINT", "8080/tcp"), ("HOLDER_UNIT", "web.service")],
     );
     assert!(!refused.contains_key("PORTGUARD_HOLDER_PID"), "{refused:?}");
-    assert_names(message(&refused), &["a message that nobody has read", "a socket that web.service made"]);
+    assert_names(
+        message(&refused),
+        &["an io_uring, or a message that nobody has read", "a socket that web.service made"],
+    );
     finding(m, APP, &[("VERDICT", "refused"), ("EXIT_STATUS", "69")]);
     assert_names(&m.journal(APP), &["status=69/UNAVAILABLE"]);
 

@@ -126,6 +126,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     sockets::fd_store_of_another_unit_is_refused,
     sockets::running_socket_unit_of_another_is_refused,
     sockets::replaced_socket_unit_is_stopped_by_systemd,
+    kinds::socket_in_an_io_uring_is_refused,
 ];
 
 /// Those with real software, each of which runs on every release as well, in a machine of the stocked image.
