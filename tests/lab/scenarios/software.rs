@@ -98,9 +98,10 @@ pub(super) fn foreign_nginx_is_refused_and_what_to_type_frees_its_port(m: &Machi
 
 pub(super) fn daemon_that_a_stop_left_behind_is_stopped(m: &Machine) {
     m.given("memcached, guarded, which goes to the background by itself and outlives a stop");
+    // Where its port is taken it says so in the background, and systemd waits for a PID file that never comes.
     m.unit(
         CACHE,
-        "[Service]\nType=forking\nPIDFile=/run/memcached.pid\nKillMode=none\n\
+        "[Service]\nType=forking\nPIDFile=/run/memcached.pid\nKillMode=none\nTimeoutStartSec=20s\n\
          ExecStart=/usr/bin/memcached -d -u root -P /run/memcached.pid -p 11211\n",
     );
     guarded(m, CACHE, "\"11211/tcp\"");
