@@ -1,6 +1,6 @@
 """The guarded service of most scenarios: a main process that binds, and forked workers that serve.
 
-usage: app.py PORT/tcp|udp [WORKERS] [plain|stubborn|reforking|leaderless|draining] [CGROUP]
+usage: app.py PORT/tcp|udp [WORKERS] [plain|stubborn|reforking|leaderless|draining|calling] [CGROUP]
 
 The workers inherit the socket, as those of any pre-forking server do. Under KillMode=process systemd stops the main
 process alone: the workers stay behind and hold the port, and the next start dies of EADDRINUSE.
@@ -9,14 +9,16 @@ plain       the workers die of SIGTERM
 stubborn    they ignore it
 reforking   they answer the first one with a successor that has the socket, and exit
 draining    they close the socket at SIGTERM, and live on for half a minute
+calling     at SIGUSR1 they call portguard for app.service, and write its exit status to /run/called
 leaderless  their main thread has ended, another one serves: /proc/PID/fd is empty then
-CGROUP      the folder of a cgroup that the workers move to once they are there
+CGROUP      the folder of a cgroup that the workers move to once they are there; it is made if it is not
 """
 
 import ctypes
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -62,7 +64,10 @@ def work(listener, kind, cgroup, in_position):
         signal.signal(signal.SIGTERM, leave_a_successor)
     if kind == "draining":
         signal.signal(signal.SIGTERM, lambda *_: drain(listener))
+    if kind == "calling":
+        signal.signal(signal.SIGUSR1, call_portguard)
     if cgroup:
+        os.makedirs(cgroup, exist_ok=True)
         with open(cgroup + "/cgroup.procs", "w") as procs:
             procs.write("0")
     if kind == "leaderless":
@@ -77,6 +82,12 @@ def drain(listener):
     listener.close()
     time.sleep(30)
     os._exit(0)
+
+
+def call_portguard(_signal, _frame):
+    status = subprocess.run(["/usr/bin/portguard", "--unit", "app.service"]).returncode
+    with open("/run/called", "w") as called:
+        called.write(str(status))
 
 
 def leave_a_successor(_signal, _frame):

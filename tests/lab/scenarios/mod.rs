@@ -7,9 +7,11 @@ mod addresses;
 mod arguments;
 mod attacks;
 mod containers;
+mod escapes;
 mod faults;
 mod kinds;
 mod leftovers;
+mod lookalikes;
 mod networks;
 mod predecessors;
 mod refusals;
@@ -17,6 +19,7 @@ mod sockets;
 mod software;
 mod starts;
 mod time;
+mod twins;
 mod users;
 mod waits;
 
@@ -127,6 +130,21 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     sockets::running_socket_unit_of_another_is_refused,
     sockets::replaced_socket_unit_is_stopped_by_systemd,
     kinds::socket_in_an_io_uring_is_refused,
+    escapes::leftover_in_a_delegated_cgroup_is_stopped,
+    escapes::leftover_is_told_from_a_control_cgroup,
+    escapes::daemon_that_forked_twice_is_a_leftover,
+    escapes::worker_moved_to_a_scope_is_proven_by_the_ledger,
+    escapes::worker_moved_to_a_session_is_proven_by_the_ledger,
+    escapes::worker_without_its_environment_is_not_proven,
+    escapes::scope_that_the_service_has_made_is_another_unit,
+    escapes::whoever_calls_portguard_is_never_signalled,
+    lookalikes::lookalike_is_refused_with_a_hint,
+    lookalikes::lookalike_is_stopped_if_the_policy_says_so,
+    lookalikes::other_argument_user_or_terminal_keeps_from_being_stopped,
+    twins::sibling_instance_is_refused_and_named,
+    twins::twin_in_a_users_manager_is_refused_and_named,
+    twins::twin_of_the_system_is_refused_and_named_to_a_user,
+    twins::session_is_named_with_user_terminal_and_command,
 ];
 
 /// Those with real software, each of which runs on every release as well, in a machine of the stocked image.
