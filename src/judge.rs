@@ -350,7 +350,17 @@ fn is_lookalike(holder: &Process, guarded: &Guarded) -> bool {
             Owner::Init | Owner::Unknown => false,
         };
     let Some(own) = guarded.program.as_ref().filter(|_| in_no_service) else { return false };
-    holder.program == Some(own.file) && holder.uid == own.uid && holder.argv == own.argv
+    holder.program == Some(own.file) && holder.uid == own.uid && is_same_command(&holder.argv, &own.argv)
+}
+
+/// The same arguments, and the same name in front of them, with or without its folder: one file can be several programs
+/// (busybox).
+fn is_same_command(one: &[String], other: &[String]) -> bool {
+    let name = |argument: &String| argument.rsplit('/').next().map(str::to_owned);
+    match (one.split_first(), other.split_first()) {
+        (Some((one, rest)), Some((other, others))) => name(one) == name(other) && rest == others,
+        (Some(_) | None, None) | (None, Some(_)) => false,
+    }
 }
 
 fn is_sibling(unit: &UnitName, guarded: &UnitName) -> bool {

@@ -162,7 +162,8 @@ fn make_room(dir: &rustix::fd::OwnedFd, is_there: impl Fn(&str) -> bool) {
         return;
     }
     let rank = |name: &CString| {
-        let written = statat(dir, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW).map_or(0, |stat| stat.st_mtime);
+        let stat = statat(dir, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW);
+        let written = stat.map_or((0, 0), |stat| (stat.st_mtime, stat.st_mtime_nsec));
         (name.to_str().is_ok_and(&is_there), written)
     };
     let mut ranked: Vec<_> = names.into_iter().map(|name| (rank(&name), name)).collect();

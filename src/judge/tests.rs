@@ -446,7 +446,11 @@ fn only_the_same_program_user_and_arguments_in_no_service_are_a_lookalike() {
     assert_eq!(relation(Phase::Unknown, lookalike()), session);
     assert_eq!(relation(Phase::Within, Process { invocation: Invocation::Known(OURS), ..lookalike() }), session);
     assert_eq!(relation(Phase::Within, Process { uid: 1, ..lookalike() }), session);
-    assert_eq!(relation(Phase::Within, Process { argv: Vec::new(), ..lookalike() }), session);
+    let with_argv = |argv: &[&str]| Process { argv: argv.iter().map(ToString::to_string).collect(), ..lookalike() };
+    assert_eq!(relation(Phase::Within, with_argv(&["/opt/app"])), Relation::Lookalike);
+    for other in [&[][..], &["ppa"], &["app", "-v"], &["app/x"]] {
+        assert_eq!(relation(Phase::Within, with_argv(other)), session, "{other:?}");
+    }
     assert_eq!(relation(Phase::Within, Process { program: None, ..lookalike() }), session);
     let in_service = Process { owner: Owner::Unit(unit("web.service")), ..lookalike() };
     assert_eq!(relation(Phase::Within, in_service), Relation::OtherUnit(unit("web.service")));

@@ -79,7 +79,7 @@ fn for_relation(finding: &Finding, about: &About) -> Advice {
         Relation::Leftover | Relation::Escaped if finding.obstacle.is_none() => {
             by_pid(finding).after(&format!("allow it: on-stale = \"stop\" for {unit} in the policy; or "))
         }
-        Relation::Client => reserve(finding.endpoint, about),
+        Relation::Client => reserve(finding, about),
         Relation::KernelHeld => for_kernel_held(finding, about),
         Relation::OwnSocketUnit(_)
         | Relation::OwnFdStore
@@ -187,12 +187,21 @@ fn machine_unit(finding: &Finding) -> Option<String> {
 }
 
 /// The port is one that the kernel gives to clients. The list is set as a whole, so what is in it has to stay in it.
-fn reserve(endpoint: Endpoint, about: &About) -> Advice {
+fn reserve(finding: &Finding, about: &About) -> Advice {
     let list = std::fs::read_to_string(about.proc.join("sys/net/ipv4/ip_local_reserved_ports")).unwrap_or_default();
-    let reserved = with_port(list.trim(), endpoint.port.get());
-    Advice::plain(format!("sysctl -w net.ipv4.ip_local_reserved_ports={reserved}"))
+    let reserved = with_port(list.trim(), finding.endpoint.port.get());
+    Advice::plain(in_network_of(finding, about, &format!("sysctl -w net.ipv4.ip_local_reserved_ports={reserved}")))
         .after("wait until the connection ends; and keep the port from clients: ")
         .before(" (and in /etc/sysctl.d, to last)")
+}
+
+/// The command as it has to be typed on the host: with `PrivateNetwork=` and its like, what is seen here is not there.
+fn in_network_of(finding: &Finding, about: &About, command: &str) -> String {
+    let network = |of: &str| std::fs::read_link(about.proc.join(of).join("ns/net")).ok();
+    match (network("self"), network("1"), &finding.holder) {
+        (Some(own), Some(hosts), Some(holder)) if own != hosts => format!("nsenter -t {} -n {command}", holder.pid),
+        _ => command.to_owned(),
+    }
 }
 
 fn with_port(reserved: &str, port: u16) -> String {

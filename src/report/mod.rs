@@ -110,7 +110,7 @@ impl Report {
 
     /// How it ended: the last line, or lines where a policy has several problems. Nothing comes after it but the exit.
     pub fn outcome(&self, outcome: &Outcome, endpoints: &[Endpoint], findings: &[Finding]) {
-        let entries = words::outcome(outcome, &self.about.unit, endpoints, findings);
+        let entries = words::outcome(outcome, &self.about, endpoints, findings);
         if let Some((last, before)) = entries.split_last() {
             for entry in before {
                 self.sink.send(entry);

@@ -90,7 +90,7 @@ pub(super) fn finding(finding: &Finding, about: &About) -> Entry {
         .with("PORTGUARD_ACTION", &finding.action)
         .with_some("PORTGUARD_HOLDER_PID", holder.map(|process| process.pid))
         .with_some("PORTGUARD_HOLDER_UID", holder.map(|process| process.uid))
-        .with_some("PORTGUARD_HOLDER_UNIT", holder.and_then(holder_unit).or_else(|| unit_of_relation(finding)))
+        .with_some("PORTGUARD_HOLDER_UNIT", unit_of(finding))
         .with_some(
             "PORTGUARD_HOLDER_EXE",
             holder.and_then(|p| p.exe.as_ref()).map(|exe| printable(&exe.to_string_lossy())),
@@ -109,12 +109,19 @@ fn device(finding: &Finding) -> String {
     device.map(|device| format!(", on device {} alone", printable(device))).unwrap_or_default()
 }
 
-fn unit_of_relation(finding: &Finding) -> Option<String> {
-    match (&finding.relation, &finding.birthplace) {
-        (Relation::OwnSocketUnit(unit) | Relation::OtherSocketUnit(unit), _)
-        | (_, Some(Owner::Unit(unit) | Owner::UserUnit { unit, .. })) => Some(unit.to_string()),
-        _ => None,
-    }
+/// The socket unit for which a manager has the socket; else the unit of the process, or the one that made the socket.
+fn unit_of(finding: &Finding) -> Option<String> {
+    let held_for = if let Relation::OwnSocketUnit(unit) = &finding.relation {
+        Some(unit)
+    } else {
+        finding.relation.unit().filter(|_| finding.holder.as_ref().is_none_or(Process::is_manager))
+    };
+    let born_of = match &finding.birthplace {
+        Some(Owner::Unit(unit) | Owner::UserUnit { unit, .. }) => Some(unit),
+        Some(Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown) | None => None,
+    };
+    let of_process = || finding.holder.as_ref().and_then(holder_unit);
+    held_for.map(ToString::to_string).or_else(of_process).or_else(|| born_of.map(ToString::to_string))
 }
 
 /// How it stands to the unit, as the rest of a sentence that began with the endpoint and the holder, and the word for
@@ -266,7 +273,8 @@ pub(super) fn step(step: &Step<'_>, unit: &UnitName) -> Entry {
 }
 
 /// How it ended.
-pub(super) fn outcome(outcome: &Outcome, unit: &UnitName, endpoints: &[Endpoint], findings: &[Finding]) -> Vec<Entry> {
+pub(super) fn outcome(outcome: &Outcome, about: &About, endpoints: &[Endpoint], findings: &[Finding]) -> Vec<Entry> {
+    let unit = &about.unit;
     let ports = list(endpoints.iter().map(ToString::to_string));
     let held = || {
         let mut held: Vec<Endpoint> =
@@ -313,11 +321,7 @@ pub(super) fn outcome(outcome: &Outcome, unit: &UnitName, endpoints: &[Endpoint]
         Outcome::NotPermitted(why) => (
             Level::Error,
             id::NOT_PERMITTED,
-            vec![format!(
-                "{} held, and {}; {unit} must not start. Next: ExecStartPre=+/usr/bin/portguard --unit {unit} (mind the plus)",
-                held(),
-                printable(why)
-            )],
+            vec![format!("{} held, and {}; {unit} must not start{}", held(), printable(why), more_privilege(about))],
         ),
         Outcome::BadPolicy(problems) => {
             let count = problems.len();
@@ -344,6 +348,14 @@ pub(super) fn outcome(outcome: &Outcome, unit: &UnitName, endpoints: &[Endpoint]
         .collect()
 }
 
+/// In the manager of a user no plus gives any.
+fn more_privilege(about: &About) -> String {
+    if about.user {
+        return String::new();
+    }
+    format!(". Next: ExecStartPre=+/usr/bin/portguard --unit {} (mind the plus)", about.unit)
+}
+
 /// `a, b, c`, and a count instead of a long tail.
 fn list(items: impl Iterator<Item = String>) -> String {
     const SHOWN: usize = 8;
@@ -368,6 +380,10 @@ mod tests {
         "app.service".parse().unwrap()
     }
 
+    fn about() -> About {
+        About { unit: unit(), user: false, dry_run: false, etc: "/nonexistent".into(), proc: "/nonexistent".into() }
+    }
+
     fn outcomes() -> Vec<Outcome> {
         let took = Duration::from_millis(12);
         vec![
@@ -387,9 +403,8 @@ mod tests {
 
     #[test]
     fn every_verdict_message_id_and_exit_status_is_in_the_readme() {
-        let unit: UnitName = "app.service".parse().unwrap();
         for end in outcomes() {
-            let entries = outcome(&end, &unit, &[], &[]);
+            let entries = outcome(&end, &about(), &[], &[]);
             let last = entries.last().unwrap();
             let field = |wanted| last.fields.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value).unwrap();
             assert!(README.contains(&format!("`{}`", field("PORTGUARD_VERDICT"))), "{end:?}");
@@ -437,9 +452,8 @@ mod tests {
 
     #[test]
     fn every_verdict_but_that_of_the_policy_is_one_line_about_the_unit() {
-        let unit: UnitName = "app.service".parse().unwrap();
         for end in outcomes() {
-            let entries = outcome(&end, &unit, &[], &[]);
+            let entries = outcome(&end, &about(), &[], &[]);
             assert_eq!(entries.len(), if matches!(end, Outcome::BadPolicy(_)) { 2 } else { 1 }, "{end:?}");
             assert!(!entries.iter().any(|entry| entry.message.chars().any(char::is_control)), "{end:?}");
         }

@@ -150,3 +150,151 @@ pub(super) fn umask_of_one_service_does_not_hinder_another(m: &Machine) {
         ["755", "700"]
     );
 }
+
+/// What keeps a host reachable, or carries others' containers, is known by its executable, whatever unit it is in.
+pub(super) fn programs_that_carry_others_are_not_signalled_in_the_own_cgroup(m: &Machine) {
+    for program in ["containerd-shim-runc-v2", "dockerd", "docker-proxy", "dbus-daemon", "sshd"] {
+        m.given(&format!("a leftover in the unit's own cgroup whose executable is called {program}"));
+        m.ok(&format!("mkdir -p /opt/bin && cp $(readlink -f /usr/bin/python3) /opt/bin/{program}"));
+        m.unit(
+            APP,
+            &format!(
+                "[Service]\nType=notify\nKillMode=process\nExecStart=/opt/bin/{program} /opt/lab/app.py 8080/tcp\n"
+            ),
+        );
+        policy_for_app(m, "8080/tcp");
+        guard(m, APP);
+        m.ok(&format!("systemctl start {APP}"));
+        let old = super::workers(m);
+
+        m.when("the service is restarted");
+        let restart = m.restart(APP);
+
+        m.then("the start is refused, with the reason, and the process is unharmed");
+        assert!(!restart.status.success(), "{program}: {restart:?}");
+        let pid = old[0].to_string();
+        let refused = finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "refuse"), ("HOLDER_PID", &pid)]);
+        assert_names(message(&refused), &["never signals", &pid]);
+        super::assert_nobody_signalled(m, APP);
+        assert_unharmed(m, "8080/tcp", old[0]);
+        m.ok(&format!(
+            "kill -KILL {pid}; systemctl reset-failed {APP}; journalctl --rotate --vacuum-time=1s 2>/dev/null"
+        ));
+    }
+}
+
+/// A name of its own (`prctl(2)`), an executable and a unit, each with what a terminal, a shell or a journal would obey.
+pub(super) fn hostile_names_reach_neither_terminal_nor_shell(m: &Machine) {
+    m.given("a holder whose unit has a backslash in its name, and whose own name and executable have escape sequences");
+    let program = "/opt/bin/py\u{1b}[31m;reboot";
+    m.ok(&format!("mkdir -p /opt/bin && cp $(readlink -f /usr/bin/python3) '{program}'"));
+    m.write(
+        "/opt/lab/renamed.py",
+        "open('/proc/self/comm', 'w').write('a\\n\\x1b[2J`b')\nexec(open('/opt/lab/server.py').read())\n",
+    );
+    m.ok(&format!("systemd-run -q --unit='we\\x2db.service' '{program}' /opt/lab/renamed.py 8080"));
+    m.wait_until("it listens", super::SOON, || !m.holders("8080/tcp").is_empty());
+    super::app_service(m, "8080/tcp");
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+
+    m.when("the guarded service is started, and portguard is typed on a shell");
+    m.start(APP);
+    let typed = m.sh(&format!("portguard --unit {APP} --dry-run"));
+
+    m.then("nothing of that reaches the journal's text, its fields, or the terminal");
+    let refused = super::refused(m, APP, &[("RELATION", "other-unit"), ("HOLDER_UNIT", "we\\x2db.service")]);
+    for (name, value) in refused.iter().filter(|(name, _)| name.starts_with("PORTGUARD_") || *name == "MESSAGE") {
+        let text = value.as_str().unwrap_or_else(|| panic!("{name} is no text: {value:?}"));
+        assert!(!text.chars().any(char::is_control), "{name}: {text:?}");
+    }
+    assert!(!typed.stderr.trim_end_matches('\n').chars().any(|c| c.is_control() && c != '\n'), "{:?}", typed.stderr);
+    assert_eq!(typed.stderr.lines().count(), 2, "{:?}", typed.stderr);
+
+    m.then("what is to be typed next is a command for that very unit");
+    super::assert_next_frees(m, "8080/tcp", &refused);
+}
+
+pub(super) fn holder_that_systemd_restarts_is_not_fought(m: &Machine) {
+    m.given("web.service with the port, which systemd starts again whenever it ends");
+    m.unit(
+        "web.service",
+        "[Service]\nRestart=always\nRestartSec=0\nExecStart=/usr/bin/python3 /opt/lab/server.py 8080\n",
+    );
+    m.ok("systemctl start web.service");
+    m.wait_until("it listens", super::SOON, || !m.holders("8080/tcp").is_empty());
+    let web = m.main_pid("web.service");
+    super::app_service(m, "8080/tcp");
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("it is refused, and web.service is the very process that it was");
+    assert!(!start.status.success(), "{start:?}");
+    let refused = super::refused(m, APP, &[("RELATION", "other-unit"), ("HOLDER_PID", &web.to_string())]);
+    super::assert_nobody_signalled(m, APP);
+    assert_unharmed(m, "8080/tcp", web);
+    assert_eq!(m.show("web.service", "NRestarts"), "0");
+
+    m.then("what is to be typed next stops it for good");
+    super::assert_next_frees(m, "8080/tcp", &refused);
+    assert_eq!(m.show("web.service", "ActiveState"), "inactive");
+}
+
+/// Over a leftover, which both would stop, and over a foreign holder, which both refuse.
+pub(super) fn dry_run_judges_as_the_real_run_does(m: &Machine) {
+    m.given("a unit that runs portguard twice at each start, first with --dry-run");
+    let leftover = started_guarded_app(m, "8080/tcp 2");
+    m.unit(
+        &format!("{APP}.d/10-portguard.conf"),
+        "[Service]\nExecStartPre=+-/usr/bin/portguard --unit %n --dry-run\nExecStartPre=+/usr/bin/portguard --unit %n\n",
+    );
+    let judged = |run: &str| {
+        let entries = m.guard_entries(APP);
+        let of = |entry: &&crate::machine::Entry| {
+            field(entry, "_PID") == run && !field(entry, "PORTGUARD_ACTION").is_empty()
+        };
+        let words = ["ENDPOINT", "RELATION", "ACTION", "HOLDER_PID"];
+        let row =
+            |entry: &crate::machine::Entry| words.map(|word| field(entry, &format!("PORTGUARD_{word}")).to_owned());
+        let mut rows: Vec<_> = entries.iter().filter(of).map(row).collect();
+        rows.sort();
+        rows
+    };
+    let runs = || {
+        let mut runs: Vec<String> = Vec::new();
+        for entry in m.guard_entries(APP) {
+            let pid = field(&entry, "_PID").to_owned();
+            if !runs.contains(&pid) {
+                runs.push(pid);
+            }
+        }
+        runs
+    };
+
+    m.when("it is restarted over its leftovers");
+    let restart = m.restart(APP);
+    assert!(restart.status.success(), "{restart:?}");
+    assert_up_without(m, "8080/tcp", &leftover);
+
+    m.then("both have found and judged the same, and the first has done nothing");
+    let all = runs();
+    let [.., dry, real] = &all[..] else { panic!("two runs expected: {all:?}") };
+    assert_eq!(judged(dry).len(), 2);
+    assert_eq!(judged(dry), judged(real));
+
+    m.when("it is started while web.service has the port");
+    m.ok(&format!("systemctl kill -s KILL --kill-who=all {APP} 2>/dev/null; systemctl stop {APP}; true"));
+    m.wait_until("the port is free", super::SOON, || m.holders("8080/tcp").is_empty());
+    m.unit("web.service", "[Service]\nType=forking\nExecStart=/usr/bin/python3 /opt/lab/listener.py 8080\n");
+    m.ok("systemctl start web.service");
+    assert!(!m.start(APP).status.success());
+
+    m.then("both have found and judged the same again");
+    let all = runs();
+    let [.., dry, real] = &all[..] else { panic!("two runs expected: {all:?}") };
+    assert_eq!(judged(dry).len(), 1);
+    assert_eq!(judged(dry), judged(real));
+}
