@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
@@ -41,6 +42,9 @@ const WAIT_FOR_STOPPING: Duration = Duration::from_secs(10);
 /// How long the processes of a unit get that is down by now: systemd does not wait for all that it has killed.
 const AFTERMATH: Duration = Duration::from_secs(1);
 
+/// A unit that has no bound for its stop is waited for so long, where the start has no bound either.
+const LONGEST_STOP: Duration = Duration::from_hours(1);
+
 /// A little more than `TCP_TIMEWAIT_LEN` (60 s, Linux `include/net/tcp.h`), the longest that a `TIME_WAIT` lasts.
 const WAIT_FOR_TIME_WAIT: Duration = Duration::from_secs(62);
 
@@ -60,6 +64,7 @@ pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Rep
         rules: &rules,
         report,
         began: Instant::now(),
+        looked: Instant::now(),
         stopped: Stopped::default(),
         going: BTreeSet::new(),
         findings: Vec::new(),
@@ -84,6 +89,8 @@ struct Guard<'a> {
     rules: &'a Rules,
     report: &'a mut Report,
     began: Instant,
+    /// When the last look began.
+    looked: Instant,
     stopped: Stopped,
     /// The units that were seen on their way down in this run.
     going: BTreeSet<UnitName>,
@@ -149,6 +156,7 @@ impl Guard<'_> {
     }
 
     fn round(&mut self, deadlines: &mut Deadlines) -> Result<Round, ActError> {
+        self.looked = Instant::now();
         let (look, verdict) = self.judged();
         if self.aftermath(&verdict, &look.pins, deadlines)? {
             return Ok(Round::Waited);
@@ -166,9 +174,9 @@ impl Guard<'_> {
             Verdict::Clear(_) if self.args.dry_run => Outcome::WouldStop,
             Verdict::Wait(findings) => return self.wait(findings, deadlines, &look.pins),
             Verdict::Clear(findings) => {
-                return match units_to_stop(findings) {
-                    units if units.is_empty() => self.stop(findings, deadlines, &look),
-                    units => Ok(self.stop_units(&units, deadlines, &look)),
+                return match unit_to_stop(findings) {
+                    None => self.stop(findings, deadlines, &look),
+                    Some(unit) => Ok(self.stop_unit(unit, findings, deadlines, &look)),
                 };
             }
         };
@@ -203,9 +211,12 @@ impl Guard<'_> {
         let refused: Vec<&Finding> = findings.iter().filter(|finding| finding.action == Action::Refuse).collect();
         let went_down =
             |finding: &&Finding| unit_of(finding, ActiveState::Down).is_some_and(|unit| self.going.contains(&unit));
+        if !refused.iter().all(went_down) {
+            return Ok(false);
+        }
         let until = *deadlines.aftermath.get_or_insert(Instant::now() + AFTERMATH);
         let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() || !refused.iter().all(went_down) {
+        if left.is_zero() {
             return Ok(false);
         }
         act::wait_for_one(&pinned(&refused, pins), None, left)?;
@@ -258,37 +269,39 @@ impl Guard<'_> {
         Ok(Round::Stopped)
     }
 
-    /// Has the manager stop units, one after the other, before any process is signalled: if it will not, nothing was
-    /// touched.
-    fn stop_units(&mut self, units: &[UnitName], deadlines: &mut Deadlines, look: &Look) -> Round {
-        for unit in units {
-            if self.stopped.units.contains(unit) {
-                return Round::Done(self.still_held(&format!("{unit} was stopped, and has come back")));
+    /// Has the manager stop one unit, before any process is signalled: if it will not, nothing was touched. Then all is
+    /// looked at again, as that may have taken its time.
+    fn stop_unit(&mut self, unit: &UnitName, findings: &[Finding], deadlines: &Deadlines, look: &Look) -> Round {
+        if self.stopped.units.contains(unit) {
+            return Round::Done(self.still_held(&format!("{unit} was stopped, and has come back")));
+        }
+        let place = self.place;
+        let of_unit = findings.iter().filter(|finding| finding.action == Action::StopUnit);
+        let mut of_unit = of_unit.filter(|finding| finding.relation.unit() == Some(unit));
+        if !of_unit.any(|finding| still_holds(finding, &look.pins, &place.roots.proc)) {
+            std::thread::sleep(SETTLE);
+            return Round::Stopped;
+        }
+        let budget = deadlines.budget_for_unit(look);
+        deadlines.tell_manager(budget.extend, &format!("waiting for {unit} to stop"));
+        self.report.step(&Step::StopUnit { unit });
+        let begin = Instant::now();
+        let has_bus = look.fallback.is_none();
+        match units::stop(unit, place.scope, &place.roots.run, has_bus, budget.patience + budget.grace) {
+            Ok(()) => {
+                self.report.step(&Step::UnitStopped { unit, after: begin.elapsed() });
+                self.stopped.units.push(unit.clone());
+                self.going.insert(unit.clone());
+                Round::Stopped
             }
-            let Some(budget) = deadlines.budget(Ladder::DEFAULT_PATIENCE, look) else {
-                return Round::Done(self.still_held("there is no time left to stop units"));
-            };
-            deadlines.tell_manager(budget.extend, &format!("waiting for {unit} to stop"));
-            self.report.step(&Step::StopUnit { unit });
-            let begin = Instant::now();
-            let place = self.place;
-            match units::stop(unit, place.scope, &place.roots.run, budget.patience + budget.grace) {
-                Ok(()) => {
-                    self.report.step(&Step::UnitStopped { unit, after: begin.elapsed() });
-                    self.stopped.units.push(unit.clone());
-                    self.going.insert(unit.clone());
-                    deadlines.aftermath = None;
-                }
-                Err(error @ (StopError::Late | StopError::Failed(_))) => {
-                    return Round::Done(self.still_held(&format!("{unit}: {error}")));
-                }
-                Err(error @ StopError::Refused(_)) => {
-                    let why = Some(format!("{unit}: {error}"));
-                    return Round::Done(Outcome::Refused { stopped: self.stopped.clone(), why });
-                }
+            Err(error @ (StopError::Late | StopError::Failed(_))) => {
+                Round::Done(self.still_held(&format!("{unit}: {error}")))
+            }
+            Err(error @ StopError::Refused(_)) => {
+                let why = Some(format!("{unit}: {error}"));
+                Round::Done(Outcome::Refused { stopped: self.stopped.clone(), why })
             }
         }
-        Round::Stopped
     }
 
     /// Waits until a holder has ended, a socket is gone, or an endpoint is free: then the whole has to be judged anew.
@@ -298,6 +311,8 @@ impl Guard<'_> {
         deadlines.wait_for(waited_for.iter().map(|finding| patience_with(finding, self.rules)).max());
         let holders = pinned(&waited_for, pins);
         deadlines.tell_manager(deadlines.extend_wait, "waiting for a port that is held");
+        // Whoever opens and closes sockets of that port all the time must not have us look all the time.
+        std::thread::sleep(SETTLE.saturating_sub(self.looked.elapsed()));
         while Instant::now() < deadlines.wait_until {
             // Before the first wait as well: it may have gone before it was listened for.
             let is_free = |finding: &&Finding| probe(&finding.endpoint, self.rules.reuse_address) == Probe::Free;
@@ -350,17 +365,16 @@ fn is_managers(finding: &Finding) -> bool {
     finding.action != Action::Pass && finding.holder.as_ref().is_some_and(Process::is_manager)
 }
 
-/// Each unit once.
-fn units_to_stop(findings: &[Finding]) -> Vec<UnitName> {
-    let mut units = Vec::new();
-    for finding in findings.iter().filter(|finding| finding.action == Action::StopUnit) {
-        if let Relation::Predecessor(unit) = &finding.relation
-            && !units.contains(unit)
-        {
-            units.push(unit.clone());
-        }
-    }
-    units
+/// The next unit to stop.
+fn unit_to_stop(findings: &[Finding]) -> Option<&UnitName> {
+    findings.iter().filter(|finding| finding.action == Action::StopUnit).find_map(|finding| finding.relation.unit())
+}
+
+/// Whether the holder is there as it was judged: in its cgroup, and with the socket.
+fn still_holds(finding: &Finding, pins: &Pins, proc_root: &Path) -> bool {
+    // Without one, the manager was told by the socket's birth.
+    let (Some(holder), Some(socket)) = (&finding.holder, &finding.socket) else { return true };
+    act::still_holds(holder, pins.of(holder.pid), &[socket.inode], proc_root)
 }
 
 /// Each process once, with all of its sockets that are in the way.
@@ -432,6 +446,13 @@ impl Deadlines {
         let ladder = Ladder::new(rules, &look.facts);
         let budget = self.budget(ladder.patience, look)?;
         Some((ladder, budget))
+    }
+
+    /// The time for a unit to stop, which systemd itself bounds by that unit's `TimeoutStopSec=`: whatever the start has
+    /// left, and where it can ask for more, no less than the default of that.
+    fn budget_for_unit(&self, look: &Look) -> Budget {
+        let left = look.left.map_or(LONGEST_STOP, |left| left.saturating_sub(Budget::GRACE * 3));
+        Budget::fit(left.max(Ladder::DEFAULT_PATIENCE), look.left, self.may_notify)
     }
 
     /// The time that is left for a stop that may take `patience`; `None` once it is used up.

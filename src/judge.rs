@@ -92,6 +92,7 @@ impl Found<'_> {
         match (state.active, &state.stops_too) {
             (ActiveState::Down, _) => Some(Obstacle::NotActive),
             (ActiveState::Unknown, _) | (_, None) => Some(Obstacle::Untold),
+            (ActiveState::Up | ActiveState::Stopping, Some(_)) if !state.can_stop => Some(Obstacle::RefusesStop),
             (ActiveState::Up | ActiveState::Stopping, Some(stops_too)) => {
                 let may_be = |other: &UnitName| {
                     *other != scene.guarded.unit && is_replaced(other, rules) && other.protection().is_none()
@@ -350,7 +351,11 @@ fn is_lookalike(holder: &Process, guarded: &Guarded) -> bool {
             Owner::Init | Owner::Unknown => false,
         };
     let Some(own) = guarded.program.as_ref().filter(|_| in_no_service) else { return false };
-    holder.program == Some(own.file) && holder.uid == own.uid && is_same_command(&holder.argv, &own.argv)
+    let is_same_place = holder.folders == Some(own.folders);
+    holder.program == Some(own.file)
+        && holder.uid == own.uid
+        && is_same_place
+        && is_same_command(&holder.argv, &own.argv)
 }
 
 /// The same arguments, and the same name in front of them, with or without its folder: one file can be several programs

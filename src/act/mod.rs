@@ -194,7 +194,7 @@ pub struct Target<'a> {
     pub pidfd: Result<BorrowedFd<'a>, Errno>,
     /// The sockets it held then.
     pub inodes: Vec<Inode>,
-    /// Whether its arguments are part of what makes it one: those of others may change with what they do (setproctitle(3)).
+    /// Whether its arguments and folders are part of what makes it one: those of others may change with what they do (setproctitle(3)).
     pub by_argv: bool,
 }
 
@@ -297,6 +297,19 @@ pub fn wait_for_one(
     }
 }
 
+/// Whether a process, pinned before it was judged, is where it was and has one of these sockets.
+#[must_use]
+pub fn still_holds(
+    process: &Process,
+    pidfd: Result<BorrowedFd<'_>, Errno>,
+    inodes: &[Inode],
+    proc_root: &Path,
+) -> bool {
+    let Ok(Some(now)) = proc::process(proc_root, process.pid) else { return false };
+    let holds = !holders::holds(proc_root, process.pid, inodes).inodes.is_empty();
+    holds && now.cgroup == process.cgroup && pidfd.is_ok_and(|pidfd| !has_ended(pidfd))
+}
+
 /// Reads again everything that made a process a target.
 fn verify<'a>(target: &'a Target<'a>, proc_root: &Path) -> Result<Now<'a>, ActError> {
     let process = target.process;
@@ -308,7 +321,9 @@ fn verify<'a>(target: &'a Target<'a>, proc_root: &Path) -> Result<Now<'a>, ActEr
         "its user has changed"
     } else if now.cgroup != process.cgroup {
         "it has moved to another cgroup"
-    } else if now.program != process.program || (target.by_argv && now.argv != process.argv) {
+    } else if now.program != process.program
+        || (target.by_argv && (now.argv != process.argv || now.folders != process.folders))
+    {
         "it runs another program now"
     } else if now.terminal != process.terminal {
         "its terminal has changed"

@@ -45,13 +45,17 @@ impl std::error::Error for StopError {}
 /// Stops one unit, and waits for `patience` until its job is over. `run` is `/run`, or `$XDG_RUNTIME_DIR` in a user
 /// manager.
 ///
-/// Over the bus, else with `systemctl`, which waits for the job as well. Where the bus hangs after all, both may ask for
+/// Over the bus, else with `systemctl`, which waits for the job as well. `has_bus`: whether the bus has answered the look
+/// before this. Where it hangs after all, both may ask for
 /// the same job, which is one job to systemd.
 ///
 /// # Errors
 /// [`StopError`].
-pub fn stop(unit: &UnitName, scope: Scope, run: &Path, patience: Duration) -> Result<(), StopError> {
+pub fn stop(unit: &UnitName, scope: Scope, run: &Path, has_bus: bool, patience: Duration) -> Result<(), StopError> {
     let deadline = Instant::now() + patience;
+    if !has_bus {
+        return stop_with_systemctl(unit, scope, run, deadline);
+    }
     let address = manager::bus_address(scope, run);
     let wanted = unit.clone();
     let told = manager::in_thread(move |send| async move {

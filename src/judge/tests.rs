@@ -48,7 +48,7 @@ fn guarded() -> Guarded {
         triggered_by: vec![unit("app.socket")],
         runs: vec![Run { cgroup: Some(CgroupId(70)), invocation: EARLIER }],
         stored: None,
-        program: Some(Program { file: OWN_FILE, argv: vec!["app".to_owned()], uid: 0 }),
+        program: Some(Program { file: OWN_FILE, argv: vec!["app".to_owned()], folders: (OWN_FILE, OWN_FILE), uid: 0 }),
     }
 }
 
@@ -65,6 +65,7 @@ fn process(owner: Owner) -> Process {
         invocation: Invocation::Absent,
         terminal: None,
         program: None,
+        folders: None,
         container: None,
         lineage: Lineage::Other,
     }
@@ -218,14 +219,17 @@ fn whoever_sits_at_a_terminal_has_not_escaped() {
 #[test]
 fn the_manager_of_a_user_holds_for_socket_units_as_pid_1_does() {
     let own = Owner::UserUnit { uid: 1000, unit: unit("init.scope") };
-    let socket = HeldSocket { socket_unit: Some(unit("app.socket")), ..held(vec![process(own)]) };
+    let socket = HeldSocket {
+        socket_unit: Some(unit("app.socket")),
+        ..held(vec![Process { lineage: Lineage::Manager, ..process(own) }])
+    };
     let guarded = Guarded { user: Some(1000), ..guarded() };
     assert_eq!(judged(guarded, socket), (Relation::OwnSocketUnit(unit("app.socket")), Action::Pass));
 }
 
 #[test]
 fn a_socket_unit_is_nobody_elses_while_the_manager_says_nothing() {
-    let init = Process { pid: Pid::INIT, ..process(Owner::Init) };
+    let init = Process { pid: Pid::INIT, lineage: Lineage::Manager, ..process(Owner::Init) };
     let socket = HeldSocket { socket_unit: Some(unit("other.socket")), ..held(vec![init]) };
     let mut scene = scene(guarded(), vec![socket]);
     scene.blind_spots.push(BlindSpot::Manager(String::new()));
@@ -246,7 +250,7 @@ fn a_socket_that_was_handed_over_does_not_get_its_holder_stopped() {
 
 #[test]
 fn what_pid_1_holds_is_told_by_the_unit_it_holds_it_for() {
-    let init = || Process { pid: Pid::INIT, lineage: Lineage::Ancestor, ..process(Owner::Init) };
+    let init = || Process { pid: Pid::INIT, lineage: Lineage::Manager, ..process(Owner::Init) };
     let own_socket = (Relation::OwnSocketUnit(unit("app.socket")), Action::Pass);
     let other_socket = (Relation::OtherSocketUnit(unit("other.socket")), Action::Refuse);
     for (socket_unit, birthplace, cgroup, expected) in [
@@ -353,10 +357,11 @@ fn replacing(pattern: &str, state: Option<UnitState>, change: impl FnOnce(&mut H
 fn a_predecessor_is_stopped_by_its_unit_unless_that_would_stop_others_as_well() {
     let up = |stops_too: &[&str]| UnitState {
         active: ActiveState::Up,
+        can_stop: true,
         stops_too: Some(stops_too.iter().map(|name| unit(name)).collect()),
     };
-    let untold = UnitState { active: ActiveState::Up, stops_too: None };
-    let down = UnitState { active: ActiveState::Down, stops_too: Some(Vec::new()) };
+    let untold = UnitState { active: ActiveState::Up, can_stop: true, stops_too: None };
+    let down = UnitState { active: ActiveState::Down, can_stop: true, stops_too: Some(Vec::new()) };
     let others = |names: &[&str]| Some(Obstacle::StopsToo(names.iter().map(|name| unit(name)).collect()));
     for (pattern, state, action, obstacle) in [
         ("web.service", Some(up(&[])), Action::StopUnit, None),
@@ -374,6 +379,8 @@ fn a_predecessor_is_stopped_by_its_unit_unless_that_would_stop_others_as_well() 
         assert_eq!(finding.relation, Relation::Predecessor(unit("web.service")), "{pattern} {state:?}");
         assert_eq!((finding.action, finding.obstacle), (action, obstacle), "{pattern} {state:?}");
     }
+    let unwilling = UnitState { can_stop: false, ..up(&[]) };
+    assert_eq!(replacing("web.service", Some(unwilling), |_| ()).obstacle, Some(Obstacle::RefusesStop));
     let other = replacing("old.service", Some(up(&[])), |_| ());
     assert_eq!((other.relation, other.action), (Relation::OtherUnit(unit("web.service")), Action::Refuse));
     let connection = replacing("web.service", Some(up(&[])), |socket| socket.socket.state = SocketState::Connected);
@@ -382,7 +389,7 @@ fn a_predecessor_is_stopped_by_its_unit_unless_that_would_stop_others_as_well() 
 
 #[test]
 fn units_and_programs_that_carry_others_are_not_stopped_as_predecessors() {
-    let up = || UnitState { active: ActiveState::Up, stops_too: Some(Vec::new()) };
+    let up = || UnitState { active: ActiveState::Up, can_stop: true, stops_too: Some(Vec::new()) };
     let sshd = replacing("*.service", Some(up()), |socket| {
         socket.holders[0].exe = Some("/usr/sbin/sshd".into());
     });
@@ -399,7 +406,7 @@ fn units_and_programs_that_carry_others_are_not_stopped_as_predecessors() {
 
 #[test]
 fn a_holder_that_is_on_its_way_down_is_waited_for() {
-    let stopping = UnitState { active: ActiveState::Stopping, stops_too: None };
+    let stopping = UnitState { active: ActiveState::Stopping, can_stop: true, stops_too: None };
     let finding = replacing("old.service", Some(stopping), |_| ());
     assert_eq!((finding.action, finding.unit_state), (Action::Wait, ActiveState::Stopping));
 }
@@ -433,6 +440,7 @@ fn a_container_is_named_and_refused_wherever_its_process_is() {
 fn only_the_same_program_user_and_arguments_in_no_service_are_a_lookalike() {
     let lookalike = || Process {
         program: Some(OWN_FILE),
+        folders: Some((OWN_FILE, OWN_FILE)),
         argv: vec!["app".to_owned()],
         ..process(Owner::Session(Session { id: "3".to_owned() }))
     };
@@ -452,6 +460,10 @@ fn only_the_same_program_user_and_arguments_in_no_service_are_a_lookalike() {
         assert_eq!(relation(Phase::Within, with_argv(other)), session, "{other:?}");
     }
     assert_eq!(relation(Phase::Within, Process { program: None, ..lookalike() }), session);
+    let elsewhere = FileId { device: 1, inode: 3 };
+    for folders in [None, Some((elsewhere, OWN_FILE)), Some((OWN_FILE, elsewhere))] {
+        assert_eq!(relation(Phase::Within, Process { folders, ..lookalike() }), session);
+    }
     let in_service = Process { owner: Owner::Unit(unit("web.service")), ..lookalike() };
     assert_eq!(relation(Phase::Within, in_service), Relation::OtherUnit(unit("web.service")));
 
@@ -464,7 +476,7 @@ fn only_the_same_program_user_and_arguments_in_no_service_are_a_lookalike() {
 
 #[test]
 fn what_the_manager_says_of_its_store_comes_before_where_a_socket_was_born() {
-    let init = || Process { pid: Pid::INIT, lineage: Lineage::Ancestor, ..process(Owner::Init) };
+    let init = || Process { pid: Pid::INIT, lineage: Lineage::Manager, ..process(Owner::Init) };
     for (stored, birthplace, expected) in [
         (Some(vec![Inode(9)]), None, (Relation::OwnFdStore, Action::Pass)),
         (Some(Vec::new()), Some(own()), (Relation::Manager, Action::Refuse)),
@@ -538,10 +550,11 @@ fn any_process() -> impl Strategy<Value = Process> {
             pid: Pid(pid),
             start: StartTime(start),
             invocation,
-            lineage,
+            lineage: if pid == 1 { Lineage::Manager } else { lineage },
             exe: exe.map(PathBuf::from),
             terminal: (pid == 4).then_some(Terminal(0x8800)),
             program: (pid == 5).then_some(OWN_FILE),
+            folders: (pid == 5).then_some((OWN_FILE, OWN_FILE)),
             argv: vec!["app".to_owned()],
             container: (pid == 2).then_some(Container { engine: Engine::Docker, name: None }),
             ..process(owner)
@@ -612,7 +625,11 @@ fn any_units() -> impl Strategy<Value = BTreeMap<UnitName, UnitState>> {
         ActiveState::Unknown,
     ]);
     let stops_too = prop::option::of(prop::collection::vec(any_unit(), 0..2));
-    let state = (active, stops_too).prop_map(|(active, stops_too)| UnitState { active, stops_too });
+    let state = (active, stops_too).prop_map(|(active, stops_too)| UnitState {
+        active,
+        can_stop: stops_too.as_ref().is_none_or(|units| units.len() != 2),
+        stops_too,
+    });
     prop::collection::btree_map(any_unit(), state, 0..6)
 }
 

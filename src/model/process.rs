@@ -104,6 +104,8 @@ pub enum Lineage {
     Ancestor,
     /// A kernel thread.
     Kernel,
+    /// PID 1; or, where the guarded unit is one of a user's, that user's own manager as well.
+    Manager,
     /// Any other process.
     Other,
 }
@@ -162,6 +164,8 @@ pub struct Process {
     pub terminal: Option<Terminal>,
     /// The file that it runs, where it may be looked at.
     pub program: Option<FileId>,
+    /// Its working directory and its root directory, where they may be looked at.
+    pub folders: Option<(FileId, FileId)>,
     /// The container that it is part of, or for which it holds the port.
     pub container: Option<Container>,
     /// How it stands to portguard.
@@ -213,10 +217,11 @@ const PROTECTED_PROGRAMS: &[&str] = &[
 const PROTECTED_FAMILIES: &[&str] = &["containerd-shim", "qemu-", "systemd-"];
 
 impl Process {
-    /// PID 1, or the manager of a user, which is alone in the `init.scope` of its tree.
+    /// Whether it is a service manager whose word counts here. That of another user is not: anybody may be in a cgroup
+    /// that is delegated to them.
     #[must_use]
     pub fn is_manager(&self) -> bool {
-        self.pid == Pid::INIT || matches!(&self.owner, Owner::UserUnit { unit, .. } if unit.as_str() == "init.scope")
+        self.lineage == Lineage::Manager
     }
 
     /// Why this process is never signalled, whatever the policy says; `None` if it may be.
@@ -229,6 +234,7 @@ impl Process {
             Lineage::Itself => return Some("it is portguard itself"),
             Lineage::Ancestor => return Some("it started portguard"),
             Lineage::Kernel => return Some("it is a kernel thread"),
+            Lineage::Manager => return Some("it is the service manager"),
             Lineage::Other => {}
         }
         if self.pid <= Pid::INIT {

@@ -157,6 +157,8 @@ pub struct Program {
     pub file: FileId,
     /// Its arguments, with the first.
     pub argv: Vec<String>,
+    /// Its working directory and its root directory: the same arguments mean another thing elsewhere.
+    pub folders: (FileId, FileId),
     /// `User=`.
     pub uid: u32,
 }
@@ -166,6 +168,8 @@ pub struct Program {
 pub struct UnitState {
     /// Whether it is up.
     pub active: ActiveState,
+    /// Whether systemd stops it when it is asked to.
+    pub can_stop: bool,
     /// The units that are up and would be stopped with it; `None` where that was not asked or not told.
     pub stops_too: Option<Vec<UnitName>>,
 }
@@ -322,6 +326,10 @@ pub struct UnitFacts {
     pub exec_start: Option<(PathBuf, Vec<String>)>,
     /// `User=`; `None` where it is empty or was not told.
     pub user: Option<String>,
+    /// `WorkingDirectory=`, as D-Bus has it: `!` in front where it may be missing, `~` for the user's home.
+    pub working_directory: Option<String>,
+    /// `RootDirectory=` or `RootImage=` is set: its files are not where they are for us.
+    pub has_own_root: bool,
     /// `NotifyAccess=` is `exec` or `all`: an `ExecStartPre=` may ask for more time.
     pub helpers_may_notify: bool,
 }

@@ -198,6 +198,8 @@ pub enum Obstacle {
     StopsToo(Vec<UnitName>),
     /// Its unit is not active: there is nothing that the manager could stop.
     NotActive,
+    /// The unit does not let itself be stopped by hand.
+    RefusesStop,
     /// The manager did not say what stopping its unit would bring about.
     Untold,
 }
@@ -211,6 +213,7 @@ impl fmt::Display for Obstacle {
                 write!(f, "systemd would stop {} as well", names.join(", "))
             }
             Self::NotActive => f.write_str("its unit is not active, so that systemd has nothing to stop"),
+            Self::RefusesStop => f.write_str("its unit has RefuseManualStop="),
             Self::Untold => f.write_str("systemd did not say what else it would stop"),
         }
     }

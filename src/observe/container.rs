@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
+use super::cgroup::unit_cgroup;
 use super::proc::Facts;
-use crate::model::{CgroupPath, Container, Engine, Port, Protocol};
+use crate::model::{CgroupPath, Container, Engine, Owner, Port, Protocol};
 use crate::pipe::read_until;
 
 /// How long Docker may take, all questions of a run together.
@@ -41,37 +42,50 @@ pub enum Trace {
     },
 }
 
-/// What the process itself and its cgroup tell.
+/// What the process itself and its cgroup tell. `owner`: whose that is.
+///
+/// A name proves nothing by itself: anybody can give it to a copy of a program, or to a cgroup in a tree of their own. So
+/// a helper counts where root runs it in a service of the system's, or a user in one of their own; and a cgroup where
+/// the engines put theirs, which is not below a unit.
 #[must_use]
-pub fn trace(facts: &Facts) -> Option<Trace> {
+pub fn trace(facts: &Facts, owner: &Owner) -> Option<Trace> {
+    let trusted = match owner {
+        Owner::Unit(_) => facts.uid == 0,
+        Owner::UserUnit { uid, .. } => facts.uid == *uid,
+        Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown => false,
+    };
     let program = facts.exe.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
     let argument = |name: &str| {
         let mut arguments = facts.argv.iter().skip_while(|argument| *argument != name);
         arguments.nth(1).filter(|value| is_name(value)).cloned()
     };
-    match program.map(|name| name.trim_end_matches(" (deleted)")) {
+    match program.map(|name| name.trim_end_matches(" (deleted)")).filter(|_| trusted) {
         Some("docker-proxy" | "rootlesskit-docker-proxy") => {
             Some(Trace::DockerPort { address: argument("-container-ip"), certain: true })
         }
         Some("dockerd") => Some(Trace::DockerPort { address: None, certain: false }),
         Some("rootlessport") => Some(Trace::Known(Container { engine: Engine::Podman, name: None })),
-        // conmon holds the port of a container of root's, so that nobody else takes it.
-        Some("conmon" | "conmonrs") => {
-            let name = argument("-n").or_else(|| argument("-c").map(|id| short_id(&id)));
-            Some(Trace::Known(Container { engine: Engine::Podman, name }))
-        }
         Some(_) | None => facts.cgroup.as_ref().and_then(in_cgroup),
     }
 }
 
-/// What the path of a cgroup tells: the names that each engine gives to the cgroups of its containers.
+/// What the path of a cgroup tells, down to its unit: the names that each engine gives to the cgroups of its containers.
 fn in_cgroup(path: &CgroupPath) -> Option<Trace> {
+    let unit_end = unit_cgroup(path).map_or(path.0.len(), |unit| unit.0.len());
+    let (engines, below) = path.0.split_at(unit_end);
+    // The halves of a machine are part of its scope.
+    let half = below.trim_start_matches('/').split('/').next().filter(|part| is_half_of_a_machine(part));
     let mut above = "";
-    path.0.split('/').find_map(|part| {
+    engines.split('/').chain(half).find_map(|part| {
         let found = in_part(above, part, path);
         above = part;
         found
     })
+}
+
+/// systemd-nspawn makes both of these in the cgroup of each of its machines.
+fn is_half_of_a_machine(part: &str) -> bool {
+    matches!(part, "payload" | "supervisor")
 }
 
 fn in_part(above: &str, part: &str, path: &CgroupPath) -> Option<Trace> {
@@ -93,9 +107,9 @@ fn in_part(above: &str, part: &str, path: &CgroupPath) -> Option<Trace> {
     if is_id(part) && path.0.split('/').any(|part| part == "kubepods" || part.starts_with("kubepods")) {
         return known(Engine::Cri, shortened(part, Container::CRI_ID_DIGITS));
     }
-    // systemd-nspawn makes both of these in the scope of each of its machines; since v260 or so that has no prefix
-    // (measured: machine-web\x2d1.scope on 257, web-1.scope on 262, and on all where machined does not know it).
-    let in_machine = matches!(part, "payload" | "supervisor") && path.0.starts_with("/machine.slice/");
+    // Since v260 or so its scope has no prefix (measured: machine-web\x2d1.scope on 257, web-1.scope on 262, and on all
+    // where machined does not know it).
+    let in_machine = is_half_of_a_machine(part) && path.0.starts_with("/machine.slice/");
     let unprefixed = above.strip_suffix(".scope").filter(|_| in_machine);
     let machine = part.strip_prefix("machine-").and_then(|name| name.strip_suffix(".scope")).or(unprefixed);
     let nspawn = part.strip_prefix("systemd-nspawn@").and_then(|name| name.strip_suffix(".service"));
@@ -258,6 +272,7 @@ mod tests {
 
     use super::*;
     use crate::model::{Invocation, Pid, StartTime};
+    use crate::observe::cgroup::owner_of;
 
     const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -274,6 +289,7 @@ mod tests {
             invocation: Invocation::Absent,
             terminal: None,
             program: None,
+            folders: None,
             kernel_thread: false,
         }
     }
@@ -293,7 +309,11 @@ mod tests {
             (format!("/machine.slice/libpod-{ID}.scope/container"), podman.clone()),
             (format!("/machine.slice/libpod-conmon-{ID}.scope"), podman.clone()),
             (format!("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope"), podman.clone()),
-            (format!("/system.slice/web.service/libpod-payload-{ID}"), podman),
+            (format!("/machine.slice/libpod-{ID}.scope"), podman),
+            // Below a unit: that is the one to stop, and whoever it was delegated to gives the names there.
+            (format!("/system.slice/web.service/libpod-payload-{ID}"), None),
+            (format!("/system.slice/evil.service/docker-{ID}.scope"), None),
+            (format!("/system.slice/evil.service/docker/{ID}"), None),
             (format!("/system.slice/nerdctl-{ID}.scope"), Some(named(Engine::Nerdctl, "0123456789ab"))),
             (
                 format!("/kubepods.slice/kubepods-pod1.slice/cri-containerd-{ID}.scope"),
@@ -313,7 +333,8 @@ mod tests {
             (format!("/{ID}"), None),
             ("/".to_owned(), None),
         ] {
-            assert_eq!(trace(&facts("/usr/sbin/nginx", &[], &path)), expected, "{path}");
+            let facts = facts("/usr/sbin/nginx", &[], &path);
+            assert_eq!(trace(&facts, &owner_of(facts.cgroup.as_ref().unwrap())), expected, "{path}");
         }
     }
 
@@ -322,18 +343,21 @@ mod tests {
         let proxy = ["docker-proxy", "-proto", "tcp", "-host-port", "8080", "-container-ip", "172.17.0.2"];
         let docker =
             |address: Option<&str>, certain| Some(Trace::DockerPort { address: address.map(str::to_owned), certain });
-        let conmon = ["conmon", "-c", ID, "-n", "web"];
-        let unnamed = ["conmon", "-c", ID, "-n", "a;b"];
         let cgroup = "/system.slice/docker.service";
         for (exe, argv, expected) in [
             ("/usr/bin/docker-proxy", &proxy[..], docker(Some("172.17.0.2"), true)),
             ("/usr/bin/docker-proxy (deleted)", &[][..], docker(None, true)),
             ("/usr/sbin/dockerd", &["dockerd"][..], docker(None, false)),
-            ("/usr/bin/conmon", &conmon[..], Some(named(Engine::Podman, "web"))),
-            ("/usr/bin/conmon", &unnamed[..], Some(named(Engine::Podman, "0123456789ab"))),
             ("/usr/bin/docker-proxies", &proxy[..], None),
+            ("/usr/bin/conmon", &["conmon", "-c", ID, "-n", "web"][..], None),
         ] {
-            assert_eq!(trace(&facts(exe, argv, cgroup)), expected, "{exe} {argv:?}");
+            let facts = facts(exe, argv, cgroup);
+            let owner = owner_of(facts.cgroup.as_ref().unwrap());
+            assert_eq!(trace(&facts, &owner), expected, "{exe} {argv:?}");
+            // A copy of it that anybody runs.
+            let session = Owner::Session(crate::model::Session { id: "1".to_owned() });
+            assert_eq!(trace(&Facts { uid: 1000, cgroup: None, ..facts.clone() }, &session), None);
+            assert_eq!(trace(&Facts { uid: 1000, ..facts }, &owner), None);
         }
     }
 

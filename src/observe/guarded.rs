@@ -3,7 +3,7 @@
 //!
 //! What the unit's own environment says is never enough by itself: it is compared with what the manager has noted.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::systemd::Answer;
@@ -44,14 +44,27 @@ impl Place {
     fn program(&self, facts: &UnitFacts) -> Option<Program> {
         let (path, argv) = facts.exec_start.as_ref()?;
         let variable = |name: &str| std::env::var(name).ok().filter(|_| self.is_within());
+        if facts.has_own_root {
+            return None;
+        }
+        let uid = match (&facts.user, self.scope) {
+            (None, Scope::System) => 0,
+            (None, Scope::User) => rustix::process::getuid().as_raw(),
+            (Some(user), _) => users::user_id(&self.roots.etc, user)?,
+        };
+        let home = || users::home_of(&self.roots.etc, uid);
+        let folder = match facts.working_directory.as_deref().map(|folder| folder.trim_start_matches('!')) {
+            Some("~") => home()?,
+            Some(folder) => folder.into(),
+            // systemd.exec(5).
+            None if self.scope == Scope::User => home()?,
+            None => "/".into(),
+        };
         Some(Program {
-            file: proc::program_at(path)?,
+            file: proc::file_of(path)?,
             argv: argv.iter().map(|argument| filled_in(argument, &variable)).collect::<Option<_>>()?,
-            uid: match (&facts.user, self.scope) {
-                (None, Scope::System) => 0,
-                (None, Scope::User) => rustix::process::getuid().as_raw(),
-                (Some(user), _) => users::user_id(&self.roots.etc, user)?,
-            },
+            folders: (proc::file_of(&folder)?, proc::file_of(Path::new("/"))?),
+            uid,
         })
     }
 

@@ -182,7 +182,7 @@ impl Place {
         };
         let held: Vec<HeldSocket> = tables
             .into_iter()
-            .map(|socket| assemble(socket, &born, &holders, &processes, &answer.socket_units))
+            .map(|socket| self.assemble(socket, &born, &holders, &processes, &answer.socket_units))
             .collect();
         let endpoints: Vec<EndpointScene> = probed
             .into_iter()
@@ -265,40 +265,57 @@ impl Place {
                 vanished = true;
                 continue;
             };
+            let owner = facts.cgroup.as_ref().map_or(Owner::Unknown, cgroup::owner_of);
             let lineage = if pid == own {
                 Lineage::Itself
+            } else if pid == Pid::INIT || self.is_own_manager(facts.uid, &owner) {
+                Lineage::Manager
             } else if ancestors.contains(&pid) {
                 Lineage::Ancestor
             } else {
                 Lineage::Other
             };
-            let owner = facts.cgroup.as_ref().map_or(Owner::Unknown, cgroup::owner_of);
             let held = tables.iter().filter(|socket| holders.has(socket.inode, pid));
-            let container = container::trace(&facts).and_then(|trace| self.container(trace, pid, held));
+            let trace = container::trace(&facts, &owner);
+            let container = trace.and_then(|trace| self.container(trace, pid, &owner, held));
             processes.insert(pid, facts.into_process(owner, container, lineage));
         }
         (processes, vanished)
     }
 
     /// The container of a trace, by the name that its engine gave to it, where that can be had.
-    fn container<'a>(&self, trace: Trace, pid: Pid, held: impl Iterator<Item = &'a Socket>) -> Option<Container> {
+    fn container<'a>(
+        &self,
+        trace: Trace,
+        pid: Pid,
+        owner: &Owner,
+        held: impl Iterator<Item = &'a Socket>,
+    ) -> Option<Container> {
+        // A daemon knows its own: the system's nothing of a user's, nor the other way round.
+        let is_users = matches!(owner, Owner::UserUnit { .. });
+        let docker = (is_users == (self.scope == Scope::User)).then_some(&self.docker);
         let (engine, name) = match trace {
             Trace::Known(container) => return Some(container),
-            Trace::DockerId(id) => (Engine::Docker, Some(self.docker.name_of(&id))),
+            Trace::DockerId(id) => {
+                (Engine::Docker, Some(docker.map_or_else(|| container::short_id(&id), |docker| docker.name_of(&id))))
+            }
             Trace::PodmanId(id) => (Engine::Podman, Some(self.podman_name(pid, &id))),
             Trace::DockerPort { address, certain } => {
                 let mut ports = held.filter_map(|socket| Some((socket.protocol, Port::new(socket.local.port())?)));
-                let name = ports.find_map(|(protocol, port)| self.docker.name_by_port(protocol, port, address.clone()));
+                let name = docker.and_then(|docker| {
+                    ports.find_map(|(protocol, port)| docker.name_by_port(protocol, port, address.clone()))
+                });
                 (Engine::Docker, if certain || name.is_some() { name } else { return None })
             }
         };
         Some(Container { engine, name })
     }
 
-    /// What conmon above the process calls the container; else the id as Podman prints it.
+    /// What conmon, above the process or the process itself, calls the container; else the id as Podman prints it.
     fn podman_name(&self, pid: Pid, id: &str) -> String {
         let above = proc::ancestors(&self.roots.proc, pid).into_iter().take(CONMON_ABOVE);
-        let mut argv = above.filter_map(|pid| Some(proc::process(&self.roots.proc, pid).ok()??.argv));
+        let mut argv =
+            std::iter::once(pid).chain(above).filter_map(|pid| Some(proc::process(&self.roots.proc, pid).ok()??.argv));
         argv.find_map(|argv| container::name_by_conmon(&argv, id)).unwrap_or_else(|| container::short_id(id))
     }
 
@@ -310,7 +327,7 @@ impl Place {
         tables: &[Socket],
         born: &HashMap<CgroupId, CgroupPath>,
     ) -> Question {
-        let born_for = |socket: &Socket| socket_unit_of(born.get(&socket.cgroup?)?);
+        let born_for = |socket: &Socket| self.socket_unit_of(born.get(&socket.cgroup?)?);
         let kept =
             processes.values().any(Process::is_manager) && !tables.iter().all(|socket| born_for(socket).is_some());
         let owners = processes.values().filter_map(|process| self.unit_of(&process.owner));
@@ -328,6 +345,42 @@ impl Place {
                 Vec::new()
             },
             store: kept,
+        }
+    }
+
+    /// The manager of a user is alone in the `init.scope` of its tree, but for what that user moves there.
+    fn is_own_manager(&self, uid: u32, owner: &Owner) -> bool {
+        let own = rustix::process::getuid().as_raw();
+        let is_it = |unit: UnitName| unit.as_str() == "init.scope";
+        self.scope == Scope::User && uid == own && self.unit_of(owner).is_some_and(is_it)
+    }
+
+    /// The socket unit of the guarded unit's manager whose cgroup this is. One of the same name in another manager is
+    /// another: a user names the cgroups of their own tree.
+    fn socket_unit_of(&self, born: &CgroupPath) -> Option<UnitName> {
+        self.unit_of(&cgroup::owner_of(born)).filter(|unit| unit.unit_type() == UnitType::Socket)
+    }
+
+    fn assemble(
+        &self,
+        socket: Socket,
+        born: &HashMap<CgroupId, CgroupPath>,
+        holders: &Holders,
+        processes: &HashMap<Pid, Process>,
+        socket_units: &[SocketUnit],
+    ) -> HeldSocket {
+        let birthplace = socket.cgroup.and_then(|id| born.get(&id));
+        let pids = holders.by_inode.get(&socket.inode).map_or(&[][..], Vec::as_slice);
+        let by_address = || {
+            let listens = |unit: &&SocketUnit| unit.listens.contains(&(socket.protocol, socket.local));
+            let kept = pids.iter().filter_map(|pid| processes.get(pid)).any(Process::is_manager);
+            socket_units.iter().find(listens).filter(|_| kept).map(|listening| listening.unit.clone())
+        };
+        HeldSocket {
+            socket_unit: birthplace.and_then(|born| self.socket_unit_of(born)).or_else(by_address),
+            birthplace: birthplace.map(cgroup::owner_of),
+            holders: pids.iter().filter_map(|pid| processes.get(pid)).cloned().collect(),
+            socket,
         }
     }
 
@@ -383,15 +436,6 @@ fn wanted(probed: &[(Endpoint, Probe)]) -> Vec<(Protocol, Port)> {
     wanted.into_iter().collect()
 }
 
-fn socket_unit_of(born: &CgroupPath) -> Option<UnitName> {
-    match cgroup::owner_of(born) {
-        Owner::Unit(unit) | Owner::UserUnit { unit, .. } => {
-            Some(unit).filter(|unit| unit.unit_type() == UnitType::Socket)
-        }
-        Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown => None,
-    }
-}
-
 /// What the manager says of a process counts where its cgroup names another unit of the system, or none: sessions and
 /// the units of users are told more exactly by the cgroup. It never makes a process the guarded unit's: that is the
 /// cgroup's word alone.
@@ -404,28 +448,6 @@ fn adopt(mut processes: HashMap<Pid, Process>, answer: &Answer, guarded: &UnitNa
         }
     }
     processes
-}
-
-fn assemble(
-    socket: Socket,
-    born: &HashMap<CgroupId, CgroupPath>,
-    holders: &Holders,
-    processes: &HashMap<Pid, Process>,
-    socket_units: &[SocketUnit],
-) -> HeldSocket {
-    let birthplace = socket.cgroup.and_then(|id| born.get(&id));
-    let pids = holders.by_inode.get(&socket.inode).map_or(&[][..], Vec::as_slice);
-    let by_address = || {
-        let listens = |unit: &&SocketUnit| unit.listens.contains(&(socket.protocol, socket.local));
-        let kept = pids.iter().filter_map(|pid| processes.get(pid)).any(Process::is_manager);
-        socket_units.iter().find(listens).filter(|_| kept).map(|listening| listening.unit.clone())
-    };
-    HeldSocket {
-        socket_unit: birthplace.and_then(socket_unit_of).or_else(by_address),
-        birthplace: birthplace.map(cgroup::owner_of),
-        holders: pids.iter().filter_map(|pid| processes.get(pid)).cloned().collect(),
-        socket,
-    }
 }
 
 /// The folders of this host.
@@ -461,6 +483,7 @@ mod tests {
                 invocation: crate::model::Invocation::Absent,
                 terminal: None,
                 program: None,
+                folders: None,
                 container: None,
                 lineage: Lineage::Other,
             };

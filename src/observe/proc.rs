@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir, open, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatxFlags, makedev, open, openat, readlinkat, statx};
 use rustix::io::{Errno, read, retry_on_intr};
 
 use crate::model::{
@@ -93,6 +93,8 @@ pub struct Facts {
     pub terminal: Option<Terminal>,
     /// The file behind `exe`, whatever name it has by now.
     pub program: Option<FileId>,
+    /// Its working directory and its root directory.
+    pub folders: Option<(FileId, FileId)>,
     /// Whether it is a kernel thread.
     pub kernel_thread: bool,
 }
@@ -101,10 +103,38 @@ impl Facts {
     /// The process, with what only the caller knows. A kernel thread is [`Lineage::Kernel`] whatever the caller says.
     #[must_use]
     pub fn into_process(self, owner: Owner, container: Option<Container>, lineage: Lineage) -> Process {
-        let Self { pid, start, ppid: _, uid, comm, exe, argv, cgroup, invocation, terminal, program, kernel_thread } =
-            self;
+        let Self {
+            pid,
+            start,
+            ppid: _,
+            uid,
+            comm,
+            exe,
+            argv,
+            cgroup,
+            invocation,
+            terminal,
+            program,
+            folders,
+            kernel_thread,
+        } = self;
         let lineage = if kernel_thread { Lineage::Kernel } else { lineage };
-        Process { pid, start, uid, comm, exe, argv, cgroup, owner, invocation, terminal, program, container, lineage }
+        Process {
+            pid,
+            start,
+            uid,
+            comm,
+            exe,
+            argv,
+            cgroup,
+            owner,
+            invocation,
+            terminal,
+            program,
+            folders,
+            container,
+            lineage,
+        }
     }
 }
 
@@ -144,21 +174,24 @@ pub fn process(proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
             Ok(_) | Err(_) => Invocation::Unreadable,
         },
         terminal: stat.terminal,
-        program: file_id(statat(from, "exe", AtFlags::empty())),
+        program: file_at(from, "exe"),
+        folders: file_at(from, "cwd").zip(file_at(from, "root")),
         kernel_thread,
     };
     // If it ended on the way, the facts may be half of a process.
     Ok(stat_of(&dir, &path)?.map(|_| facts))
 }
 
-/// The file of this path, by its numbers; `None` where it cannot be looked at.
+/// The file or folder of this path, by its numbers; `None` where it cannot be looked at.
 #[must_use]
-pub fn program_at(path: &Path) -> Option<FileId> {
-    file_id(rustix::fs::stat(path))
+pub fn file_of(path: &Path) -> Option<FileId> {
+    file_at(CWD, path)
 }
 
-fn file_id(stat: rustix::io::Result<rustix::fs::Stat>) -> Option<FileId> {
-    stat.ok().map(|stat| FileId { device: stat.st_dev, inode: stat.st_ino })
+/// Without asking a file server that may not answer: the numbers do not change.
+fn file_at(dir: impl AsFd, path: impl rustix::path::Arg) -> Option<FileId> {
+    let stat = statx(dir, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO).ok()?;
+    Some(FileId { device: makedev(stat.stx_dev_major, stat.stx_dev_minor), inode: stat.stx_ino })
 }
 
 /// The cgroup of the calling process; `None` where it cannot be read.
@@ -469,6 +502,7 @@ mod tests {
             invocation: Invocation::Known(ID.parse().unwrap()),
             terminal: None,
             program: None,
+            folders: None,
             kernel_thread: false,
         };
         assert_eq!(facts, expected);
@@ -492,7 +526,7 @@ mod tests {
         assert_eq!((facts.pid, facts.ppid, &facts.comm[..]), (pid, own_pid(), "sleep"));
         assert_eq!(facts.argv, ["sleep", "60"]);
         assert_eq!(facts.uid, nix::unistd::getuid().as_raw());
-        assert_eq!(facts.program, program_at(facts.exe.as_ref().unwrap()));
+        assert_eq!(facts.program, file_of(facts.exe.as_ref().unwrap()));
         assert!(facts.exe.unwrap().is_absolute());
         assert_eq!(facts.invocation, Invocation::Known(ID.parse().unwrap()));
         assert!(facts.cgroup.unwrap().0.starts_with('/'));

@@ -192,11 +192,13 @@ async fn unit_state(
     Ok(closure.state(dependents))
 }
 
-/// The sockets in a unit's file descriptor store; `None` from a manager that does not tell (before systemd 254).
+/// The sockets in a unit's file descriptor store, none where it has no store; `None` from a manager that does not tell
+/// (before systemd 254).
 async fn stored(manager: &ManagerProxy<'_>, unit: &UnitName) -> zbus::Result<Option<Vec<Inode>>> {
     match manager.dump_unit_file_descriptor_store(unit.as_str()).await {
         Ok(entries) => Ok(Some(entries.into_iter().map(|entry| Inode(entry.4)).collect())),
-        Err(error) if is_unknown_method(&error) || is_gone(&error) => Ok(None),
+        Err(error) if is_unknown_method(&error) => Ok(None),
+        Err(error) if is_gone(&error) => Ok(Some(Vec::new())),
         Err(error) => Err(error),
     }
 }
@@ -205,6 +207,8 @@ async fn stored(manager: &ManagerProxy<'_>, unit: &UnitName) -> zbus::Result<Opt
 #[derive(Clone, Debug, Default)]
 struct Linked {
     active: ActiveState,
+    /// `CanStop`, which `RefuseManualStop=` takes away.
+    can_stop: bool,
     /// The units to which its stop goes on.
     dependents: Vec<UnitName>,
 }
@@ -215,7 +219,8 @@ const DEPENDENTS: [&str; 5] = ["RequiredBy", "RequisiteOf", "BoundBy", "Consists
 
 impl Linked {
     fn of(all: &impl Properties) -> Self {
-        Self { active: active(all), dependents: DEPENDENTS.iter().flat_map(|key| all.units(key)).collect() }
+        let can_stop = all.flag("CanStop").unwrap_or(false);
+        Self { active: active(all), can_stop, dependents: DEPENDENTS.iter().flat_map(|key| all.units(key)).collect() }
     }
 }
 
@@ -224,6 +229,7 @@ struct Closure {
     unit: UnitName,
     seen: BTreeSet<UnitName>,
     active: ActiveState,
+    can_stop: bool,
     stops_too: Vec<UnitName>,
 }
 
@@ -233,6 +239,7 @@ impl Closure {
             unit: unit.clone(),
             seen: BTreeSet::from([unit.clone()]),
             active: ActiveState::Unknown,
+            can_stop: false,
             stops_too: Vec::new(),
         }
     }
@@ -240,7 +247,7 @@ impl Closure {
     /// Notes a unit; the ones to be looked at after it.
     fn add(&mut self, unit: UnitName, linked: Linked) -> Vec<UnitName> {
         if unit == self.unit {
-            self.active = linked.active;
+            (self.active, self.can_stop) = (linked.active, linked.can_stop);
         } else if linked.active != ActiveState::Down {
             self.stops_too.push(unit);
         }
@@ -251,7 +258,7 @@ impl Closure {
     fn state(mut self, dependents: bool) -> UnitState {
         self.stops_too.sort();
         let whole = dependents && self.seen.len() < MAX_UNITS;
-        UnitState { active: self.active, stops_too: whole.then_some(self.stops_too) }
+        UnitState { active: self.active, can_stop: self.can_stop, stops_too: whole.then_some(self.stops_too) }
     }
 }
 
@@ -419,6 +426,10 @@ fn facts(all: &impl Properties) -> UnitFacts {
         timeout_start: all.span("TimeoutStartUSec").or_else(|| all.span("TimeoutUSec")),
         exec_start: all.command("ExecStart"),
         user: all.text("User").filter(|user| !user.is_empty()),
+        working_directory: all.text("WorkingDirectory").filter(|folder| !folder.is_empty()),
+        has_own_root: ["RootDirectory", "RootImage"]
+            .iter()
+            .any(|key| all.text(key).is_some_and(|root| !root.is_empty())),
         helpers_may_notify: matches!(all.text("NotifyAccess").as_deref(), Some("exec" | "all")),
     }
 }
@@ -517,7 +528,7 @@ const WANTED: &str = "Id,ActiveState,SubState,InvocationID,InactiveEnterTimestam
     User,NotifyAccess";
 
 /// [`DEPENDENTS`], and what else there is in a [`Linked`].
-const LINKS: &str = "ActiveState,RequiredBy,RequisiteOf,BoundBy,ConsistsOf,PropagatesStopTo";
+const LINKS: &str = "ActiveState,CanStop,RequiredBy,RequisiteOf,BoundBy,ConsistsOf,PropagatesStopTo";
 
 /// `systemctl` has no question for "whose is this process" that all versions know; the cgroup answers that.
 fn ask_systemctl(question: &Question, patience: Duration) -> Result<Answer, String> {
@@ -621,6 +632,8 @@ mod tests {
                 timeout_start: Some(Duration::MAX),
                 exec_start: None,
                 user: None,
+                working_directory: None,
+                has_own_root: false,
                 helpers_may_notify: true,
             }
         );

@@ -1,7 +1,7 @@
 //! User names, from `/etc/passwd` alone: a static binary cannot load NSS plugins, and must not wait for a directory
 //! server before a service starts.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The name of a user in passwd(5) text.
 #[must_use]
@@ -29,6 +29,15 @@ pub fn user_id(etc: &Path, user: &str) -> Option<u32> {
         return Some(number);
     }
     id_in(&std::fs::read_to_string(etc.join("passwd")).ok()?, user)
+}
+
+/// The home of a user, by number; `None` where the file does not have it.
+#[must_use]
+pub fn home_of(etc: &Path, uid: u32) -> Option<PathBuf> {
+    let passwd = std::fs::read_to_string(etc.join("passwd")).ok()?;
+    let line = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let mut own = line.filter(|fields| fields.get(2).and_then(|number| number.parse().ok()) == Some(uid));
+    own.find_map(|fields| fields.get(5).map(PathBuf::from))
 }
 
 /// `root`, or `uid 1000` where the file does not name that user. `etc` is the folder of `passwd`.

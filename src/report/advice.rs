@@ -52,7 +52,12 @@ fn for_relation(finding: &Finding, about: &About) -> Advice {
             let stop = stop_unit("systemctl", other, finding.unit_state);
             // Only what is up can be taken over from, and in the unit's own manager.
             let replaceable = finding.unit_state == ActiveState::Up && !about.user && other.protection().is_none();
-            if replaceable { stop.before(&format!("; or let {unit} do it: {}", replaces(other))) } else { stop }
+            if replaceable { stop.before(&format!("; or let {unit} do it: {}", replaces(&[other]))) } else { stop }
+        }
+        // The manager itself has it, for a socket unit that only it can name.
+        Relation::OtherUserUnit { uid, unit: other } if other.as_str() == "init.scope" => {
+            Advice::plain(format!("{} list-sockets", user_systemctl(*uid, about)))
+                .before(" tells which of its socket units to stop")
         }
         Relation::OtherUserUnit { uid, unit: other } => {
             let systemctl = user_systemctl(*uid, about);
@@ -130,16 +135,21 @@ fn for_predecessor(finding: &Finding, other: &UnitName, about: &About) -> Advice
         Some(Obstacle::StopsToo(units)) if units.contains(&about.unit) => stop
             .before(&format!(" stops {0} as well: take it out of {0}'s Requires=, BindsTo= and PartOf=", about.unit)),
         Some(Obstacle::StopsToo(units)) => {
-            let all: Vec<String> = std::iter::once(other).chain(units).map(|unit| format!("\"{unit}\"")).collect();
-            stop.before(&format!("; or, if they may go as well, replaces = [{}]", all.join(", ")))
+            let all: Vec<&UnitName> = std::iter::once(other).chain(units).collect();
+            stop.before(&format!("; or, if they may go as well, {}", replaces(&all)))
         }
+        Some(Obstacle::RefusesStop) => Advice::plain(format!("{} cat {}", own_systemctl(about), shell(other)))
+            .before(" says what it is for, and has RefuseManualStop="),
         Some(Obstacle::Protected(_) | Obstacle::NotActive | Obstacle::Untold) | None => stop,
     }
 }
 
-fn replaces(unit: &UnitName) -> String {
-    // A TOML string in single quotes takes a backslash as it is.
-    if unit.as_str().contains('\\') { format!("replaces = ['{unit}']") } else { format!("replaces = [\"{unit}\"]") }
+/// As TOML takes it: in single quotes a backslash is one.
+fn replaces(units: &[&UnitName]) -> String {
+    let quoted = |unit: &&UnitName| {
+        if unit.as_str().contains('\\') { format!("'{unit}'") } else { format!("\"{unit}\"") }
+    };
+    format!("replaces = [{}]", units.iter().map(quoted).collect::<Vec<_>>().join(", "))
 }
 
 /// The words of each engine's own tool. The name has nothing in it that a shell would take for more.
@@ -169,7 +179,7 @@ fn stop_container(container: &Container, finding: &Finding, about: &About) -> Ad
     };
     // A container of a user is there for that user alone.
     match finding.holder.as_ref().map(|holder| &holder.owner) {
-        Some(Owner::UserUnit { uid, .. }) if !about.user => {
+        Some(Owner::UserUnit { uid, .. }) if !about.user && *uid != 0 => {
             let command = format!("{} {}", as_user(*uid, about), advice.command);
             Advice { text: advice.text.replacen(&advice.command, &command, 1), command }
         }
@@ -268,7 +278,8 @@ fn own_uid() -> u32 {
 
 /// A unit name as a shell takes it: `\x2d` needs its quotes.
 fn shell(unit: &UnitName) -> String {
-    if unit.as_str().contains('\\') { format!("'{unit}'") } else { unit.to_string() }
+    let quoted = if unit.as_str().contains('\\') { format!("'{unit}'") } else { unit.to_string() };
+    if quoted.starts_with(['-', '\'']) && unit.as_str().starts_with('-') { format!("-- {quoted}") } else { quoted }
 }
 
 #[cfg(test)]
@@ -307,6 +318,27 @@ mod tests {
                 unit_state: ActiveState::Unknown,
             };
             assert_eq!(advice(&finding, &about()).command, command, "{maker:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_for_the_policy_means_the_units_that_it_was_written_for() {
+        let units = ["app.service", r"a\x2db.service"].map(|name| name.parse::<UnitName>().unwrap());
+        let line = replaces(&units.iter().collect::<Vec<_>>());
+        let policy = format!("[unit.\"x.service\"]\n{line}\n");
+        let rules = crate::policy::Policy::parse(&policy, Path::new("p")).unwrap();
+        let rules = rules.rules_for(&"x.service".parse().unwrap(), &|_| None, &[]).unwrap();
+        for unit in &units {
+            assert!(rules.replaces.iter().any(|pattern| pattern.is_plain() && pattern.matches(unit)), "{unit}");
+        }
+    }
+
+    #[test]
+    fn a_unit_is_a_word_of_a_shell_and_no_option() {
+        for (unit, word) in
+            [("a.service", "a.service"), (r"a\x2db.service", r"'a\x2db.service'"), ("-H.service", "-- -H.service")]
+        {
+            assert_eq!(shell(&unit.parse().unwrap()), word);
         }
     }
 

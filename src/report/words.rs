@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use log::Level;
 
-use super::advice::advice;
+use super::advice::{Advice, advice};
 use super::{Entry, holder_unit};
 use crate::act::Step;
 use crate::model::{
@@ -282,6 +282,8 @@ pub(super) fn outcome(outcome: &Outcome, about: &About, endpoints: &[Endpoint], 
         held.dedup();
         list(held.iter().map(ToString::to_string))
     };
+    let next = next_of(outcome, about, findings);
+    let shown_next = next.as_ref().map(|next| format!(". Next: {}", next.text)).unwrap_or_default();
     let (level, message_id, messages) = match outcome {
         Outcome::NoPorts => (
             Level::Warn,
@@ -306,16 +308,21 @@ pub(super) fn outcome(outcome: &Outcome, about: &About, endpoints: &[Endpoint], 
             let untouched = if stopped.is_nothing() { ", and nothing was touched" } else { "" };
             let why = why.as_ref().map(|why| format!(": {}", printable(why))).unwrap_or_default();
             let held = held();
-            (Level::Error, id::REFUSED, vec![format!("{held} held{before}{why}; {unit} must not start{untouched}")])
+            (
+                Level::Error,
+                id::REFUSED,
+                vec![format!("{held} held{before}{why}; {unit} must not start{untouched}{shown_next}")],
+            )
         }
         Outcome::StillHeld { took, why } => (
             Level::Error,
             id::STILL_HELD,
             vec![format!(
-                "{} still held after {}: {}; {unit} must not start",
+                "{} still held after {}: {}; {unit} must not start{}",
                 held(),
                 timespan::show(*took),
-                printable(why)
+                printable(why),
+                shown_next,
             )],
         ),
         Outcome::NotPermitted(why) => (
@@ -344,8 +351,28 @@ pub(super) fn outcome(outcome: &Outcome, about: &About, endpoints: &[Endpoint], 
                 .with("PORTGUARD_VERDICT", &outcome.word())
                 .with("PORTGUARD_UNIT", &unit)
                 .with("PORTGUARD_EXIT_STATUS", &outcome.exit_status())
+                .with_some("PORTGUARD_NEXT", next.as_ref().map(|next| &next.command))
         })
         .collect()
+}
+
+/// What to type where something was waited for or stopped in vain, and no finding has said it.
+fn next_of(outcome: &Outcome, about: &About, findings: &[Finding]) -> Option<Advice> {
+    let in_vain = match outcome {
+        Outcome::StillHeld { .. } | Outcome::Refused { why: Some(_), .. } => true,
+        Outcome::NoPorts
+        | Outcome::Free
+        | Outcome::Passed
+        | Outcome::Freed { .. }
+        | Outcome::WouldStop
+        | Outcome::WouldWait
+        | Outcome::Refused { why: None, .. }
+        | Outcome::NotPermitted(_)
+        | Outcome::BadPolicy(_)
+        | Outcome::Internal(_) => false,
+    };
+    let held = findings.iter().find(|finding| finding.action != Action::Pass);
+    held.filter(|_| in_vain).map(|finding| advice(finding, about))
 }
 
 /// In the manager of a user no plus gives any.

@@ -12,6 +12,7 @@ mod faults;
 mod kinds;
 mod leftovers;
 mod lookalikes;
+mod names;
 mod networks;
 mod predecessors;
 mod refusals;
@@ -149,6 +150,11 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     twins::twin_in_a_users_manager_is_refused_and_named,
     twins::twin_of_the_system_is_refused_and_named_to_a_user,
     twins::session_is_named_with_user_terminal_and_command,
+    names::cgroup_of_a_user_is_no_socket_unit_of_the_system,
+    names::socket_in_a_users_init_scope_is_in_no_fd_store,
+    names::dependent_that_was_started_meanwhile_is_not_stopped,
+    names::same_command_in_another_folder_is_no_lookalike,
+    names::names_of_engines_do_not_aim_a_command_at_others,
 ];
 
 /// Those with real software, each of which runs on every release as well, in a machine of the stocked image.
