@@ -1,4 +1,4 @@
-# make build | test | demo | lab | proof | bench | lint | clean — see README.md
+# make build | test | demo | lab | proof | bench | lint | install | deb | rpm | dist-check | clean — see README.md
 
 CARGO ?= cargo
 HOST   = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -13,14 +13,17 @@ PROOF ?= bookworm::
 # installed will be: the linker writes its file in small pieces, and as long as they are in the page cache as such, a
 # start takes a tenth longer.
 build:
-	$(CARGO) build --release --locked
+	$(CARGO) fetch --locked --quiet --target $(HOST)
+	$(CARGO) build --release --locked --config "build.rustflags=[$(REMAP)]"
 	install -D -m 755 target/$(HOST)/release/portguard $(BINARY)
 	@$(BINARY) --version >/dev/null || { echo "it does not start: see .cargo/config.toml for what it has to be built with"; exit 1; }
 
 # Every test: of the parts, and on real systemds. None is skipped; a lab that cannot be had is a failure.
-test: tools build
+test: tools build packages
 	$(CARGO) test --locked --lib
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test budget
+	$(CARGO) test --locked --test packages
+	$(MAKE) package-lint
 	$(MAKE) proof
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test demo
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test lab
@@ -29,11 +32,11 @@ unit:
 	$(CARGO) test --locked --lib
 
 # make lab ARGS=trixie::leftover   runs what matches
-lab: tools build
+lab: tools build deb next-deb
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test lab -- $(ARGS)
 
 # A test that passes without a guard tests nothing: with /bin/true in its place, every scenario must fail.
-proof: tools build
+proof: tools build deb next-deb
 	$(CARGO) test --locked --no-run --test lab --test budget
 	! PORTGUARD_UNDER_TEST=true $(CARGO) test --locked --test lab -- $(PROOF) >target/proof.log 2>&1
 	! grep -E 'cannot boot|the lab needs' target/proof.log
@@ -65,3 +68,5 @@ tools:
 
 clean:
 	$(CARGO) clean
+
+include packaging/packages.mk

@@ -472,6 +472,35 @@ mod tests {
         }
     }
 
+    /// What is installed as /etc/portguard/portguard.toml.
+    const SHIPPED: &str = include_str!("../../packaging/portguard.toml");
+
+    #[test]
+    fn shipped_policy_does_nothing_and_is_right_with_its_comments_taken_off() {
+        assert_eq!(read(SHIPPED), Ok(Policy::default()));
+
+        // Prose has a space behind its #.
+        let line = |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_owned();
+        let filled: Vec<_> = SHIPPED.lines().map(line).collect();
+        let policy = read(&filled.join("\n")).unwrap();
+        assert_eq!(policy.units.len(), 2);
+        for key in Key::ALL.map(Key::word).into_iter().chain([PORTS, REPLACES]) {
+            assert!(filled.iter().any(|line| line.starts_with(&format!("{key} = "))), "{key} is not shown");
+        }
+    }
+
+    #[test]
+    fn every_key_and_word_is_in_the_man_page() {
+        let page = include_str!("../../packaging/man/portguard.toml.5.scd");
+        for key in Key::ALL.map(Key::word).into_iter().chain([PORTS, REPLACES]) {
+            assert!(page.contains(&format!("\n*{key}*\n\t")), "{key}");
+        }
+        let words = STALE_RULES.map(|(word, _)| word).into_iter().chain(FOREIGN_RULES.map(|(word, _)| word));
+        for word in words.chain(LOOKALIKE_RULES.map(|(word, _)| word)) {
+            assert!(page.contains(&format!("*{word}*")), "{word}");
+        }
+    }
+
     /// Something that an administrator could have typed, mostly wrong.
     fn like_a_policy() -> impl Strategy<Value = String> {
         let line = prop_oneof![

@@ -402,6 +402,8 @@ mod tests {
     use crate::model::{Container, Engine, Stopped};
 
     const README: &str = include_str!("../../README.md");
+    const MAN_PAGE: &str = include_str!("../../packaging/man/portguard.8.scd");
+    const CATALOG: &str = include_str!("../../packaging/portguard.catalog");
 
     fn unit() -> UnitName {
         "app.service".parse().unwrap()
@@ -429,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn every_verdict_message_id_and_exit_status_is_in_the_readme() {
+    fn every_verdict_message_id_and_exit_status_is_in_the_readme_and_the_man_page() {
         for end in outcomes() {
             let entries = outcome(&end, &about(), &[], &[]);
             let last = entries.last().unwrap();
@@ -437,12 +439,64 @@ mod tests {
             assert!(README.contains(&format!("`{}`", field("PORTGUARD_VERDICT"))), "{end:?}");
             assert!(README.contains(&format!("| `{}` |", field("MESSAGE_ID"))), "{end:?}");
             assert!(README.contains(&format!("\n| {} | ", end.exit_status())), "{end:?}");
+            assert!(MAN_PAGE.contains(&format!("*{}*", field("PORTGUARD_VERDICT"))), "{end:?}");
+            assert!(MAN_PAGE.contains(&format!("\n*{}*\n", end.exit_status())), "{end:?}");
         }
         assert!(README.contains(id::FINDING) && README.contains(id::SIGNAL));
     }
 
+    /// The message ids of this file, as they stand in `mod id`.
+    fn message_ids() -> Vec<&'static str> {
+        let module = include_str!("words.rs").split("mod id {").nth(1).and_then(|rest| rest.split('}').next()).unwrap();
+        let ids: Vec<_> = module.lines().filter_map(|line| line.split('"').nth(1)).collect();
+        assert!(ids.len() > 10 && ids.contains(&id::FINDING) && ids.contains(&id::INTERNAL), "{ids:?}");
+        ids
+    }
+
+    /// The entries of the catalog: the id, and its text from `Subject:` on.
+    fn catalog() -> Vec<(&'static str, &'static str)> {
+        CATALOG.split("\n-- ").skip(1).map(|entry| entry.split_once('\n').unwrap()).collect()
+    }
+
     #[test]
-    fn every_relation_and_action_is_in_the_readme() {
+    fn every_message_id_is_explained_in_the_catalog_and_the_man_page_and_no_other() {
+        let mut explained: Vec<_> = catalog().iter().map(|(id, _)| *id).collect();
+        let mut known = message_ids();
+        explained.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(explained, known);
+        for id in known {
+            assert!(MAN_PAGE.contains(id), "{id} is not in the man page");
+        }
+        for (id, entry) in catalog() {
+            assert!(entry.starts_with("Subject: "), "{id}");
+            assert!(entry.contains("\nDefined-By: portguard\nDocumentation: man:portguard"), "{id}");
+        }
+    }
+
+    /// `journalctl -x` shows the bare name of a field that the entry does not have.
+    #[test]
+    fn what_the_catalog_quotes_is_in_every_entry_of_that_id() {
+        let quoted = |wanted: &str| {
+            let entry = catalog().into_iter().find_map(|(id, text)| (id == wanted).then_some(text)).unwrap();
+            entry.split('@').skip(1).step_by(2).collect::<Vec<_>>()
+        };
+        for end in outcomes() {
+            for entry in &outcome(&end, &about(), &[], &[]) {
+                let value =
+                    |wanted: &str| entry.fields.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value);
+                for field in quoted(value("MESSAGE_ID").unwrap()) {
+                    assert!(value(field).is_some(), "{field} of {end:?}");
+                }
+            }
+        }
+        let always = ["PORTGUARD_UNIT", "PORTGUARD_ENDPOINT", "PORTGUARD_RELATION", "PORTGUARD_ACTION"];
+        assert!(quoted(id::FINDING).iter().all(|field| always.contains(field)));
+        assert!(quoted(id::SIGNAL).iter().all(|field| *field == "PORTGUARD_UNIT"));
+    }
+
+    #[test]
+    fn every_relation_and_action_is_in_the_readme_and_the_man_page() {
         let relations = [
             Relation::OwnSocketUnit(unit()),
             Relation::OwnFdStore,
@@ -471,9 +525,14 @@ mod tests {
         ];
         for relation in relations {
             assert!(README.contains(&format!("| `{relation}` |")), "{relation}");
+            assert!(MAN_PAGE.contains(&format!("*{relation}*")), "{relation}");
         }
         for action in [Action::Pass, Action::Stop, Action::StopUnit, Action::Wait, Action::Refuse] {
             assert!(README.contains(&format!("`{action}`")), "{action}");
+            assert!(
+                MAN_PAGE.contains(&format!("*{action}*")) && CATALOG.contains(&format!("\n  {action} ")),
+                "{action}"
+            );
         }
     }
 

@@ -170,7 +170,7 @@ impl Machine {
     /// The end of what the machine itself logged.
     pub(crate) fn last_of_the_journal(&self) -> String {
         let script = "journalctl --sync; journalctl -b --no-pager -o short-monotonic | tail -n 150";
-        match self.run(&["sh", "-c", script], "", PATIENCE) {
+        match self.run(&["sh", "-c", script], b"", PATIENCE) {
             Ok(output) => output.stdout,
             Err(why) => format!("(not readable: {why})"),
         }
@@ -181,7 +181,7 @@ impl Machine {
 impl Machine {
     /// Runs a shell script as root in the machine, in no unit.
     pub(crate) fn sh(&self, script: &str) -> Output {
-        self.run(&["sh", "-c", script], "", PATIENCE)
+        self.run(&["sh", "-c", script], b"", PATIENCE)
             .unwrap_or_else(|why| panic!("`{script}` in {}: {why}", self.release.name))
     }
 
@@ -193,14 +193,14 @@ impl Machine {
     }
 
     /// Writes a file of the machine, mode 644, and makes the folders above it.
-    pub(crate) fn write(&self, path: &str, text: &str) {
+    pub(crate) fn write(&self, path: &str, content: impl AsRef<[u8]>) {
         let script = r#"umask 022 && mkdir -p "$(dirname "$0")" && cat >"$0""#;
-        let written = self.run(&["sh", "-c", script, path], text, PATIENCE);
+        let written = self.run(&["sh", "-c", script, path], content.as_ref(), PATIENCE);
         assert!(written.as_ref().is_ok_and(|output| output.status.success()), "cannot write {path}: {written:?}");
     }
 
     /// Runs a command in the machine's namespaces and in a cgroup that belongs to none of its units.
-    fn run(&self, command: &[&str], stdin: &str, patience: Duration) -> Result<Output, String> {
+    fn run(&self, command: &[&str], stdin: &[u8], patience: Duration) -> Result<Output, String> {
         // Without a cgroup of the machine, processes would show as `/..` in there. systemd lets a cgroup alone that
         // it does not know, below the root that it was given.
         const ENTER: &str = r#"
@@ -212,7 +212,7 @@ impl Machine {
 
         // Files and not pipes: a background process that keeps a pipe open must not keep the test waiting.
         let [mut input, mut stdout, mut stderr] = temporary_files().map_err(plain)?;
-        input.write_all(stdin.as_bytes()).and_then(|()| input.rewind()).map_err(plain)?;
+        input.write_all(stdin).and_then(|()| input.rewind()).map_err(plain)?;
         let mut child = dies_with_us("sh")
             .args(["-c", ENTER, "sh", &self.leader.to_string()])
             .args(&self.cgroup.dirs)

@@ -14,6 +14,7 @@ mod leftovers;
 mod lookalikes;
 mod names;
 mod networks;
+mod packages;
 mod predecessors;
 mod refusals;
 mod sockets;
@@ -83,7 +84,11 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     time::start_timeout_is_extended_where_systemd_listens,
     time::wait_ends_when_the_holder_does,
     time::wait_that_is_over_is_75,
-    starts::installed_as_the_readme_says_it_works,
+    packages::installed_as_the_readme_says_it_works,
+    packages::installed_package_stops_the_leftover_and_journalctl_explains_it,
+    packages::package_is_upgraded_removed_and_purged_without_a_trace,
+    packages::changed_policy_outlives_an_upgrade_that_brings_another,
+    packages::every_shipped_drop_in_is_right_and_guards,
     starts::template_instance_takes_its_port_from_its_name,
     starts::unit_without_ports_starts_with_a_warning,
     users::user_service_over_its_leftover_comes_up,

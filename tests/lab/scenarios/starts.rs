@@ -104,26 +104,3 @@ pub(super) fn unit_without_ports_starts_with_a_warning(m: &Machine) {
     let warning = finding(m, APP, &[("VERDICT", "no-ports")]);
     assert_names(message(&warning), &["[unit.\"app.service\"]", "ports = "]);
 }
-
-/// The commands of the README's section on installing, each as it stands there, where a checkout would be.
-pub(super) fn installed_as_the_readme_says_it_works(m: &Machine) {
-    m.given("a checkout in which portguard has been built, and no portguard on the system");
-    m.ok("mkdir -p /root/portguard/target/release && mv /usr/bin/portguard /root/portguard/target/release/portguard");
-    m.write("/root/portguard/contrib/systemd/10-portguard.conf", super::GUARD);
-    app_service(m, "8080/tcp");
-    policy_for_app(m, "8080/tcp");
-
-    m.when("the commands of the README are typed there");
-    let readme = include_str!("../../../README.md");
-    let block =
-        readme.split("```sh\n").find_map(|block| block.strip_prefix("make build\n")).expect("README.md installs");
-    let commands = block.split("```").next().expect("the block ends");
-    assert_eq!(commands.lines().count(), 3, "{commands}");
-    m.ok(&format!("cd /root/portguard && set -e\n{commands}"));
-
-    m.then("the service is guarded, and its drop-in is one that systemd has nothing to say against");
-    m.ok(&format!("systemctl start {APP}"));
-    finding(m, APP, &[("VERDICT", "free")]);
-    let verified = m.sh(&format!("systemd-analyze verify /etc/systemd/system/{APP}"));
-    assert!(verified.status.success(), "{verified:?}");
-}

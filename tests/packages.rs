@@ -1,0 +1,202 @@
+//! What is shipped beside the binary, and the packages that `make packages` has built: they say the same as the program,
+//! and leave nothing behind. How the Debian package fares on a real systemd is the lab's (`scenarios/packages.rs`).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::CommandFactory;
+use portguard::cli::Cli;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const MAN_PAGES: [&str; 2] = ["portguard.8", "portguard.toml.5"];
+
+#[test]
+fn version_is_the_same_everywhere() {
+    let first_with = |path: &str, prefix: &str| {
+        let text = source(path);
+        let line = text.lines().find_map(|line| line.strip_prefix(prefix));
+        line.unwrap_or_else(|| panic!("no line of {path} begins with {prefix:?}")).trim().to_owned()
+    };
+    assert_eq!(first_with("CHANGELOG.md", "## "), VERSION);
+    assert!(first_with("packaging/debian/changelog", "portguard (").starts_with(&format!("{VERSION}) ")));
+    assert_eq!(first_with("packaging/portguard.spec", "Version:"), VERSION);
+    assert!(first_with("packaging/portguard.spec", "* ").ends_with(&format!(" - {VERSION}-1")));
+    for page in MAN_PAGES {
+        let title = source(&format!("packaging/man/{page}.scd")).lines().next().map(str::to_owned);
+        assert!(title.is_some_and(|title| title.contains(&format!("\"portguard {VERSION}\""))), "{page}");
+    }
+}
+
+#[test]
+fn every_option_is_in_the_man_page_and_the_completions_and_no_other() {
+    let mut command = Cli::command();
+    command.build();
+    let known: BTreeSet<String> = command
+        .get_arguments()
+        .flat_map(|argument| {
+            let short = argument.get_short().map(|short| format!("-{short}"));
+            argument.get_long().map(|long| format!("--{long}")).into_iter().chain(short)
+        })
+        .collect();
+    assert!(known.contains("--unit") && known.contains("-v") && known.contains("--version"), "{known:?}");
+
+    let page = source("packaging/man/portguard.8.scd");
+    let options = page.split("# OPTIONS").nth(1).and_then(|rest| rest.split("\n# ").next()).unwrap();
+    let headings = options.lines().filter(|line| line.starts_with("*-"));
+    let documented: BTreeSet<_> =
+        headings.flat_map(|line| line.split('*').filter(|word| word.starts_with('-')).map(str::to_owned)).collect();
+    assert_eq!(documented, known);
+
+    let bash = complete(r#"COMP_WORDS=(portguard -); COMP_CWORD=1; _portguard; echo "${COMPREPLY[@]}""#);
+    let long: BTreeSet<_> = known.iter().filter(|option| option.starts_with("--")).cloned().collect();
+    assert_eq!(bash, long, "short options are typed, not completed");
+
+    let zsh = source("packaging/completions/_portguard");
+    let specifications = zsh.split("_arguments -s").nth(1).unwrap();
+    let words = specifications.split(|c: char| !c.is_ascii_alphabetic() && c != '-');
+    let options = words.filter(|word| word.starts_with('-') && word.len() > 1);
+    assert_eq!(options.map(str::to_owned).collect::<BTreeSet<_>>(), known);
+
+    let fish = source("packaging/completions/portguard.fish");
+    let mut options = BTreeSet::new();
+    for line in fish.lines().filter_map(|line| line.strip_prefix("complete -c portguard")) {
+        let words: Vec<_> = line.split_whitespace().take_while(|word| *word != "-d").collect();
+        for pair in words.windows(2) {
+            match pair {
+                ["-l", long] => options.insert(format!("--{long}")),
+                ["-s", short] => options.insert(format!("-{short}")),
+                _ => false,
+            };
+        }
+    }
+    assert_eq!(options, known);
+}
+
+/// `make install`, the Debian package and the rpm have the same files, but for what each distribution names differently.
+#[test]
+fn packages_have_what_make_install_installs() {
+    let folder = tempfile::tempdir().unwrap();
+    run(Command::new("make").args(["install", "PREFIX=/usr"]).arg(format!("DESTDIR={}", folder.path().display())));
+    let installed = normal(files_below(folder.path()));
+    assert!(installed.contains("/usr/bin/portguard") && installed.contains("/etc/portguard/conf.d/"), "{installed:#?}");
+
+    let unpacked = tempfile::tempdir().unwrap();
+    run(Command::new("dpkg-deb").arg("-x").args([&deb(), unpacked.path()]));
+    assert_eq!(normal(files_below(unpacked.path())), installed);
+    assert_same_file(&unpacked.path().join("usr/bin/portguard"), &folder.path().join("usr/bin/portguard"));
+
+    let control = run(Command::new("dpkg-deb").arg("--ctrl-tarfile").arg(deb()));
+    for script in ["preinst", "postinst", "prerm", "postrm"] {
+        assert!(!control.contains(&format!("./{script}\0")), "there is a {script}, and nothing for it to do");
+    }
+
+    let list = run(Command::new("rpm").args(["-qp", "--qf", "[%{FILEMODES:perms} %{FILENAMES}\n]"]).arg(rpm()));
+    let of_rpm = list.lines().map(|line| {
+        let (mode, path) = line.split_once(' ').unwrap();
+        if mode.starts_with('d') { format!("{path}/") } else { path.to_owned() }
+    });
+    assert_eq!(normal(of_rpm.collect()), installed);
+}
+
+#[test]
+fn rpm_is_installed_verified_run_and_erased() {
+    let folder = tempfile::tempdir().unwrap();
+    let rpm_in_it = || {
+        let mut command = Command::new("rpm");
+        command.arg("--root").arg(folder.path());
+        command
+    };
+    // systemd, which it requires, is in no rpm here.
+    run(rpm_in_it().args(["-i", "--nodeps"]).arg(rpm()));
+    run(rpm_in_it().args(["-V", "--nodeps", "portguard"]));
+    let version = run(Command::new("chroot").arg(folder.path()).args(["/usr/bin/portguard", "--version"]));
+    assert_eq!(version, format!("portguard {VERSION}\n"));
+
+    let policy = folder.path().join("etc/portguard/portguard.toml");
+    fs::write(&policy, "[unit.\"app.service\"]\nports = [\"8080/tcp\"]\n").unwrap();
+    run(rpm_in_it().args(["-e", "portguard"]));
+    let mut left = files_below(folder.path());
+    left.retain(|path| path.contains("portguard"));
+    let saved = ["/etc/portguard/", "/etc/portguard/portguard.toml.rpmsave"].map(str::to_owned);
+    assert_eq!(left, BTreeSet::from(saved), "all that is left is what an administrator wrote");
+}
+
+/// A file of the sources.
+fn source(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn deb() -> PathBuf {
+    package("_", ".deb")
+}
+
+fn rpm() -> PathBuf {
+    package("-", ".rpm")
+}
+
+/// The package of this version, whatever the machine is called in its name.
+fn package(separator: &str, suffix: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/packages");
+    let prefix = format!("portguard{separator}{VERSION}{separator}");
+    let names = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let fits = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.starts_with(&prefix) && name.ends_with(suffix)
+    };
+    names.into_iter().find(fits).unwrap_or_else(|| panic!("no {prefix}…{suffix}: make packages"))
+}
+
+/// What it wrote; it has to succeed.
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The words that a script for bash says, which has the completions.
+fn complete(script: &str) -> BTreeSet<String> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/completions/portguard.bash");
+    let said = run(Command::new("bash").args(["-c", &format!("source \"$1\"; {script}"), "bash"]).arg(file));
+    said.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Files, and with a slash at their end folders, as they are named in the system that `root` is the root of.
+fn files_below(root: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = format!("/{}", path.strip_prefix(root).unwrap().display());
+            if path.is_dir() {
+                found.insert(name + "/");
+                folders.push(path);
+            } else {
+                found.insert(name);
+            }
+        }
+    }
+    found
+}
+
+/// Without what a distribution does to all of its packages: compressed pages, folders that others own as well, its own
+/// places for changes, licences and completions.
+fn normal(files: BTreeSet<String>) -> BTreeSet<String> {
+    let own = |path: &String| !path.ends_with('/') || path.starts_with("/etc/portguard");
+    let by_distribution = |path: &String| {
+        let name = path.rsplit('/').next().unwrap_or_default().to_lowercase();
+        name.starts_with("changelog")
+            || name.starts_with("license")
+            || name == "copyright"
+            || path.starts_with("/usr/share/lintian/")
+    };
+    let plain = |path: String| path.trim_end_matches(".gz").replace("/vendor-completions/", "/site-functions/");
+    files.into_iter().filter(own).filter(|path| !by_distribution(path)).map(plain).collect()
+}
+
+fn assert_same_file(one: &Path, other: &Path) {
+    assert!(fs::read(one).unwrap() == fs::read(other).unwrap(), "{} and {} differ", one.display(), other.display());
+}
