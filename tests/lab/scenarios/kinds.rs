@@ -238,3 +238,30 @@ fn socket_of_no_process_is_refused(m: &Machine, listener: &str) {
     assert!(start.status.success(), "{start:?}");
     assert!(m.holders("8080/tcp").contains(&m.main_pid(APP)));
 }
+
+/// The tables of `/proc/net` do not have a TCP socket that is bound and idle, and netlink alone tells of it.
+pub(super) fn holder_that_no_table_shows_is_refused(m: &Machine) {
+    m.given("web.service with a bound and idle socket, and a guard that may not use netlink");
+    let web = web_stands_on(m, "0.0.0.0:8080/tcp,idle,noreuse");
+    app_service(m, "8080/tcp");
+    policy_for_app(m, "8080/tcp");
+    let settings =
+        "[Service]\nExecStartPre=/usr/bin/portguard --unit %n\nRestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\n";
+    m.unit(&format!("{APP}.d/10-portguard.conf"), settings);
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("it is refused, as busy for a reason that could not be made out, and web.service is unharmed");
+    assert!(!start.status.success(), "{start:?}");
+    super::refused(m, APP, &[("RELATION", "unexplained"), ("ENDPOINT", "8080/tcp")]);
+    assert!(m.alive(web));
+
+    m.when("the guard may see all, as it is shipped");
+    guard(m, APP);
+    assert!(!m.start(APP).status.success());
+
+    m.then("it names the holder");
+    super::refused(m, APP, &[("RELATION", "other-unit"), ("HOLDER_UNIT", "web.service")]);
+    assert!(m.alive(web));
+}

@@ -140,6 +140,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     sockets::running_socket_unit_of_another_is_refused,
     sockets::replaced_socket_unit_is_stopped_by_systemd,
     kinds::socket_in_an_io_uring_is_refused,
+    kinds::holder_that_no_table_shows_is_refused,
     escapes::leftover_in_a_delegated_cgroup_is_stopped,
     escapes::leftover_is_told_from_a_control_cgroup,
     escapes::daemon_that_forked_twice_is_a_leftover,
