@@ -4,7 +4,7 @@
 //! name, on its own socket and for half a second at most. Nothing here gets anybody stopped: a container is refused.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -171,13 +171,14 @@ pub fn name_by_conmon(argv: &[String], id: &str) -> Option<String> {
 #[derive(Clone, Debug)]
 pub struct Docker {
     socket: PathBuf,
-    answers: RefCell<HashMap<Question, Option<String>>>,
+    /// No hash table: that would ask for randomness at every start.
+    answers: RefCell<BTreeMap<Question, Option<String>>>,
     /// How much of [`PATIENCE`] is left.
     left: RefCell<Duration>,
 }
 
 /// Which container is asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Question {
     /// The one with this id.
     Id(String),
