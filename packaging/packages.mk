@@ -25,11 +25,13 @@ RPM_DEFINES = --define '_topdir $(CURDIR)/$(PACKAGES)/rpm' --define '_rpmdir $(C
 	--define '_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm' --define '_buildhost reproducible' \
 	--define 'use_source_date_epoch_as_buildtime 1' --define 'clamp_mtime_to_source_date_epoch 1'
 
-.PHONY: install man packages deb next-deb rpm package-lint package-tools dist dist-check
+.PHONY: install man packages deb next-deb rpm package-lint deb-tools rpm-tools dist dist-check
 
-# Builds what is missing alone: so it can be run as root where only somebody else has cargo.
+# Builds what is not up to date; where there is no cargo (that of a user, and this is root), what was built has to be of
+# this version.
 install: man
-	@test -x $(BINARY) || $(MAKE) build
+	@if command -v $(CARGO) >/dev/null; then $(MAKE) build; \
+	elif [ "$$($(BINARY) --version)" != "portguard $(VERSION)" ]; then echo "run make build first"; exit 1; fi
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/portguard
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 target/man/portguard.8
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man5 target/man/portguard.toml.5
@@ -39,6 +41,7 @@ install: man
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d packaging/completions/portguard.fish
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/portguard README.md
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/portguard/examples contrib/systemd/*.conf
+	sed -i 's|/usr/bin/portguard|$(PREFIX)/bin/portguard|' $(DESTDIR)$(PREFIX)/share/doc/portguard/examples/*.conf
 	install -d $(DESTDIR)$(SYSCONFDIR)/portguard/conf.d
 	@# A policy that is there is somebody's work; a package manager looks after it itself.
 	test -e $(DESTDIR)$(SYSCONFDIR)/portguard/portguard.toml || \
@@ -61,15 +64,15 @@ define debian_package
 	@ls $(1)/portguard_$(2)_*.deb
 endef
 
-deb: package-tools build
+deb: deb-tools build
 	$(call debian_package,$(PACKAGES),$(VERSION))
 
 # What an upgrade is tried with.
-next-deb: package-tools build
+next-deb: deb-tools build
 	$(call debian_package,$(PACKAGES)/next,$(VERSION)+next)
 
 # --nodeps: what it is built with is no rpm where this is Debian.
-rpm: package-tools build
+rpm: rpm-tools build
 	rpmbuild -bb --quiet --nodeps --build-in-place $(RPM_DEFINES) packaging/portguard.spec
 	@ls $(PACKAGES)/portguard-$(VERSION)-*.rpm
 
@@ -79,8 +82,11 @@ package-lint: deb rpm
 	lintian --fail-on error,warning $(PACKAGES)/portguard_$(VERSION)_*.deb
 	rpmlint --strict --config packaging/rpmlint.toml $(PACKAGES)/portguard-$(VERSION)-*.rpm
 
-package-tools:
-	@tests/lab/tools packages
+deb-tools:
+	@tests/lab/tools deb
+
+rpm-tools:
+	@tests/lab/tools rpm
 
 # The sources of the last commit, and all crates that they are built from.
 DIST = portguard-$(VERSION)

@@ -23,9 +23,13 @@ pub struct Cli {
     #[arg(long, value_name = "NAME", value_parser = guardable)]
     pub unit: UnitName,
 
-    /// One more port that it binds, besides those of the policy: 8080, 8080/tcp, 127.0.0.1:9090/tcp, `[::1]:53/udp`,
-    /// 8000-8010/tcp
-    #[arg(long = "port", value_name = "ENDPOINT")]
+    /// One more port that it binds, besides those of the policy
+    #[arg(
+        long = "port",
+        value_name = "ENDPOINT",
+        help = "One more port that it binds, besides those of the policy: 8080, 8080/tcp, 127.0.0.1:9090/tcp, [::1]:53/udp, \
+            8000-8010/tcp"
+    )]
     pub ports: Vec<EndpointRange>,
 
     /// Read this policy alone, instead of /etc/portguard/portguard.toml and its kin

@@ -140,13 +140,16 @@ impl Guard<'_> {
 
     /// The slow path: looks, judges and acts, until everything was seen free, or it has to be given up.
     fn clear_the_way(&mut self) -> Outcome {
-        let mut deadlines = Deadlines::new(self.began);
+        let mut deadlines = Deadlines::new();
         let mut stops = 0;
         let outcome = loop {
             match self.round(&mut deadlines) {
                 Ok(Round::Done(outcome)) => break outcome,
                 Ok(Round::Waited) => {}
-                Ok(Round::Stopped) if stops < MAX_STOPS => stops += 1,
+                Ok(Round::Stopped) if stops < MAX_STOPS => {
+                    stops += 1;
+                    deadlines.waiting_since = None;
+                }
                 Ok(Round::Stopped) => break self.still_held(&format!("{stops} attempts to stop what holds it")),
                 Err(error) => break failed(&error),
             }
@@ -193,7 +196,9 @@ impl Guard<'_> {
         };
         match judged(Thorough::IfNobodyFound) {
             (_, Verdict::Clear(_)) => judged(Thorough::Always),
-            (_, Verdict::Refuse(findings) | Verdict::Wait(findings)) if findings.iter().any(is_managers) => {
+            (_, Verdict::Refuse(findings) | Verdict::Wait(findings) | Verdict::Pass(findings))
+                if findings.iter().any(is_managers) =>
+            {
                 judged(Thorough::Always)
             }
             other => other,
@@ -362,7 +367,7 @@ fn closings<'a>(findings: impl Iterator<Item = &'a Finding> + Clone) -> Option<C
 
 /// A service manager has it, and it is in the way.
 fn is_managers(finding: &Finding) -> bool {
-    finding.action != Action::Pass && finding.holder.as_ref().is_some_and(Process::is_manager)
+    finding.holder.as_ref().is_some_and(Process::is_manager)
 }
 
 /// The next unit to stop.
@@ -397,7 +402,8 @@ fn targets<'a>(findings: &'a [Finding], pins: &'a Pins) -> Vec<Target<'a>> {
 
 /// By when all has to be over. What the manager has not told yet is not known.
 struct Deadlines {
-    began: Instant,
+    /// When the first wait after the last stop began.
+    waiting_since: Option<Instant>,
     /// When waiting has to be over; set when it begins.
     wait_until: Instant,
     extend_wait: Option<Duration>,
@@ -411,10 +417,10 @@ struct Deadlines {
 }
 
 impl Deadlines {
-    fn new(began: Instant) -> Self {
+    fn new() -> Self {
         Self {
-            began,
-            wait_until: began,
+            waiting_since: None,
+            wait_until: Instant::now(),
             extend_wait: None,
             may_notify: false,
             give_up_at: None,
@@ -428,9 +434,9 @@ impl Deadlines {
         self.give_up_at = look.left.map(|left| Instant::now() + left.saturating_sub(Budget::GRACE.min(left / 10)));
     }
 
-    /// All waits of a run begin with it. They must not outlive the start.
+    /// Waits that follow each other are one, which a stop before it does not use up. It must not outlive the start.
     fn wait_for(&mut self, patience: Option<Duration>) {
-        self.wait_until = self.began + patience.unwrap_or_default();
+        self.wait_until = *self.waiting_since.get_or_insert_with(Instant::now) + patience.unwrap_or_default();
         match self.give_up_at {
             Some(_) if self.may_notify => {
                 let wanted = self.wait_until.saturating_duration_since(Instant::now());
@@ -508,7 +514,7 @@ mod tests {
 
     #[test]
     fn all_rounds_of_stopping_share_one_deadline_which_a_wait_does_not_use_up() {
-        let mut deadlines = Deadlines::new(Instant::now());
+        let mut deadlines = Deadlines::new();
         let (_, first) = deadlines.ladder(&StopRules::default(), &look(None)).unwrap();
         assert_eq!(first.patience, Duration::from_secs(10));
         deadlines.stop_by = deadlines.stop_by.and_then(|by| by.checked_sub(Duration::from_secs(4)));
@@ -521,11 +527,11 @@ mod tests {
     #[test]
     fn a_wait_does_not_outlive_the_start() {
         let wait = Some(Duration::from_secs(100));
-        let mut bounded = Deadlines::new(Instant::now());
+        let mut bounded = Deadlines::new();
         bounded.know(&look(Some(Duration::from_secs(20))));
         bounded.wait_for(wait);
         assert!(bounded.wait_until <= Instant::now() + Duration::from_secs(18));
-        let mut unbounded = Deadlines::new(Instant::now());
+        let mut unbounded = Deadlines::new();
         unbounded.know(&look(None));
         unbounded.wait_for(wait);
         assert!(unbounded.wait_until > Instant::now() + Duration::from_secs(90));

@@ -235,14 +235,27 @@ fn relation_of(holder: &Process, held: &HeldSocket, scene: &Scene, rules: &Rules
         return Relation::Lookalike;
     }
     let born_stale = held.socket.cgroup.is_some_and(|id| guarded.runs.iter().any(|run| run.cgroup == Some(id)));
+    // Nor does a unit that may be replaced go for a socket that somebody else has handed to it.
+    let is_of_replaced = || match (&held.birthplace, guarded.user) {
+        (None | Some(Owner::Init), _) => true,
+        (Some(Owner::Unit(unit)), None) => is_replaced(unit, rules),
+        (Some(Owner::UserUnit { uid, unit }), Some(own)) => {
+            *uid == own && (is_replaced(unit, rules) || unit.as_str() == "init.scope")
+        }
+        (Some(Owner::Unit(_) | Owner::UserUnit { .. } | Owner::Session(_) | Owner::Nobody | Owner::Unknown), _) => {
+            false
+        }
+    };
     match &holder.owner {
         // A socket can be handed to a victim to get it killed (unix(7), SCM_RIGHTS): where it was born proves
         // nothing about who has it now.
         Owner::Session(_) | Owner::Nobody | Owner::Init | Owner::Unknown if born_stale => Relation::Heir,
         _ if is_connection => Relation::Client,
         Owner::Session(session) => Relation::Session { id: session.id.clone() },
-        Owner::Unit(unit) if guarded.user.is_none() && is_replaced(unit, rules) => Relation::Predecessor(unit.clone()),
-        Owner::UserUnit { uid, unit } if guarded.user == Some(*uid) && is_replaced(unit, rules) => {
+        Owner::Unit(unit) if guarded.user.is_none() && is_replaced(unit, rules) && is_of_replaced() => {
+            Relation::Predecessor(unit.clone())
+        }
+        Owner::UserUnit { uid, unit } if guarded.user == Some(*uid) && is_replaced(unit, rules) && is_of_replaced() => {
             Relation::Predecessor(unit.clone())
         }
         Owner::Unit(unit) if guarded.user.is_some() && *unit == guarded.unit => Relation::Twin { uid: None },

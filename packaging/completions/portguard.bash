@@ -9,7 +9,7 @@ _portguard() {
         mapfile -t COMPREPLY < <(compgen -W "$(
             { systemctl $manager list-unit-files --no-legend --no-pager --type=service,socket
               systemctl $manager list-units --all --plain --no-legend --no-pager --type=service,socket
-            } 2>/dev/null | sed -n 's/^\([^ ]*[^@ ]\.\(service\|socket\)\) .*/\1/p' | sort -u)" -- "$word")
+            } 2>/dev/null | sed -n 's/^\([^ ]*[^@ ]\.\(service\|socket\)\) .*/\1/p' | sed 's/\\/\\\\/g' | sort -u)" -- "$word")
         ;;
     --policy) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
     --port) ;;

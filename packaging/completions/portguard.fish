@@ -6,7 +6,7 @@ function __portguard_units
     begin
         systemctl $manager list-unit-files --no-legend --no-pager --type=service,socket
         systemctl $manager list-units --all --plain --no-legend --no-pager --type=service,socket
-    end 2>/dev/null | string match -rg '^(\S*[^@\s]\.(?:service|socket)) ' | sort -u
+    end 2>/dev/null | string replace -rf '^(\S*[^@\s]\.(?:service|socket)) .*' '$1' | sort -u
 end
 
 complete -c portguard -f

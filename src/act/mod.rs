@@ -260,12 +260,14 @@ pub fn stop<'a>(
         target.send(go_on)?;
     }
     watch.wait(budget.patience)?;
+    let mut changed = 0;
     if let (Some(signal), Some(number)) = (ladder.last, last) {
+        changed = watch.drop_those_that_changed()?;
         watch.send(signal, number)?;
         watch.wait(watch.began.elapsed() + budget.grace)?;
     }
     let alive = watch.verified.len();
-    Ok(Count { ended: all - alive, alive })
+    Ok(Count { ended: all - alive - changed, alive })
 }
 
 const SIGHUP: Signal = Signal(Known::SIGHUP as i32);
@@ -291,6 +293,7 @@ pub fn wait_for_one(
             Ok(_) if fds.iter().take(processes.len()).any(|fd| !fd.revents().is_empty()) => return Ok(true),
             // Any other socket on the host.
             Ok(_) if closings.is_some_and(Closings::was_wanted) => return Ok(true),
+            Ok(_) | Err(Errno::INTR) if left.is_zero() => return Ok(false),
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(ActError::Wait(errno)),
         }
@@ -415,6 +418,23 @@ impl Watch<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// What makes a process one to stop must be so as well when it is killed, a minute and a half later; how many are not.
+    fn drop_those_that_changed(&mut self) -> Result<usize, ActError> {
+        self.drop_those_that_let_go();
+        let before = self.verified.len();
+        let mut kept = Vec::with_capacity(before);
+        for target in self.verified.drain(..) {
+            match verify(target.target, self.proc_root)? {
+                Now::Same(same) => kept.push(same),
+                // It is waited for below, and found to have ended.
+                Now::Gone => kept.push(target),
+                Now::Changed(why) => (self.tell)(&Step::Changed { process: target.target.process, why }),
+            }
+        }
+        self.verified = kept;
+        Ok(before - self.verified.len())
     }
 
     fn drop_those_that_ended(&mut self, gone: &[bool]) {

@@ -24,7 +24,7 @@ pub enum StopError {
     /// The manager will not: the job is in conflict with another, the unit is of a kind that cannot be stopped, or nobody
     /// answers. Nothing was stopped.
     Refused(String),
-    /// The job ended in something else than success.
+    /// The job ended in something else than success: its result, or what systemctl says.
     Failed(String),
     /// The job was not over in time. The manager goes on with it.
     Late,
@@ -34,7 +34,7 @@ impl fmt::Display for StopError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(why) => write!(f, "systemd does not stop it: {why}"),
-            Self::Failed(result) => write!(f, "systemd could not stop it: the job ended with \"{result}\""),
+            Self::Failed(result) => write!(f, "systemd could not stop it: {result}"),
             Self::Late => f.write_str("systemd has not stopped it in time"),
         }
     }
@@ -168,6 +168,8 @@ fn stop_with_systemctl(unit: &UnitName, scope: Scope, run: &Path, deadline: Inst
     match manager::systemctl(scope, run, &arguments, deadline) {
         Ok(_) => Ok(()),
         Err(_) if Instant::now() >= deadline => Err(StopError::Late),
-        Err(why) => Err(StopError::Refused(why)),
+        // As systemctl says it where there is no job at all.
+        Err(why) if why.starts_with("Failed to stop") => Err(StopError::Refused(why)),
+        Err(why) => Err(StopError::Failed(why)),
     }
 }

@@ -383,6 +383,16 @@ fn a_predecessor_is_stopped_by_its_unit_unless_that_would_stop_others_as_well() 
     assert_eq!(replacing("web.service", Some(unwilling), |_| ()).obstacle, Some(Obstacle::RefusesStop));
     let other = replacing("old.service", Some(up(&[])), |_| ());
     assert_eq!((other.relation, other.action), (Relation::OtherUnit(unit("web.service")), Action::Refuse));
+    for (birthplace, relation) in [
+        (Some(Owner::Unit(unit("web.service"))), Relation::Predecessor(unit("web.service"))),
+        (Some(Owner::Init), Relation::Predecessor(unit("web.service"))),
+        (Some(Owner::Unit(unit("evil.service"))), Relation::OtherUnit(unit("web.service"))),
+        (Some(Owner::UserUnit { uid: 1000, unit: unit("web.service") }), Relation::OtherUnit(unit("web.service"))),
+        (Some(Owner::Nobody), Relation::OtherUnit(unit("web.service"))),
+    ] {
+        let finding = replacing("web.service", Some(up(&[])), |socket| socket.birthplace.clone_from(&birthplace));
+        assert_eq!(finding.relation, relation, "{birthplace:?}");
+    }
     let connection = replacing("web.service", Some(up(&[])), |socket| socket.socket.state = SocketState::Connected);
     assert_eq!((connection.relation, connection.action), (Relation::Client, Action::Refuse));
 }

@@ -355,6 +355,12 @@ impl Place {
         self.scope == Scope::User && uid == own && self.unit_of(owner).is_some_and(is_it)
     }
 
+    /// Whether this is the cgroup of the user's manager itself, which makes the sockets of its socket units.
+    fn is_own_managers(&self, born: &CgroupPath) -> bool {
+        self.scope == Scope::User
+            && self.unit_of(&cgroup::owner_of(born)).is_some_and(|unit| unit.as_str() == "init.scope")
+    }
+
     /// The socket unit of the guarded unit's manager whose cgroup this is. One of the same name in another manager is
     /// another: a user names the cgroups of their own tree.
     fn socket_unit_of(&self, born: &CgroupPath) -> Option<UnitName> {
@@ -373,7 +379,11 @@ impl Place {
         let pids = holders.by_inode.get(&socket.inode).map_or(&[][..], Vec::as_slice);
         let by_address = || {
             let listens = |unit: &&SocketUnit| unit.listens.contains(&(socket.protocol, socket.local));
-            let kept = pids.iter().filter_map(|pid| processes.get(pid)).any(Process::is_manager);
+            let unborn =
+                birthplace.is_none_or(|born| cgroup::owner_of(born) == Owner::Init || self.is_own_managers(born));
+            let kept = unborn
+                && socket.device.is_none()
+                && pids.iter().filter_map(|pid| processes.get(pid)).any(Process::is_manager);
             socket_units.iter().find(listens).filter(|_| kept).map(|listening| listening.unit.clone())
         };
         HeldSocket {

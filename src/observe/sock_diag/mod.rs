@@ -145,6 +145,9 @@ fn open() -> Result<OwnedFd, SockDiagError> {
 /// `SKNLGRP_INET_TCP_DESTROY` to `SKNLGRP_INET6_UDP_DESTROY`, Linux `include/uapi/linux/sock_diag.h`, one bit each.
 const DESTROY_GROUPS: u32 = 0b1111;
 
+/// No more of them are read at once.
+const MAX_CLOSINGS: usize = 1000;
+
 /// The kernel's word, as it comes, of each TCP and UDP socket of this network namespace that is gone: closed by the last
 /// process that had it. What is left of a connection in `TIME_WAIT` is not among them.
 pub struct Closings {
@@ -168,7 +171,7 @@ impl Closings {
     pub fn was_wanted(&self) -> bool {
         let mut buffer = vec![0; DATAGRAM_BYTES];
         let mut wanted = false;
-        loop {
+        for _ in 0..MAX_CLOSINGS {
             match receive(&self.socket, &mut buffer) {
                 Ok(Received::FromKernel(datagram)) => wanted |= self.has_wanted(datagram),
                 Ok(Received::Lost) => wanted = true,
@@ -177,6 +180,8 @@ impl Closings {
                 Err(_) => return wanted,
             }
         }
+        // They come faster than they are read.
+        true
     }
 
     fn has_wanted(&self, datagram: &[u8]) -> bool {
