@@ -148,7 +148,7 @@ impl Guard<'_> {
                 Ok(Round::Waited) => {}
                 Ok(Round::Stopped) if stops < MAX_STOPS => {
                     stops += 1;
-                    deadlines.waiting_since = None;
+                    deadlines.stopped();
                 }
                 Ok(Round::Stopped) => break self.still_held(&format!("{stops} attempts to stop what holds it")),
                 Err(error) => break failed(&error),
@@ -434,6 +434,11 @@ impl Deadlines {
         self.give_up_at = look.left.map(|left| Instant::now() + left.saturating_sub(Budget::GRACE.min(left / 10)));
     }
 
+    /// What was stopped may have taken its time, which is no wait's.
+    fn stopped(&mut self) {
+        self.waiting_since = None;
+    }
+
     /// Waits that follow each other are one, which a stop before it does not use up. It must not outlive the start.
     fn wait_for(&mut self, patience: Option<Duration>) {
         self.wait_until = *self.waiting_since.get_or_insert_with(Instant::now) + patience.unwrap_or_default();
@@ -522,6 +527,19 @@ mod tests {
         assert!(second.patience <= Duration::from_secs(6), "{second:?}");
         deadlines.stop_by = Some(Instant::now());
         assert!(deadlines.ladder(&StopRules::default(), &look(None)).is_none());
+    }
+
+    #[test]
+    fn waits_that_follow_each_other_are_one_until_something_is_stopped() {
+        let wait = Some(Duration::from_secs(3));
+        let mut deadlines = Deadlines::new();
+        deadlines.wait_for(wait);
+        deadlines.waiting_since = deadlines.waiting_since.and_then(|since| since.checked_sub(Duration::from_secs(2)));
+        deadlines.wait_for(wait);
+        assert!(deadlines.wait_until <= Instant::now() + Duration::from_secs(1));
+        deadlines.stopped();
+        deadlines.wait_for(wait);
+        assert!(deadlines.wait_until > Instant::now() + Duration::from_secs(2));
     }
 
     #[test]

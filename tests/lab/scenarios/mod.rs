@@ -132,6 +132,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     predecessors::dry_run_stops_no_predecessor,
     predecessors::predecessor_in_a_user_manager_is_stopped,
     sockets::own_socket_unit_of_another_name_passes,
+    sockets::worker_that_shares_the_own_listener_is_stopped,
     sockets::several_socket_units_of_one_service_pass,
     sockets::instance_for_one_connection_passes,
     sockets::own_fd_store_passes_and_is_taken_back,

@@ -312,3 +312,36 @@ pub(super) fn replaced_socket_unit_is_stopped_by_systemd(m: &Machine) {
 pub(super) fn manager_image(m: &Machine) -> String {
     m.ok("cksum /proc/1/auxv")
 }
+
+/// PID 1 has the listener for the unit, as it should, and so has somebody who must not: he would take connections.
+pub(super) fn worker_that_shares_the_own_listener_is_stopped(m: &Machine) {
+    m.given(
+        "a guarded service with a socket unit, and a worker in no cgroup of the unit that has the listener as well",
+    );
+    m.ok("mkdir /sys/fs/cgroup/nobodys");
+    m.unit("app.socket", "[Socket]\nListenStream=8080\n");
+    m.unit(
+        APP,
+        "[Service]\nKillMode=process\nExecStart=/bin/sh -c '(echo 0 >/sys/fs/cgroup/nobodys/cgroup.procs; exec sleep infinity) & \
+         exec python3 /opt/lab/activated.py'\n",
+    );
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+    m.ok(&format!("systemctl start app.socket {APP}"));
+    let procs = || m.ok("cat /sys/fs/cgroup/nobodys/cgroup.procs").trim().to_owned();
+    m.wait_until("the worker is there", super::SOON, || !procs().is_empty());
+    let worker = procs();
+    let manager = manager_image(m);
+
+    m.when("the service is restarted");
+    let restart = m.restart(APP);
+
+    m.then("the worker is stopped, the service up, and PID 1 untouched");
+    assert!(restart.status.success(), "{restart:?}");
+    finding(m, APP, &[("RELATION", "escaped"), ("ACTION", "stop"), ("HOLDER_PID", &worker)]);
+    finding(m, APP, &[("RELATION", "own-socket-unit"), ("ACTION", "pass"), ("HOLDER_PID", "1")]);
+    let worker = worker.parse().expect("a pid");
+    m.wait_until("the worker is gone", super::SOON, || !m.alive(worker));
+    assert_eq!(m.connect(8080).stdout.trim(), "served by activation");
+    assert_eq!(manager_image(m), manager);
+}
