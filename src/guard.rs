@@ -365,7 +365,7 @@ fn closings<'a>(findings: impl Iterator<Item = &'a Finding> + Clone) -> Option<C
     Closings::of(findings.map(|finding| finding.endpoint.port).collect(), connections)
 }
 
-/// A service manager has it, and it is in the way.
+/// A service manager has it.
 fn is_managers(finding: &Finding) -> bool {
     finding.holder.as_ref().is_some_and(Process::is_manager)
 }

@@ -46,8 +46,7 @@ impl std::error::Error for StopError {}
 /// manager.
 ///
 /// Over the bus, else with `systemctl`, which waits for the job as well. `has_bus`: whether the bus has answered the look
-/// before this. Where it hangs after all, both may ask for
-/// the same job, which is one job to systemd.
+/// before this. Where it hangs after all, both may ask for the same job, which is one job to systemd.
 ///
 /// # Errors
 /// [`StopError`].

@@ -38,6 +38,23 @@ impl UnitType {
         Self::Scope,
     ];
 
+    /// Whether a unit of this type can run processes or hold sockets of its own, and so be in the way and be stopped:
+    /// systemd.service(5), systemd.socket(5), systemd.scope(5).
+    #[must_use]
+    pub fn may_hold_ports(self) -> bool {
+        match self {
+            Self::Service | Self::Socket | Self::Scope => true,
+            Self::Target
+            | Self::Device
+            | Self::Mount
+            | Self::Automount
+            | Self::Swap
+            | Self::Timer
+            | Self::Path
+            | Self::Slice => false,
+        }
+    }
+
     /// The suffix, without its dot.
     #[must_use]
     pub fn suffix(self) -> &'static str {
@@ -158,19 +175,12 @@ impl UnitName {
     #[must_use]
     pub fn protection(&self) -> Option<&'static str> {
         let (prefix, name) = (self.prefix(), self.as_str());
-        let stoppable = match self.unit_type {
-            UnitType::Service | UnitType::Socket => true,
-            UnitType::Scope => name != "init.scope" && !name.starts_with("session-"),
-            UnitType::Target
-            | UnitType::Device
-            | UnitType::Mount
-            | UnitType::Automount
-            | UnitType::Swap
-            | UnitType::Timer
-            | UnitType::Path
-            | UnitType::Slice => false,
-        };
-        if !stoppable || prefix.starts_with("systemd-") || PROTECTED_UNITS.contains(&prefix) {
+        let is_session = self.unit_type == UnitType::Scope && (name == "init.scope" || name.starts_with("session-"));
+        if !self.unit_type.may_hold_ports()
+            || is_session
+            || prefix.starts_with("systemd-")
+            || PROTECTED_UNITS.contains(&prefix)
+        {
             return Some("its unit is one that portguard never stops");
         }
         None

@@ -99,19 +99,10 @@ impl FromStr for UnitPattern {
             }
         }
         let suffix = text.rsplit_once('.').and_then(|(_, suffix)| UnitType::of_suffix(suffix));
-        match suffix {
-            Some(UnitType::Service | UnitType::Socket | UnitType::Scope) => Ok(pattern),
-            Some(
-                UnitType::Target
-                | UnitType::Device
-                | UnitType::Mount
-                | UnitType::Automount
-                | UnitType::Swap
-                | UnitType::Timer
-                | UnitType::Path
-                | UnitType::Slice,
-            )
-            | None => Err(format!("\"{}\" must end in .service, .socket or .scope", text.escape_debug())),
+        if suffix.is_some_and(UnitType::may_hold_ports) {
+            Ok(pattern)
+        } else {
+            Err(format!("\"{}\" must end in .service, .socket or .scope", text.escape_debug()))
         }
     }
 }
