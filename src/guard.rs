@@ -233,17 +233,22 @@ impl Guard<'_> {
             self.report.detail(|| format!("systemctl was asked instead of the bus: {why}"));
         }
         self.report.findings(verdict.findings());
-        // What could not be seen matters only to somebody who is not let through.
-        if matches!(verdict, Verdict::Refuse(_) | Verdict::Wait(_)) || self.args.verbose {
+        // What could not be seen matters only to somebody who is not let through, or was for want of an answer.
+        let unchecked = |finding: &Finding| matches!(finding.relation, Relation::Unchecked(_));
+        let hindered = matches!(verdict, Verdict::Refuse(_) | Verdict::Wait(_));
+        if hindered || verdict.findings().iter().any(unchecked) || self.args.verbose {
             self.report.blind_spots(&look.scene.blind_spots);
         }
         self.findings = verdict.findings().to_vec();
     }
 
     fn refused(&self, findings: &[Finding]) -> Outcome {
-        let mut refused = findings.iter().filter(|finding| finding.action == Action::Refuse);
-        if refused.all(|finding| finding.relation == Relation::Hidden) {
-            Outcome::NotPermitted("who holds it may not be seen".to_owned())
+        let mut refused =
+            findings.iter().filter(|finding| finding.action == Action::Refuse).map(|finding| &finding.relation);
+        if refused.clone().all(|relation| matches!(relation, Relation::Unchecked(_))) {
+            Outcome::NotPermitted("could not be checked, which on-blind refuses".to_owned())
+        } else if refused.all(|relation| matches!(relation, Relation::Hidden | Relation::Unchecked(_))) {
+            Outcome::NotPermitted("held, and who holds it may not be seen".to_owned())
         } else {
             Outcome::Refused { stopped: self.stopped.clone(), why: None }
         }
@@ -336,7 +341,7 @@ impl Guard<'_> {
 
 fn failed(error: &ActError) -> Outcome {
     match error {
-        ActError::NotPermitted(_) => Outcome::NotPermitted(error.to_string()),
+        ActError::NotPermitted(_) => Outcome::NotPermitted(format!("held, and {error}")),
         ActError::NoPidfd(_) | ActError::Wait(_) | ActError::Signal(_) => Outcome::Internal(error.to_string()),
     }
 }

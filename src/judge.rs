@@ -3,7 +3,7 @@
 //! Two sentences rule here: *unknown is never free*, and *what is not proven stale is never stopped*.
 
 use crate::model::{
-    Action, ActiveState, BlindSpot, EndpointScene, Finding, ForeignRule, Guarded, HeldSocket, Invocation,
+    Action, ActiveState, BlindRule, BlindSpot, EndpointScene, Finding, ForeignRule, Guarded, HeldSocket, Invocation,
     LookalikeRule, Obstacle, Owner, Phase, Probe, Process, Relation, Rules, Scene, Socket, SocketState, StaleRule,
     UnitName, UnitType, Verdict,
 };
@@ -132,6 +132,10 @@ fn action_for(relation: &Relation, unit_state: ActiveState, rules: &Rules) -> Ac
         // These do not go away while their start waits for them.
         Relation::OwnStart | Relation::OwnRun => unless_ignored,
         Relation::TimeWait if rules.on_foreign == ForeignRule::Refuse => Action::Wait,
+        Relation::Unchecked(_) => match rules.on_blind {
+            BlindRule::Allow => Action::Pass,
+            BlindRule::Refuse => Action::Refuse,
+        },
         Relation::Predecessor(_) => Action::StopUnit,
         Relation::Lookalike if rules.on_lookalike == LookalikeRule::Stop => Action::Stop,
         Relation::Heir
@@ -182,7 +186,8 @@ fn unexplained<'a>(seen: &'a EndpointScene, scene: &Scene) -> Option<Found<'a>> 
     let tables_unread = scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Sockets(_)));
     let relation = match seen.probe {
         Probe::NotLocal => Relation::NotBindable(seen.probe),
-        Probe::Busy | Probe::Denied | Probe::Failed(_) if tables_unread => Relation::Hidden,
+        Probe::Denied | Probe::Failed(_) if tables_unread => Relation::Unchecked(seen.probe),
+        Probe::Busy if tables_unread => Relation::Hidden,
         Probe::Busy => Relation::Unexplained,
         // The tables were read and show nobody: that is a look of its own, and it says free.
         Probe::Free | Probe::Denied | Probe::Failed(_) => return None,
@@ -277,6 +282,7 @@ fn kept_by_manager(held: &HeldSocket, scene: &Scene, rules: &Rules) -> Relation 
         held.birthplace.as_ref().is_some_and(|owner| guarded.is(owner))
             || held.socket.cgroup.is_some_and(|id| guarded.runs.iter().any(|run| run.cgroup == Some(id)))
     };
+    let untold = is_manager_silent(scene);
     let stored = guarded.stored.as_ref().map_or_else(born_here, |stored| stored.contains(&held.socket.inode));
     match (&held.socket_unit, &held.birthplace) {
         (Some(unit), _) => for_socket_unit(unit, scene, rules),
@@ -284,6 +290,9 @@ fn kept_by_manager(held: &HeldSocket, scene: &Scene, rules: &Rules) -> Relation 
         (None, Some(owner)) if guarded.is(owner) => Relation::Manager,
         (None, Some(Owner::Unit(unit))) => Relation::OtherUnit(unit.clone()),
         (None, Some(Owner::UserUnit { uid, unit })) => Relation::OtherUserUnit { uid: *uid, unit: unit.clone() },
+        (None, Some(Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown) | None) if untold => {
+            Relation::Unchecked(Probe::Busy)
+        }
         (None, Some(Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown) | None) => Relation::Manager,
     }
 }
@@ -293,14 +302,18 @@ fn for_socket_unit(unit: &UnitName, scene: &Scene, rules: &Rules) -> Relation {
         Relation::OwnSocketUnit(unit.clone())
     } else if *unit == scene.guarded.unit {
         Relation::OwnRun
-    } else if scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Manager(_))) {
+    } else if is_manager_silent(scene) {
         // Which units it starts was not told: it may be the guarded unit's own.
-        Relation::Manager
+        Relation::Unchecked(Probe::Busy)
     } else if is_replaced(unit, rules) {
         Relation::Predecessor(unit.clone())
     } else {
         Relation::OtherSocketUnit(unit.clone())
     }
+}
+
+fn is_manager_silent(scene: &Scene) -> bool {
+    scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Manager(_)))
 }
 
 /// A process in the unit's own cgroup: of which run?

@@ -31,6 +31,7 @@ fn rules() -> Rules {
         on_stale: StaleRule::Stop,
         on_foreign: ForeignRule::Refuse,
         on_lookalike: LookalikeRule::AsForeign,
+        on_blind: BlindRule::Allow,
         replaces: Vec::new(),
         wait: None,
         stop: StopRules::default(),
@@ -233,7 +234,7 @@ fn a_socket_unit_is_nobody_elses_while_the_manager_says_nothing() {
     let socket = HeldSocket { socket_unit: Some(unit("other.socket")), ..held(vec![init]) };
     let mut scene = scene(guarded(), vec![socket]);
     scene.blind_spots.push(BlindSpot::Manager(String::new()));
-    assert_eq!(judge(&scene, &rules()).findings()[0].relation, Relation::Manager);
+    assert_eq!(judge(&scene, &rules()).findings()[0].relation, Relation::Unchecked(Probe::Busy));
 }
 
 #[test]
@@ -291,8 +292,8 @@ fn a_probe_that_says_nothing_is_not_free_but_a_table_that_says_nobody_is() {
     for (probe, blind, relation, action) in [
         (Probe::Busy, None, Relation::Unexplained, Action::Refuse),
         (Probe::Busy, Some(unread.clone()), Relation::Hidden, Action::Refuse),
-        (Probe::Denied, Some(unread.clone()), Relation::Hidden, Action::Refuse),
-        (Probe::Failed(5), Some(unread), Relation::Hidden, Action::Refuse),
+        (Probe::Denied, Some(unread.clone()), Relation::Unchecked(Probe::Denied), Action::Pass),
+        (Probe::Failed(5), Some(unread), Relation::Unchecked(Probe::Failed(5)), Action::Pass),
         (Probe::NotLocal, None, Relation::NotBindable(Probe::NotLocal), Action::Pass),
     ] {
         let mut scene = scene(guarded(), Vec::new());
@@ -305,6 +306,22 @@ fn a_probe_that_says_nothing_is_not_free_but_a_table_that_says_nobody_is() {
     let mut denied = scene(guarded(), Vec::new());
     denied.endpoints[0].probe = Probe::Denied;
     assert_eq!(judge(&denied, &rules()), Verdict::Free);
+}
+
+#[test]
+fn what_could_not_be_checked_is_left_to_on_blind_and_what_is_held_is_not() {
+    let unread = BlindSpot::Sockets("denied".to_owned());
+    for on_foreign in [ForeignRule::Refuse, ForeignRule::Wait, ForeignRule::Ignore] {
+        let strict = Rules { on_blind: BlindRule::Refuse, on_foreign, ..rules() };
+        let lenient = Rules { on_blind: BlindRule::Allow, on_foreign, ..rules() };
+        let mut scene = scene(guarded(), Vec::new());
+        scene.blind_spots.push(unread.clone());
+        scene.endpoints[0].probe = Probe::Denied;
+        assert!(matches!(judge(&scene, &strict), Verdict::Refuse(_)));
+        assert!(matches!(judge(&scene, &lenient), Verdict::Pass(_)));
+        scene.endpoints[0].probe = Probe::Busy;
+        assert_eq!(judge(&scene, &strict), judge(&scene, &lenient));
+    }
 }
 
 #[test]
@@ -649,13 +666,17 @@ fn any_rules() -> impl Strategy<Value = Rules> {
     let on_lookalike = prop::sample::select(vec![LookalikeRule::AsForeign, LookalikeRule::Stop]);
     let patterns = prop::sample::select(vec!["web.service", "*.service", "app@*.service", "run-*.scope", "*.socket"]);
     let replaces = prop::collection::vec(patterns.prop_map(|pattern| pattern.parse().unwrap()), 0..2);
-    (on_stale, on_foreign, on_lookalike, replaces).prop_map(|(on_stale, on_foreign, on_lookalike, replaces)| Rules {
-        on_stale,
-        on_foreign,
-        on_lookalike,
-        replaces,
-        ..rules()
-    })
+    let on_blind = prop::sample::select(vec![BlindRule::Allow, BlindRule::Refuse]);
+    (on_stale, on_foreign, on_lookalike, on_blind, replaces).prop_map(
+        |(on_stale, on_foreign, on_lookalike, on_blind, replaces)| Rules {
+            on_stale,
+            on_foreign,
+            on_lookalike,
+            on_blind,
+            replaces,
+            ..rules()
+        },
+    )
 }
 
 fn sorted(verdict: &Verdict) -> Vec<String> {

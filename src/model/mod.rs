@@ -16,8 +16,8 @@ pub use endpoint::{Endpoint, EndpointError, EndpointRange, Host, Port, Protocol}
 pub use outcome::{Outcome, Stopped};
 pub use process::{FileId, Invocation, InvocationId, Lineage, Owner, Pid, Process, Session, StartTime, Terminal};
 pub use scene::{
-    ActiveState, BlindSpot, EndpointScene, ForeignRule, Guarded, HeldSocket, LookalikeRule, Phase, Probe, Program,
-    Rules, Run, Scene, Signal, SocketUnit, StaleRule, StopRules, UnitFacts, UnitState,
+    ActiveState, BlindRule, BlindSpot, EndpointScene, ForeignRule, Guarded, HeldSocket, LookalikeRule, Phase, Probe,
+    Program, Rules, Run, Scene, Signal, SocketUnit, StaleRule, StopRules, UnitFacts, UnitState,
 };
 pub use socket::{CgroupId, CgroupPath, Inode, Socket, SocketState};
 pub use text::printable;

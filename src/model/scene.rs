@@ -222,6 +222,16 @@ pub enum LookalikeRule {
     Stop,
 }
 
+/// What to do where nobody could tell whether an endpoint is in the way: `on-blind` in the policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum BlindRule {
+    /// Let the start go on, with a warning: the service's own bind will tell.
+    #[default]
+    Allow,
+    /// Refuse the start.
+    Refuse,
+}
+
 /// A signal number, as in signal(7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Signal(pub i32);
@@ -269,6 +279,8 @@ pub struct Rules {
     pub on_foreign: ForeignRule,
     /// `on-lookalike`.
     pub on_lookalike: LookalikeRule,
+    /// `on-blind`.
+    pub on_blind: BlindRule,
     /// `replaces`: the units that this one takes over from, and that may be stopped for it.
     pub replaces: Vec<UnitPattern>,
     /// `wait`: how long what is waited for may take; `None`: it depends on what that is.

@@ -66,6 +66,9 @@ pub enum Relation {
     Hidden,
     /// The bind says busy, and no table shows why.
     Unexplained,
+    /// Whether it is in the way could not be found out: what the bind said, which was no answer (`Denied`, `Failed`), or
+    /// `Busy` where a manager has the port, and did not say for whom.
+    Unchecked(Probe),
     /// The bind was not possible, for a reason that has nothing to do with a holder.
     NotBindable(Probe),
 }
@@ -99,6 +102,7 @@ impl Relation {
             | Self::KernelHeld
             | Self::Hidden
             | Self::Unexplained
+            | Self::Unchecked(_)
             | Self::NotBindable(_) => None,
         }
     }
@@ -130,6 +134,7 @@ impl Relation {
             Self::KernelHeld => "kernel-held",
             Self::Hidden => "hidden",
             Self::Unexplained => "unexplained",
+            Self::Unchecked(_) => "unchecked",
             Self::NotBindable(_) => "not-bindable",
         }
     }

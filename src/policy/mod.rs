@@ -17,7 +17,9 @@ use std::time::Duration;
 pub use error::{Fault, Place, PolicyError, Problem};
 pub use load::{DEFAULT_ROOTS, MAX_FILE_BYTES, Roots};
 
-use crate::model::{EndpointRange, ForeignRule, LookalikeRule, Rules, StaleRule, StopRules, UnitName, UnitPattern};
+use crate::model::{
+    BlindRule, EndpointRange, ForeignRule, LookalikeRule, Rules, StaleRule, StopRules, UnitName, UnitPattern,
+};
 use expand::{PatternText, PortText};
 
 /// The most endpoints of one unit. Each costs a bind probe at every start.
@@ -44,6 +46,7 @@ struct Settings {
     on_stale: Option<StaleRule>,
     on_foreign: Option<ForeignRule>,
     on_lookalike: Option<LookalikeRule>,
+    on_blind: Option<BlindRule>,
     wait: Option<Duration>,
     reuse_address: Option<bool>,
     stop: StopRules,
@@ -56,6 +59,7 @@ impl Settings {
             on_stale: self.on_stale.or(below.on_stale),
             on_foreign: self.on_foreign.or(below.on_foreign),
             on_lookalike: self.on_lookalike.or(below.on_lookalike),
+            on_blind: self.on_blind.or(below.on_blind),
             wait: self.wait.or(below.wait),
             reuse_address: self.reuse_address.or(below.reuse_address),
             stop: StopRules {
@@ -130,6 +134,7 @@ impl Policy {
             on_stale: settings.on_stale.unwrap_or_default(),
             on_foreign: settings.on_foreign.unwrap_or_default(),
             on_lookalike: settings.on_lookalike.unwrap_or_default(),
+            on_blind: settings.on_blind.unwrap_or_default(),
             replaces: replaced(section.replaces.as_deref().unwrap_or_default(), unit)?,
             wait: settings.wait,
             reuse_address: settings.reuse_address.unwrap_or(true),

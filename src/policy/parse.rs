@@ -15,7 +15,7 @@ use super::error::{Fault, Lines, Place, Problem};
 use super::expand::{PatternText, PortText};
 use super::signal::{signal, signal_of_number};
 use super::{Policy, Section, Settings};
-use crate::model::{ForeignRule, LookalikeRule, Signal, StaleRule, UnitName, UnitType, printable};
+use crate::model::{BlindRule, ForeignRule, LookalikeRule, Signal, StaleRule, UnitName, UnitType, printable};
 use crate::timespan;
 
 /// The keys that every table of settings takes.
@@ -24,6 +24,7 @@ enum Key {
     OnStale,
     OnForeign,
     OnLookalike,
+    OnBlind,
     Wait,
     StopTimeout,
     KillSignal,
@@ -34,10 +35,11 @@ enum Key {
 }
 
 impl Key {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::OnStale,
         Self::OnForeign,
         Self::OnLookalike,
+        Self::OnBlind,
         Self::Wait,
         Self::StopTimeout,
         Self::KillSignal,
@@ -52,6 +54,7 @@ impl Key {
             Self::OnStale => "on-stale",
             Self::OnForeign => "on-foreign",
             Self::OnLookalike => "on-lookalike",
+            Self::OnBlind => "on-blind",
             Self::Wait => "wait",
             Self::StopTimeout => "stop-timeout",
             Self::KillSignal => "kill-signal",
@@ -72,6 +75,7 @@ const FOREIGN_RULES: [(&str, ForeignRule); 3] =
 
 const LOOKALIKE_RULES: [(&str, LookalikeRule); 2] =
     [("as-foreign", LookalikeRule::AsForeign), ("stop", LookalikeRule::Stop)];
+const BLIND_RULES: [(&str, BlindRule); 2] = [("allow", BlindRule::Allow), ("refuse", BlindRule::Refuse)];
 
 /// What `toml` gives for a key and for a value.
 type Name<'t> = Spanned<DeString<'t>>;
@@ -192,6 +196,7 @@ impl Reader<'_> {
             Key::OnStale => settings.on_stale = self.word(name, value, &STALE_RULES),
             Key::OnForeign => settings.on_foreign = self.word(name, value, &FOREIGN_RULES),
             Key::OnLookalike => settings.on_lookalike = self.word(name, value, &LOOKALIKE_RULES),
+            Key::OnBlind => settings.on_blind = self.word(name, value, &BLIND_RULES),
             Key::Wait => settings.wait = self.time_span(name, value),
             Key::StopTimeout => settings.stop.timeout = self.stop_timeout(name, value),
             Key::KillSignal => settings.stop.kill_signal = self.signal(name, value),
@@ -377,6 +382,7 @@ mod tests {
             on_stale: Some(StaleRule::Refuse),
             on_foreign: Some(ForeignRule::Wait),
             on_lookalike: None,
+            on_blind: None,
             wait: Some(Duration::from_secs(5)),
             reuse_address: Some(false),
             stop,
@@ -407,10 +413,11 @@ mod tests {
         ("[unit.\"a.service\"]\nreplaces = 1",     &["p:2:12: replaces: an integer where an array of strings, as in [\"old-app.service\"], should be"]),
         ("[unit.\"a.service\"]\nreplaces = ['x']", &["p:2:13: replaces: unit name \"x\" has no suffix: add .service"]),
         ("[defaults]\non-lookalike = \"kill\"",    &["p:2:16: on-lookalike: \"kill\" is none of as-foreign, stop"]),
+        ("[defaults]\non-blind = \"stop\"",        &["p:2:12: on-blind: \"stop\" is none of allow, refuse"]),
         ("[unit.\"a.service\"]\nport = []",        &["p:2:1: unknown key \"port\": did you mean ports?"]),
         ("[unit.\"a.service\"]\nzzzzzzzz = []",    &["p:2:1: unknown key \"zzzzzzzz\": known here: ports, replaces, on-stale, on-foreign, \
-                                                     on-lookalike, wait, stop-timeout, kill-signal, final-kill-signal, send-sighup, send-sigkill, reuse-address"]),
-        ("[defaults]\n\"\\u001b[0m\" = 1",         &["p:2:1: unknown key \"\\u{1b}[0m\": known here: on-stale, on-foreign, on-lookalike, wait, \
+                                                     on-lookalike, on-blind, wait, stop-timeout, kill-signal, final-kill-signal, send-sighup, send-sigkill, reuse-address"]),
+        ("[defaults]\n\"\\u001b[0m\" = 1",         &["p:2:1: unknown key \"\\u{1b}[0m\": known here: on-stale, on-foreign, on-lookalike, on-blind, wait, \
                                                      stop-timeout, kill-signal, final-kill-signal, send-sighup, send-sigkill, reuse-address"]),
         // Names of units.
         ("[unit.a]",                               &["p:1:7: unit name \"a\" has no suffix: add .service"]),

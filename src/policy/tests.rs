@@ -34,6 +34,7 @@ fn what_no_policy_says_is_what_the_manual_says() {
         on_stale: StaleRule::Stop,
         on_foreign: ForeignRule::Refuse,
         on_lookalike: LookalikeRule::AsForeign,
+        on_blind: BlindRule::Allow,
         replaces: Vec::new(),
         wait: None,
         reuse_address: true,
@@ -84,7 +85,7 @@ fn the_ports_of_a_unit_are_those_of_its_section() {
 #[test]
 fn settings_are_layered_key_by_key() {
     let layers = [
-        "[defaults]\nwait=1\nstop-timeout=1\non-stale='refuse'\non-lookalike='stop'\nkill-signal=1\nreuse-address=false\n[unit.'a@1.service']\nwait=4\n",
+        "[defaults]\nwait=1\nstop-timeout=1\non-stale='refuse'\non-lookalike='stop'\non-blind='refuse'\nkill-signal=1\nreuse-address=false\n[unit.'a@1.service']\nwait=4\n",
         "[defaults]\nwait=2\nstop-timeout=2\non-foreign='wait'\nsend-sighup=true\n[unit.'a@.service']\nwait=3\nstop-timeout=3\non-stale='ignore'\n",
         "[unit.'a@1.service']\nfinal-kill-signal=3\nsend-sigkill=false\n",
     ];
@@ -93,6 +94,7 @@ fn settings_are_layered_key_by_key() {
         on_stale,
         on_foreign: ForeignRule::Wait,
         on_lookalike: LookalikeRule::Stop,
+        on_blind: BlindRule::Refuse,
         replaces: Vec::new(),
         wait: Some(Duration::from_secs(wait)),
         reuse_address: false,

@@ -84,6 +84,8 @@ fn for_relation(finding: &Finding, about: &About) -> Advice {
         Relation::Leftover | Relation::Escaped if finding.obstacle.is_none() => {
             by_pid(finding).after(&format!("allow it: on-stale = \"stop\" for {unit} in the policy; or "))
         }
+        Relation::Unchecked(_) => look(finding.endpoint)
+            .after(&format!("let the service try: on-blind = \"allow\" for {unit} in the policy; or, as root, ")),
         Relation::Client => reserve(finding, about),
         Relation::KernelHeld => for_kernel_held(finding, about),
         Relation::OwnSocketUnit(_)
@@ -268,7 +270,7 @@ fn as_user(uid: u32, about: &About) -> String {
     format!("{become_them} env XDG_RUNTIME_DIR=/run/user/{uid}")
 }
 
-fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use log::Level;
 
-use super::advice::{Advice, advice};
+use super::advice::{Advice, advice, is_root};
 use super::{Entry, holder_unit};
 use crate::act::Step;
 use crate::model::{
@@ -163,7 +163,10 @@ fn relation(finding: &Finding, unit: &UnitName) -> String {
         ),
         Relation::Hidden => format!(" is held by a process that could not be looked into{}", born(finding)),
         Relation::Unexplained => " is held, and by whom could not be made out".to_owned(),
-        Relation::NotBindable(probe) => not_bindable(*probe),
+        Relation::Unchecked(Probe::Busy) => {
+            format!("{}; whether that is for {unit} could not be asked", by_init(finding))
+        }
+        Relation::Unchecked(probe) | Relation::NotBindable(probe) => not_bindable(*probe),
     };
     format!("{phrase} ({word})")
 }
@@ -226,7 +229,9 @@ fn decision(finding: &Finding, dry_run: bool) -> String {
         (Action::Wait, _) if is_going => "; it is on its way down, waiting for it".to_owned(),
         (Action::Wait, _) => "; waiting for it".to_owned(),
         (Action::Pass, _) if is_expected(finding) => "; not in the way".to_owned(),
-        (Action::Pass, _) if matches!(finding.relation, Relation::NotBindable(_)) => "; left to the service".to_owned(),
+        (Action::Pass, _) if matches!(finding.relation, Relation::NotBindable(_) | Relation::Unchecked(_)) => {
+            "; left to the service".to_owned()
+        }
         (Action::Pass, _) => "; ignored, as the policy says".to_owned(),
         (Action::Refuse, Some(Obstacle::StopsToo(units))) if units.len() > MAX_NAMED => {
             format!("; not touched, as systemd would stop {} other units as well", units.len())
@@ -328,7 +333,7 @@ pub(super) fn outcome(outcome: &Outcome, about: &About, endpoints: &[Endpoint], 
         Outcome::NotPermitted(why) => (
             Level::Error,
             id::NOT_PERMITTED,
-            vec![format!("{} held, and {}; {unit} must not start{}", held(), printable(why), more_privilege(about))],
+            vec![format!("{} {}; {unit} must not start{}", held(), printable(why), more_privilege(about))],
         ),
         Outcome::BadPolicy(problems) => {
             let count = problems.len();
@@ -375,9 +380,9 @@ fn next_of(outcome: &Outcome, about: &About, findings: &[Finding]) -> Option<Adv
     held.filter(|_| in_vain).map(|finding| advice(finding, about))
 }
 
-/// In the manager of a user no plus gives any.
+/// In the manager of a user no plus gives any, and root has it.
 fn more_privilege(about: &About) -> String {
-    if about.user {
+    if about.user || is_root() {
         return String::new();
     }
     format!(". Next: ExecStartPre=+/usr/bin/portguard --unit {} (mind the plus)", about.unit)
@@ -521,6 +526,7 @@ mod tests {
             Relation::KernelHeld,
             Relation::Hidden,
             Relation::Unexplained,
+            Relation::Unchecked(Probe::Denied),
             Relation::NotBindable(Probe::NotLocal),
         ];
         for relation in relations {

@@ -6,6 +6,7 @@
 mod addresses;
 mod arguments;
 mod attacks;
+mod blind;
 mod containers;
 mod escapes;
 mod faults;
@@ -117,6 +118,10 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     networks::unit_in_the_same_private_network_is_refused_and_named,
     waits::socket_unit_that_stops_ends_the_wait_at_once,
     waits::holder_that_closes_its_socket_ends_the_wait_at_once,
+    blind::port_that_could_not_be_checked_is_left_to_the_service,
+    blind::port_that_could_not_be_checked_is_refused_if_the_policy_says_so,
+    blind::own_socket_unit_passes_while_systemd_is_silent,
+    blind::socket_of_an_unknown_unit_is_refused_if_the_policy_says_so,
     waits::unit_on_its_way_down_is_waited_for,
     waits::unit_that_does_not_get_down_is_given_up_after_ten_seconds,
     waits::two_guards_of_one_port_stop_the_leftover_of_its_own_unit_alone,

@@ -1,0 +1,102 @@
+//! What could not be checked is neither free nor held: one rule of the policy decides, `on-blind`.
+
+use std::time::Duration;
+
+use super::{APP, SOON, app_service, assert_names, assert_nobody_signalled, finding, message, policy};
+use crate::machine::Machine;
+
+fn policy_on_blind(m: &Machine, endpoint: &str, on_blind: &str) {
+    policy(m, &format!("[defaults]\n{on_blind}\n[unit.\"{APP}\"]\nports = [\"{endpoint}\"]\n"));
+}
+
+/// Its guard can neither bind IPv6, nor ask the kernel, nor read its tables.
+fn service_whose_guard_sees_nothing(m: &Machine) {
+    app_service(m, "8080/tcp");
+    m.unit(
+        &format!("{APP}.d/10-portguard.conf"),
+        "[Service]\nExecStartPre=/usr/bin/portguard --unit %n\n\
+         RestrictAddressFamilies=AF_UNIX AF_INET\nInaccessiblePaths=/proc\n",
+    );
+}
+
+pub(super) fn port_that_could_not_be_checked_is_left_to_the_service(m: &Machine) {
+    m.given("a service without IPv6, netlink and /proc, whose policy names an IPv6 port");
+    service_whose_guard_sees_nothing(m);
+    policy_on_blind(m, "[::1]:8080/tcp", "");
+
+    m.when("it is started");
+    let start = m.start(APP);
+
+    m.then("it is up, and the journal has the warning and why nothing was seen");
+    assert!(start.status.success(), "{start:?}");
+    let passed = finding(m, APP, &[("RELATION", "unchecked"), ("ACTION", "pass"), ("ENDPOINT", "[::1]:8080/tcp")]);
+    assert_names(message(&passed), &["could not be tried", "left to the service"]);
+    assert_eq!(super::field(&passed, "PRIORITY"), "4", "{passed:?}");
+    assert_names(&m.journal(APP), &["socket tables could not be read"]);
+    finding(m, APP, &[("VERDICT", "passed"), ("EXIT_STATUS", "0")]);
+}
+
+pub(super) fn port_that_could_not_be_checked_is_refused_if_the_policy_says_so(m: &Machine) {
+    m.given("the same, and a policy that lets nothing unchecked pass");
+    service_whose_guard_sees_nothing(m);
+    policy_on_blind(m, "[::1]:8080/tcp", "on-blind = \"refuse\"");
+
+    m.when("it is started");
+    let start = m.start(APP);
+
+    m.then("it is refused with 77, and the journal says by which rule, and what to type");
+    assert!(!start.status.success(), "{start:?}");
+    let refused = finding(m, APP, &[("RELATION", "unchecked"), ("ACTION", "refuse")]);
+    assert_names(message(&refused), &["could not be tried", "on-blind = \"allow\""]);
+    let verdict = finding(m, APP, &[("VERDICT", "not-permitted"), ("EXIT_STATUS", "77")]);
+    assert_names(message(&verdict), &["[::1]:8080/tcp could not be checked, which on-blind refuses"]);
+    assert_names(&m.journal(APP), &["status=77/NOPERM"]);
+}
+
+/// PID 1 answers nobody while the guard of a service that systemd has a socket for looks at who has its port.
+fn started_while_systemd_is_silent(m: &Machine) {
+    m.unit("app.socket", "[Socket]\nListenStream=8080\n");
+    m.unit(APP, "[Service]\nExecStart=/usr/bin/python3 /opt/lab/activated.py\n");
+    m.unit(
+        &format!("{APP}.d/10-portguard.conf"),
+        "[Service]\nExecStartPre=+/bin/sh -c 'sleep 2; exec /usr/bin/portguard --unit %n'\n",
+    );
+    m.ok("systemctl start app.socket");
+    m.ok(&format!("systemctl start --no-block {APP}"));
+    m.wait_until("the command in front of the start runs", SOON, || m.show(APP, "SubState") == "start-pre");
+    m.freeze_manager();
+    std::thread::sleep(Duration::from_secs(6));
+    m.thaw_manager();
+    m.wait_until("the start is over", SOON, || {
+        let state = m.show(APP, "SubState");
+        state == "running" || state == "failed"
+    });
+}
+
+pub(super) fn own_socket_unit_passes_while_systemd_is_silent(m: &Machine) {
+    m.given("a service that systemd listens for");
+    policy_on_blind(m, "8080/tcp", "");
+
+    m.when("it is started, and PID 1 answers nobody while portguard looks");
+    started_while_systemd_is_silent(m);
+
+    m.then("it is up: nobody could say that the port is another's, and its own bind would tell");
+    assert_eq!(m.show(APP, "SubState"), "running");
+    let passed = finding(m, APP, &[("RELATION", "unchecked"), ("ACTION", "pass"), ("HOLDER_PID", "1")]);
+    assert_names(message(&passed), &["whether that is for app.service could not be asked", "left to the service"]);
+    assert_names(&m.journal(APP), &["systemd could not be asked"]);
+}
+
+pub(super) fn socket_of_an_unknown_unit_is_refused_if_the_policy_says_so(m: &Machine) {
+    m.given("a service that systemd listens for, and a policy that lets nothing unchecked pass");
+    policy_on_blind(m, "8080/tcp", "on-blind = \"refuse\"");
+
+    m.when("it is started, and PID 1 answers nobody while portguard looks");
+    started_while_systemd_is_silent(m);
+
+    m.then("it is refused, and nobody was signalled");
+    assert_eq!(m.show(APP, "SubState"), "failed");
+    finding(m, APP, &[("RELATION", "unchecked"), ("ACTION", "refuse"), ("HOLDER_PID", "1")]);
+    finding(m, APP, &[("VERDICT", "not-permitted"), ("EXIT_STATUS", "77")]);
+    assert_nobody_signalled(m, APP);
+}
