@@ -23,12 +23,16 @@ use crate::observe::{Look, Place};
 use crate::policy;
 use crate::probe::probe;
 use crate::report::Report;
+use crate::sys;
 
 /// A holder that starts anew whenever it is stopped is given up after so many times.
 const MAX_STOPS: usize = 8;
 
 /// How long what changes under the eyes gets to come to rest.
 const SETTLE: Duration = Duration::from_millis(20);
+
+/// How long a word to the manager may take: a full socket blocks.
+const NOTIFY_PATIENCE: Duration = Duration::from_millis(100);
 
 /// How often a wait looks again for what nobody tells: the end of a `TIME_WAIT`.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -186,22 +190,31 @@ impl Guard<'_> {
         Ok(Round::Done(done))
     }
 
-    /// What is in the way, judged; a look that would lead to a signal is taken again, at every process there is. So is
-    /// one that has found a manager in the way: the service to which it has passed its socket has to go as well.
+    /// What is in the way, judged. Of a quick look nothing counts but that it refuses; and that only as long as nothing
+    /// was seen on its way down, for of what is left then all has to be seen. A look that would lead to a signal is taken
+    /// again, at every process there is. So is one that has found a manager in the way: the service to which it has
+    /// passed its socket has to go as well.
     fn judged(&self) -> (Look, Verdict) {
-        let judged = |thorough| {
-            let look = self.place.look(&self.args.unit, self.rules, thorough);
-            let verdict = judge(&look.scene, self.rules);
-            (look, verdict)
-        };
-        match judged(Thorough::IfNobodyFound) {
-            (_, Verdict::Clear(_)) => judged(Thorough::Always),
-            (_, Verdict::Refuse(findings) | Verdict::Wait(findings) | Verdict::Pass(findings))
-                if findings.iter().any(is_managers) =>
-            {
-                judged(Thorough::Always)
+        let judge = |look: &Look| judge(&look.scene, self.rules);
+        let mut thorough = Thorough::IfNobodyFound;
+        if self.stopped.is_nothing()
+            && self.going.is_empty()
+            && let Some(quick) = self.place.quick_look(&self.args.unit, self.rules)
+        {
+            let verdict = judge(&quick);
+            if needs_everybody(&verdict) {
+                thorough = Thorough::Always;
+            } else if matches!(verdict, Verdict::Refuse(_)) {
+                return (quick, verdict);
             }
-            other => other,
+        }
+        loop {
+            let look = self.place.look(&self.args.unit, self.rules, thorough);
+            let verdict = judge(&look);
+            if thorough == Thorough::Always || !needs_everybody(&verdict) {
+                return (look, verdict);
+            }
+            thorough = Thorough::Always;
         }
     }
 
@@ -370,9 +383,10 @@ fn closings<'a>(findings: impl Iterator<Item = &'a Finding> + Clone) -> Option<C
     Closings::of(findings.map(|finding| finding.endpoint.port).collect(), connections)
 }
 
-/// A service manager has it.
-fn is_managers(finding: &Finding) -> bool {
-    finding.holder.as_ref().is_some_and(Process::is_manager)
+/// Whether every process has to be looked at: something may be stopped, or a service manager has a socket.
+fn needs_everybody(verdict: &Verdict) -> bool {
+    let is_managers = |finding: &Finding| finding.holder.as_ref().is_some_and(Process::is_manager);
+    matches!(verdict, Verdict::Clear(_)) || verdict.findings().iter().any(is_managers)
 }
 
 /// The next unit to stop.
@@ -491,8 +505,11 @@ impl Deadlines {
         if let Some(extend) = extend {
             message.push(NotifyState::ExtendTimeoutUsec(u32::try_from(extend.as_micros()).unwrap_or(u32::MAX)));
         }
+        // The variable may be the unit's own, and lead to somebody who never reads; the manager can be busy as well.
         // Without an answer it is as if it had not been asked.
+        sys::arm_alarm(NOTIFY_PATIENCE);
         let _ = sd_notify::notify(&message);
+        sys::disarm_alarm();
     }
 }
 

@@ -19,8 +19,12 @@ pub(crate) fn read_until(mut pipe: impl Read + AsFd, deadline: Instant) -> Resul
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     loop {
-        let left = timespan::timespec(deadline.saturating_duration_since(Instant::now()));
-        match poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&left)) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Whoever writes a byte at a time is always ready.
+        if left.is_zero() && !bytes.is_empty() {
+            return Err("no answer in time".to_owned());
+        }
+        match poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&timespan::timespec(left))) {
             Ok(0) => return Err("no answer in time".to_owned()),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.to_string()),
@@ -48,6 +52,17 @@ mod tests {
         let begin = Instant::now();
         assert!(read_until(read, begin + Duration::from_millis(50)).is_err());
         assert!(begin.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn whoever_trickles_is_given_up_in_time() {
+        let (read, mut write) = std::io::pipe().unwrap();
+        let trickle = std::thread::spawn(move || while write.write_all(b"x").is_ok() {});
+        let begin = Instant::now();
+        let told = read_until(read, begin + Duration::from_millis(50));
+        assert_eq!(told, Err("no answer in time".to_owned()));
+        assert!(begin.elapsed() < Duration::from_secs(5));
+        trickle.join().unwrap();
     }
 
     #[test]

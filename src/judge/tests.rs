@@ -679,6 +679,44 @@ fn any_rules() -> impl Strategy<Value = Rules> {
     )
 }
 
+/// With a holder, or two.
+fn any_listener() -> impl Strategy<Value = HeldSocket> {
+    let address = prop::sample::select(vec!["[::]:8080", "127.0.0.1:8080", "0.0.0.0:8080"]);
+    (any_process(), address, any::<bool>()).prop_map(|(holder, local, both)| {
+        let other = Some(process(Owner::Unit(unit("web.service")))).filter(|_| both);
+        let mut listener = held([holder].into_iter().chain(other).collect());
+        listener.socket.local = local.parse().unwrap();
+        listener
+    })
+}
+
+/// A scene of two endpoints, and what a quick look would see of it: some of its listeners with some of their holders, as
+/// long as there is one for each endpoint. The manager is not asked for the store; nothing is hidden or unread.
+fn any_whole_and_quick() -> impl Strategy<Value = (Scene, Scene)> {
+    let listeners = || prop::collection::vec((any_listener(), any::<bool>(), 1usize..3), 1..4);
+    let both = (any_scene(), any_scene(), listeners(), listeners(), 0usize..5);
+    both.prop_map(|(mut whole, other, of_one, of_other, at)| {
+        whole.endpoints.extend(other.endpoints);
+        whole.endpoints[1].endpoint.host = Host::Ip("127.0.0.1".parse().unwrap());
+        let mut quick = whole.clone();
+        quick.guarded.stored = None;
+        quick.blind_spots.retain(|spot| matches!(spot, BlindSpot::Manager(_)));
+        for (index, listeners) in [of_one, of_other].into_iter().enumerate() {
+            let sockets = &mut whole.endpoints[index].sockets;
+            let at = at.min(sockets.len());
+            sockets.splice(at..at, listeners.iter().map(|(listener, ..)| listener.clone()));
+            let seen = listeners.into_iter().enumerate().filter(|(nth, (_, seen, _))| *nth == 0 || *seen);
+            quick.endpoints[index].sockets = seen
+                .map(|(_, (mut listener, _, holders))| {
+                    listener.holders.truncate(holders);
+                    listener
+                })
+                .collect();
+        }
+        (whole, quick)
+    })
+}
+
 fn sorted(verdict: &Verdict) -> Vec<String> {
     let mut all: Vec<String> = verdict.findings().iter().map(|finding| format!("{finding:?}")).collect();
     all.sort();
@@ -760,6 +798,24 @@ proptest! {
         }
         let (before, after) = (acts(&scene), acts(&protected));
         prop_assert!(after.0 <= before.0 && (before.1 || !after.1), "{:?} {:?}", before, after);
+    }
+
+    /// Only this makes a quick look worth anything: what it does not see may change every verdict but a refusal.
+    #[test]
+    fn what_a_quick_look_refuses_is_refused_for_the_same_reasons_whatever_else_is_there(
+        (whole, quick) in any_whole_and_quick(),
+        rules in any_rules(),
+    ) {
+        let (of_all, of_some) = (judge(&whole, &rules), judge(&quick, &rules));
+        let is_managers = |finding: &Finding| finding.holder.as_ref().is_some_and(Process::is_manager);
+        // What a manager has is looked at as a whole.
+        if matches!(of_some, Verdict::Refuse(_)) && !of_some.findings().iter().any(is_managers) {
+            prop_assert!(matches!(of_all, Verdict::Refuse(_)));
+            for finding in of_some.findings() {
+                let stays = of_all.findings().contains(finding);
+                prop_assert!(stays || finding.action != Action::Refuse, "{finding:#?}\n{of_all:#?}");
+            }
+        }
     }
 
     #[test]

@@ -112,6 +112,17 @@ impl Endpoint {
         socket.protocol == self.protocol && self.conflicts_with(socket.local, socket.v6only)
     }
 
+    /// Where a socket in the way of this endpoint most likely is: at the endpoint's own address, and at all addresses or,
+    /// where that is the endpoint's own, at loopback; in each family that the endpoint has.
+    pub fn likely_addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        let Reach { v4, v6 } = self.reach();
+        let v4 = v4.map(|ip| [ip, if ip.is_unspecified() { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED }]);
+        let v6 = v6.map(|ip| [ip, if ip.is_unspecified() { Ipv6Addr::LOCALHOST } else { Ipv6Addr::UNSPECIFIED }]);
+        let (v4, v6) = (v4.into_iter().flatten().map(IpAddr::from), v6.into_iter().flatten().map(IpAddr::from));
+        let port = self.port.get();
+        v4.chain(v6).map(move |ip| SocketAddr::new(ip, port))
+    }
+
     fn reach(&self) -> Reach {
         match self.host {
             Host::Any => Reach::of(IpAddr::V6(Ipv6Addr::UNSPECIFIED), false),
@@ -608,6 +619,23 @@ mod tests {
         for (endpoint, bound, v6only, conflict) in CONFLICTS {
             let said = only_endpoint(endpoint).conflicts_with(bound.parse().unwrap(), *v6only);
             assert_eq!(said, *conflict, "{endpoint} beside {bound} (v6only {v6only})");
+        }
+    }
+
+    #[test]
+    fn where_a_holder_is_likely_it_would_be_in_the_way() {
+        for (host, likely) in [
+            ("*", &["0.0.0.0:80", "127.0.0.1:80", "[::]:80", "[::1]:80"][..]),
+            ("0.0.0.0", &["0.0.0.0:80", "127.0.0.1:80"]),
+            ("[::]", &["[::]:80", "[::1]:80"]),
+            ("10.0.0.1", &["10.0.0.1:80", "0.0.0.0:80"]),
+            ("[::ffff:10.0.0.1]", &["10.0.0.1:80", "0.0.0.0:80"]),
+            ("[2001:db8::1]", &["[2001:db8::1]:80", "[::]:80"]),
+        ] {
+            let endpoint = only_endpoint(&format!("{host}:80"));
+            let addresses: Vec<SocketAddr> = endpoint.likely_addresses().collect();
+            assert_eq!(addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), likely, "{host}");
+            assert!(addresses.iter().all(|&address| endpoint.conflicts_with(address, true)), "{host}");
         }
     }
 

@@ -26,6 +26,8 @@ const CGROUPS: usize = 4096;
 /// When all of `/proc` is walked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Thorough {
+    /// Never: a socket that has nobody in the likely places has nobody that was seen.
+    Never,
     /// Only if some socket has nobody in the likely places. Other holders of a socket that has somebody can stay unseen.
     IfNobodyFound,
     /// Always: so that every holder of every socket is seen.
@@ -103,10 +105,11 @@ pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
         return Holders { hidden: 1, ..Holders::default() };
     };
     match search.thorough {
-        Thorough::IfNobodyFound => {
+        Thorough::Never | Thorough::IfNobodyFound => {
             let likely = likely_places(search);
             let found = scan.all(&likely.pids, Threads::WhereTheFirstHasNone);
-            if inodes.iter().all(|inode| found.by_inode.contains_key(inode)) {
+            let all_found = inodes.iter().all(|inode| found.by_inode.contains_key(inode));
+            if all_found || search.thorough == Thorough::Never {
                 return Holders { hidden: found.hidden + likely.invisible, ..found };
             }
         }
@@ -432,7 +435,14 @@ mod tests {
         let hidden = usize::from(holds(Path::new(PROC), Pid::INIT, &[]).sight == Sight::Hidden);
         assert_eq!(found, Holders { by_inode: expected.clone(), hidden, walked: false });
         let found = holders(&search(&cgroups, Thorough::Always), &[child.inode()]);
-        assert_eq!((found.by_inode, found.walked), (expected, true));
+        assert_eq!((found.by_inode, found.walked), (expected.clone(), true));
+        // With somebody else's that is elsewhere, all are looked at, unless that is not wanted.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let both = [child.inode(), inode_of(&listener)];
+        let found = holders(&search(&cgroups, Thorough::Never), &both);
+        assert_eq!((found.by_inode, found.walked), (expected, false));
+        let found = holders(&search(&cgroups, Thorough::IfNobodyFound), &both);
+        assert_eq!((found.by_inode.len(), found.walked), (2, true));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub(crate) mod fixture;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -150,23 +151,62 @@ impl Place {
         }
     }
 
+    /// A look that costs the same on every host, and may lead to a plain refusal alone: to no signal, wait or pass.
+    ///
+    /// It takes the listeners that the kernel finds by address ([`sock_diag::listeners_at`]) where one is likely, and the
+    /// holders that are where those were born. Others of the same ports may be missing, and other holders: with them in
+    /// the scene something else may have to be waited for, passed or refused, or keep a leftover from being stopped. But
+    /// what makes a scene refused does so in whatever company, as long as each busy endpoint has a listener and each
+    /// listener a holder (`judge`'s tests have that as a property). So what is refused here is refused, and any other
+    /// verdict has to come from [`Self::look`].
+    ///
+    /// `None` where it does not explain everything, or is not worth it: UDP is left to the whole look, and more endpoints
+    /// than the kernel is asked for one by one.
+    #[must_use]
+    pub fn quick_look(&self, unit: &UnitName, rules: &Rules) -> Option<Look> {
+        if rules.endpoints.len() > sock_diag::PORTS_ASKED_ONE_BY_ONE {
+            return None;
+        }
+        let probed = probed(rules);
+        let in_question = || probed.iter().filter(|(_, seen)| *seen != Probe::Free).map(|(endpoint, _)| endpoint);
+        if in_question().any(|endpoint| endpoint.protocol == Protocol::Udp) {
+            return None;
+        }
+        let addresses: Vec<SocketAddr> = in_question().flat_map(Endpoint::likely_addresses).collect();
+        let tables = sock_diag::listeners_at(&addresses).ok().filter(|tables| are_explained(&probed, tables))?;
+        let seen = self.seen(probed, tables, Thorough::Never);
+        if seen.tables.iter().any(|socket| seen.has_nobody(socket)) {
+            return None;
+        }
+        let (look, steady) = self.picture(unit, rules, seen, Vec::new());
+        steady.then_some(look)
+    }
+
     /// A look, and whether nothing ended in the middle of it.
     fn look_once(&self, unit: &UnitName, rules: &Rules, thorough: Thorough) -> (Look, bool) {
         let mut blind_spots = Vec::new();
-        let probed: Vec<(Endpoint, Probe)> =
-            rules.endpoints.iter().map(|endpoint| (*endpoint, probe(endpoint, rules.reuse_address))).collect();
-        let wanted = wanted(&probed);
-        let tables = self.tables(&probed, &wanted).unwrap_or_else(|why| {
+        let probed = probed(rules);
+        let tables = self.tables(&probed).unwrap_or_else(|why| {
             blind_spots.push(BlindSpot::Sockets(why));
             Vec::new()
         });
+        let seen = self.seen(probed, tables, thorough);
+        if seen.holders.hidden > 0 && seen.tables.iter().any(|socket| seen.has_nobody(socket)) {
+            blind_spots.push(BlindSpot::Processes { hidden: seen.holders.hidden });
+        }
+        self.picture(unit, rules, seen, blind_spots)
+    }
+
+    /// Where these sockets were born, and who has them.
+    fn seen(&self, probed: Vec<(Endpoint, Probe)>, tables: Vec<Socket>, thorough: Thorough) -> Seen {
         let born = self.birthplaces(&tables);
         let holders = self.holders(&tables, &born, thorough);
-        let unseen =
-            |socket: &Socket| socket.state != SocketState::TimeWait && !holders.by_inode.contains_key(&socket.inode);
-        if holders.hidden > 0 && tables.iter().any(unseen) {
-            blind_spots.push(BlindSpot::Processes { hidden: holders.hidden });
-        }
+        Seen { probed, tables, born, holders }
+    }
+
+    /// All that is known of what was seen, and whether nothing ended in the middle of it.
+    fn picture(&self, unit: &UnitName, rules: &Rules, seen: Seen, mut blind_spots: Vec<BlindSpot>) -> (Look, bool) {
+        let Seen { probed, tables, born, holders } = seen;
         let mut pins = Pins::default();
         let (processes, vanished) = self.processes(&holders, &tables, &mut pins);
         let question = self.question(unit, rules, &processes, &tables, &born);
@@ -203,7 +243,8 @@ impl Place {
 
     /// The sockets that have one of the wanted ports: those that wait for somebody; and where these do not explain each
     /// busy endpoint, all others too.
-    fn tables(&self, probed: &[(Endpoint, Probe)], wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, String> {
+    fn tables(&self, probed: &[(Endpoint, Probe)]) -> Result<Vec<Socket>, String> {
+        let wanted = &wanted(probed)[..];
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
@@ -216,11 +257,7 @@ impl Place {
             Ok(sockets) => sockets,
             Err(netlink) => return from_proc(netlink),
         };
-        let explained = |(endpoint, seen): &(Endpoint, Probe)| {
-            matches!(seen, Probe::Free | Probe::NotLocal)
-                || waiting.iter().any(|socket| endpoint.is_contested_by(socket))
-        };
-        if probed.iter().all(explained) {
+        if are_explained(probed, &waiting) {
             return Ok(waiting);
         }
         let others = sock_diag::others(wanted).or_else(from_proc)?;
@@ -424,6 +461,32 @@ impl Place {
     }
 }
 
+/// The sockets in the way, where they were born, and who has them.
+struct Seen {
+    probed: Vec<(Endpoint, Probe)>,
+    tables: Vec<Socket>,
+    born: HashMap<CgroupId, CgroupPath>,
+    holders: Holders,
+}
+
+impl Seen {
+    /// Whether nobody was seen to have a socket that somebody can have.
+    fn has_nobody(&self, socket: &Socket) -> bool {
+        socket.state != SocketState::TimeWait && !self.holders.by_inode.contains_key(&socket.inode)
+    }
+}
+
+fn probed(rules: &Rules) -> Vec<(Endpoint, Probe)> {
+    rules.endpoints.iter().map(|endpoint| (*endpoint, probe(endpoint, rules.reuse_address))).collect()
+}
+
+/// Whether these sockets tell why each endpoint is not free.
+fn are_explained(probed: &[(Endpoint, Probe)], sockets: &[Socket]) -> bool {
+    probed.iter().all(|(endpoint, seen)| {
+        matches!(seen, Probe::Free | Probe::NotLocal) || sockets.iter().any(|socket| endpoint.is_contested_by(socket))
+    })
+}
+
 /// Whether an endpoint that is busy for no process that was seen is not busy any more: its holder ended meanwhile.
 fn has_changed(endpoints: &[EndpointScene], rules: &Rules) -> bool {
     endpoints
@@ -476,7 +539,63 @@ impl Roots {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, UdpSocket};
+
+    use super::fixture::{Cgroup, Child, Role, cgroup2};
     use super::*;
+    use crate::model::{ForeignRule, Host, LookalikeRule, StaleRule, StopRules};
+
+    fn rules(endpoints: Vec<Endpoint>) -> Rules {
+        Rules {
+            endpoints,
+            reuse_address: true,
+            on_stale: StaleRule::Stop,
+            on_foreign: ForeignRule::Refuse,
+            on_lookalike: LookalikeRule::AsForeign,
+            on_blind: crate::model::BlindRule::Allow,
+            replaces: Vec::new(),
+            wait: None,
+            stop: StopRules::default(),
+        }
+    }
+
+    fn any(address: SocketAddr, protocol: Protocol) -> Endpoint {
+        Endpoint { host: Host::Any, port: Port::new(address.port()).unwrap(), protocol }
+    }
+
+    #[test]
+    fn a_quick_look_is_none_unless_it_explains_all_with_holders_that_are_where_their_sockets_were_born() {
+        let cgroup = Cgroup::create("quick");
+        let child = Child::spawn(Role::Listen, &[("PORTGUARD_TEST_CGROUP", cgroup.dir().to_str().unwrap())]);
+        let run = tempfile::tempdir().unwrap();
+        let roots = Roots { run: run.path().to_owned(), cgroup: cgroup2(), ..Roots::of_host(false) };
+        let unit: UnitName = "app.service".parse().unwrap();
+        let place = Place::here(roots, &unit, false);
+        let look = |endpoints: &[Endpoint]| place.quick_look(&unit, &rules(endpoints.to_vec()));
+
+        let held = Endpoint { host: Host::Any, port: child.port(), protocol: Protocol::Tcp };
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        // The port of the one is free for the other.
+        let (free, busy_udp) =
+            (Endpoint { protocol: Protocol::Udp, ..held }, any(udp.local_addr().unwrap(), Protocol::Udp));
+        let seen = look(&[held, free]).unwrap().scene;
+        let [of_held, of_free] = &seen.endpoints[..] else { panic!("{seen:?}") };
+        let [socket] = &of_held.sockets[..] else { panic!("{seen:?}") };
+        assert_eq!((of_held.probe, socket.socket.inode, of_free.probe), (Probe::Busy, child.inode(), Probe::Free));
+        assert_eq!(socket.holders.iter().map(|holder| holder.pid).collect::<Vec<_>>(), [child.pid()]);
+
+        // One by UDP, one at an address where it does not look, too many.
+        let elsewhere = TcpListener::bind("127.0.0.2:0").unwrap();
+        assert!(look(&[held, busy_udp]).is_none());
+        assert!(look(&[held, any(elsewhere.local_addr().unwrap(), Protocol::Tcp)]).is_none());
+        assert!(look(&[held; 17]).is_none());
+
+        // In another cgroup than that of its birth.
+        assert!(look(&[held]).is_some());
+        let later = Cgroup::create("later");
+        std::fs::write(later.dir().join("cgroup.procs"), child.pid().to_string()).unwrap();
+        assert!(look(&[held]).is_none());
+    }
 
     #[test]
     fn a_manager_can_take_a_process_away_from_a_unit_and_never_give_it_to_the_guarded_one() {

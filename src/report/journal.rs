@@ -10,7 +10,7 @@ use rustix::io::write;
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 
 use super::Entry;
-use crate::model::UnitName;
+use crate::model::{InvocationId, UnitName};
 use crate::sys;
 
 /// How long a write may take: the library's blocks for as long as journald does not read, and so does a full pipe.
@@ -119,9 +119,11 @@ impl Addressee {
     fn connect(&self) -> std::io::Result<JournalLog> {
         let log = JournalLog::empty()?.with_syslog_identifier("portguard".to_owned());
         let log = log.add_extra_field(self.field, self.unit.as_str());
-        Ok(match std::env::var("INVOCATION_ID") {
-            Ok(id) => log.add_extra_field("OBJECT_SYSTEMD_INVOCATION_ID", id),
-            Err(_) => log,
+        // The unit's own environment can say anything.
+        let id = std::env::var("INVOCATION_ID").ok().and_then(|id| id.parse::<InvocationId>().ok());
+        Ok(match id {
+            Some(id) => log.add_extra_field("OBJECT_SYSTEMD_INVOCATION_ID", id.to_string()),
+            None => log,
         })
     }
 }

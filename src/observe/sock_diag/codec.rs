@@ -1,4 +1,4 @@
-//! The bytes of a `sock_diag` dump: one request out, messages and attributes in. It opens and sends nothing.
+//! The bytes of `sock_diag`: a request out, messages and attributes in. It opens and sends nothing.
 //!
 //! Source: `sock_diag(7)`, netlink(7), Linux `include/uapi/linux/inet_diag.h` and `include/uapi/linux/netlink.h`.
 
@@ -73,7 +73,7 @@ pub(super) enum Family {
     Both,
 }
 
-/// One dump request: `struct nlmsghdr`, and `struct inet_diag_req_v2` or `struct inet_diag_req`.
+/// One request: `struct nlmsghdr`, and `struct inet_diag_req_v2` or `struct inet_diag_req`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request {
     pub(super) family: Family,
@@ -81,6 +81,8 @@ pub(super) struct Request {
     pub(super) states: States,
     /// The local port; `None`: all.
     pub(super) port: Option<Port>,
+    /// No dump, but the one TCP socket to which a connection to this address, of that family, would come.
+    pub(super) at: Option<IpAddr>,
 }
 
 impl Request {
@@ -98,11 +100,16 @@ impl Request {
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         put(0, &length.to_ne_bytes());
         put(4, &kind.to_ne_bytes());
-        put(6, &(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+        put(6, &(NLM_F_REQUEST | if self.at.is_some() { 0 } else { NLM_F_DUMP }).to_ne_bytes());
         put(8, &sequence.to_ne_bytes());
         put(16, &head);
         put(states_at, &self.states.0.to_ne_bytes());
         put(id_at, &self.port.map_or(0, Port::get).to_be_bytes());
+        match self.at {
+            Some(IpAddr::V4(ip)) => put(id_at + 4, &ip.octets()),
+            Some(IpAddr::V6(ip)) => put(id_at + 4, &ip.octets()),
+            None => (),
+        }
         // The cookie is the end of the id.
         put(id_at + 40, &INET_DIAG_NOCOOKIE.to_ne_bytes());
         put(id_at + 44, &INET_DIAG_NOCOOKIE.to_ne_bytes());
@@ -353,13 +360,24 @@ pub(super) mod tests {
     fn the_request_is_what_sock_diag_7_says() {
         let port = Port::new(0x1f90);
         let states = States::TCP_LISTENING;
-        let bytes = Request { family: Family::V6, protocol: Protocol::Tcp, states, port }.encode(7);
+        let bytes = Request { family: Family::V6, protocol: Protocol::Tcp, states, port, at: None }.encode(7);
         assert_eq!(u32_at(&bytes, 0), Some(72));
         assert_eq!((u16_at(&bytes, 4), u16_at(&bytes, 6), u32_at(&bytes, 8)), (Some(20), Some(0x301), Some(7)));
         assert_eq!(bytes[16..18], [10, 6]);
         assert_eq!(u32_at(&bytes, 20), Some(0x400));
         assert_eq!(bytes[24..28], [0x1f, 0x90, 0, 0]);
-        let bytes = Request { family: Family::Both, protocol: Protocol::Tcp, states, port }.encode(7);
+        assert_eq!(bytes[28..64], [0; 36]);
+        for (family, at, flags) in [(Family::V6, "::1", 1), (Family::V4, "127.0.0.1", 1)] {
+            let at: IpAddr = at.parse().unwrap();
+            let bytes = Request { family, protocol: Protocol::Tcp, states, port, at: Some(at) }.encode(7);
+            assert_eq!((u16_at(&bytes, 6), &bytes[24..28]), (Some(flags), &[0x1f, 0x90, 0, 0][..]));
+            match at {
+                IpAddr::V4(ip) => assert_eq!(bytes[28..44], [&ip.octets()[..], &[0; 12]].concat()),
+                IpAddr::V6(ip) => assert_eq!(bytes[28..44], ip.octets()),
+            }
+            assert_eq!(bytes[44..60], [0; 16]);
+        }
+        let bytes = Request { family: Family::Both, protocol: Protocol::Tcp, states, port, at: None }.encode(7);
         assert_eq!(u32_at(&bytes, 0), Some(76));
         assert_eq!((u16_at(&bytes, 4), u16_at(&bytes, 6), u32_at(&bytes, 8)), (Some(18), Some(0x301), Some(7)));
         assert_eq!(bytes[20..24], [0x1f, 0x90, 0, 0]);

@@ -1,13 +1,14 @@
 //! Which sockets have a port, asked of the kernel over `NETLINK_SOCK_DIAG` (`sock_diag(7)`),
 //! filtered there by port and state.
 //!
-//! It owns the netlink socket and the rules of a dump; `codec` owns the bytes. It must not look at processes, nor
+//! It owns the netlink socket, and the rules of a dump and of a lookup; `codec` owns the bytes. It must not look at processes, nor
 //! decide which socket is in whose way. No privilege is needed. Sockets are those of the calling network namespace.
 
 mod codec;
 
 use std::fmt;
 use std::io::IoSliceMut;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,7 @@ const DUMP_DEADLINE: Duration = Duration::from_secs(5);
 /// How often a dump that changed under our eyes, or overran our buffer, is begun again.
 const ATTEMPTS: u32 = 5;
 /// Up to so many ports of a protocol are filtered by the kernel, one dump each; more are one dump filtered here.
-const PORTS_FILTERED_BY_KERNEL: usize = 16;
+pub const PORTS_ASKED_ONE_BY_ONE: usize = 16;
 /// The kernel never makes a dump's datagram larger (`netlink_dump()`, Linux 4.7 and later, `net/netlink/af_netlink.c`).
 const DATAGRAM_BYTES: usize = 32 * 1024;
 
@@ -105,6 +106,28 @@ pub fn others(wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, SockDiagError>
     })
 }
 
+/// The TCP listeners to which connections to these addresses would come. The kernel looks each up in its hash table and
+/// walks nothing (`inet_diag_find_one_icsk()`, Linux 6.18 `net/ipv4/inet_diag.c`), however many listeners a host has.
+///
+/// It has one answer an address: the listener of that very address before one of all addresses, and one of several that
+/// share it (`SO_REUSEPORT`). It does not show those of one device (`SO_BINDTODEVICE`). So what is in the answer is there,
+/// and what is not may be there all the same.
+///
+/// # Errors
+/// [`SockDiagError`], as for [`listeners`].
+pub fn listeners_at(addresses: &[SocketAddr]) -> Result<Vec<Socket>, SockDiagError> {
+    let mut asker = Asker { socket: open()?, sequence: 0 };
+    let mut buffer = vec![0; DATAGRAM_BYTES];
+    let mut found = Vec::new();
+    for address in addresses {
+        let Some(port) = Port::new(address.port()) else { continue };
+        let listener = asker.look_up(address.ip(), port, &mut buffer)?;
+        // `::` is at 0.0.0.0 as well.
+        found.extend(listener.filter(|listener| !found.contains(listener)));
+    }
+    Ok(found)
+}
+
 fn ask(wanted: &[(Protocol, Port)], states: impl Fn(Protocol) -> States) -> Result<Vec<Socket>, SockDiagError> {
     let mut asker = Asker { socket: open()?, sequence: 0 };
     let mut found = Vec::new();
@@ -114,12 +137,12 @@ fn ask(wanted: &[(Protocol, Port)], states: impl Fn(Protocol) -> States) -> Resu
         ports.dedup();
         let one_each: Vec<Option<Port>> = ports.iter().copied().map(Some).collect();
         let filters = match ports.len() {
-            0..=PORTS_FILTERED_BY_KERNEL => &one_each[..],
+            0..=PORTS_ASKED_ONE_BY_ONE => &one_each[..],
             _ => &[None],
         };
         for &port in filters {
             for &family in families(protocol) {
-                let request = Request { family, protocol, states: states(protocol), port };
+                let request = Request { family, protocol, states: states(protocol), port, at: None };
                 found.append(&mut asker.dump(request, &ports)?);
             }
         }
@@ -225,15 +248,36 @@ impl Asker {
         Err(SockDiagError::Unsteady)
     }
 
-    fn try_dump(&mut self, request: Request, ports: &[Port]) -> Result<Outcome, SockDiagError> {
+    fn send(&mut self, request: Request) -> Result<(), SockDiagError> {
         self.sequence += 1;
-        sendto(
-            self.socket.as_raw_fd(),
-            &request.encode(self.sequence),
-            &NetlinkAddr::new(KERNEL, 0),
-            MsgFlags::empty(),
-        )
-        .map_err(SockDiagError::Send)?;
+        let bytes = request.encode(self.sequence);
+        sendto(self.socket.as_raw_fd(), &bytes, &NetlinkAddr::new(KERNEL, 0), MsgFlags::empty())
+            .map(drop)
+            .map_err(SockDiagError::Send)
+    }
+
+    /// The listener of this port and address, of which the kernel says at once whether there is one. What is found may be
+    /// something else than was asked for (a connection, what a BPF program picks): that is none.
+    fn look_up(&mut self, address: IpAddr, port: Port, buffer: &mut [u8]) -> Result<Option<Socket>, SockDiagError> {
+        let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
+        let (protocol, states) = (Protocol::Tcp, States::TCP_LISTENING);
+        let request = Request { family, protocol, states, port: Some(port), at: Some(address) };
+        self.send(request)?;
+        let ports = [port];
+        let mut answer = Dump::new(self.sequence, request, &ports);
+        match receive(&self.socket, buffer)? {
+            Received::FromKernel(datagram) => match answer.take(datagram) {
+                Ok(_) => Ok(answer.sockets.pop()),
+                // ENOENT: none is there.
+                Err(SockDiagError::Refused(_)) => Ok(None),
+                Err(error) => Err(error),
+            },
+            Received::Nothing | Received::Lost => Ok(None),
+        }
+    }
+
+    fn try_dump(&mut self, request: Request, ports: &[Port]) -> Result<Outcome, SockDiagError> {
+        self.send(request)?;
         let mut dump = Dump::new(self.sequence, request, ports);
         let deadline = Instant::now() + DUMP_DEADLINE;
         let mut buffer = vec![0; DATAGRAM_BYTES];
@@ -298,7 +342,7 @@ enum Step {
     Last(Outcome),
 }
 
-/// The state of one dump, fed with what was received; apart from the socket.
+/// The state of one dump or lookup, fed with what was received; apart from the socket.
 struct Dump<'a> {
     sequence: u32,
     protocol: Protocol,

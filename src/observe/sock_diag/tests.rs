@@ -17,7 +17,7 @@ use crate::model::{CgroupId, Inode};
 use crate::observe::fixture::{Cgroup, Child, Role};
 
 const REQUEST: Request =
-    Request { family: Family::V4, protocol: Protocol::Tcp, states: States::TCP_LISTENING, port: None };
+    Request { family: Family::V4, protocol: Protocol::Tcp, states: States::TCP_LISTENING, port: None, at: None };
 
 fn inode_of(socket: impl AsFd) -> Inode {
     Inode(fstat(socket).unwrap().st_ino)
@@ -135,6 +135,76 @@ fn a_listener_is_found_with_its_address_user_inode_and_cgroup() {
 }
 
 #[test]
+fn a_lookup_shows_the_same_listener_as_a_dump() {
+    let rows = [
+        ("127.0.0.1:0", "127.0.0.1"),
+        ("127.0.0.2:0", "127.0.0.2"),
+        ("0.0.0.0:0", "0.0.0.0"),
+        ("0.0.0.0:0", "127.0.0.1"),
+        ("[::1]:0", "::1"),
+        ("[::]:0", "::"),
+        ("[::]:0", "::1"),
+        ("[::]:0", "0.0.0.0"),
+        ("[::]:0", "127.0.0.1"),
+    ];
+    for (bound, asked) in rows {
+        let listener = TcpListener::bind(bound).unwrap();
+        let port = port_of(listener.local_addr().unwrap());
+        let dumped = find(listeners(&[(Protocol::Tcp, port)]).unwrap(), inode_of(&listener));
+        let at = SocketAddr::new(asked.parse().unwrap(), port.get());
+        assert_eq!(listeners_at(&[at, at]), Ok(vec![dumped]), "{bound} at {asked}");
+    }
+    let (alone, port) = special(None, true);
+    let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), port.get());
+    let found = listeners_at(&[at("0.0.0.0"), at("127.0.0.1"), at("::"), at("::1")]).unwrap();
+    assert!(find(found, inode_of(&alone)).v6only);
+}
+
+#[test]
+fn a_lookup_shows_no_listener_of_another_address_or_device_and_nothing_that_does_not_listen() {
+    let listener = TcpListener::bind("127.0.0.2:0").unwrap();
+    let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), listener.local_addr().unwrap().port());
+    assert_eq!(listeners_at(&[at("127.0.0.1"), at("0.0.0.0"), at("::"), at("::1")]), Ok(Vec::new()));
+    let own = [listener.local_addr().unwrap()];
+    assert_eq!(listeners_at(&own).unwrap().len(), 1);
+    setsockopt(&listener, sockopt::BindToDevice, &"lo".into()).unwrap();
+    assert_eq!(listeners_at(&own), Ok(Vec::new()));
+
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    let (_accepted, _) = server.accept().unwrap();
+    assert_eq!(listeners_at(&[client.local_addr().unwrap()]), Ok(Vec::new()));
+    let (_idle, port) = special(None, false);
+    assert_eq!(listeners_at(&[SocketAddr::new("::".parse().unwrap(), port.get())]), Ok(Vec::new()));
+    assert_eq!(listeners_at(&[]), Ok(Vec::new()));
+}
+
+#[test]
+fn a_lookup_shows_both_of_a_port_and_one_of_those_that_share_it() {
+    let v4 = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = v4.local_addr().unwrap().port();
+    let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), port);
+    // Another test may have it, though the kernel gives each port out but once until it has none left.
+    let v6 = TcpListener::bind(at("::1")).unwrap();
+    let found = listeners_at(&[at("0.0.0.0"), at("127.0.0.1"), at("::"), at("::1")]).unwrap();
+    assert_eq!(found.iter().map(|found| found.inode).collect::<Vec<_>>(), [inode_of(&v4), inode_of(&v6)]);
+
+    let shared = |port| {
+        let held = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        setsockopt(&held, sockopt::ReusePort, &true).unwrap();
+        bind(held.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new("127.0.0.1".parse().unwrap(), port))).unwrap();
+        listen(&held, Backlog::new(1).unwrap()).unwrap();
+        let name: SockaddrStorage = getsockname(held.as_raw_fd()).unwrap();
+        (held, name.as_sockaddr_in().unwrap().port())
+    };
+    let (one, port) = shared(0);
+    let (other, _) = shared(port);
+    let found = listeners_at(&[SocketAddr::new("127.0.0.1".parse().unwrap(), port)]).unwrap();
+    let [found] = &found[..] else { panic!("{found:?}") };
+    assert!([inode_of(one), inode_of(other)].contains(&found.inode));
+}
+
+#[test]
 fn a_socket_of_one_device_is_found_with_its_name() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     // Who may not bind to a device is refused that before anything is found.
@@ -227,8 +297,9 @@ fn an_mptcp_listener_is_found_as_tcp_with_the_inode_that_its_process_shows() {
     listen(&held, Backlog::new(1).unwrap()).unwrap();
     let name: SockaddrStorage = getsockname(held.as_raw_fd()).unwrap();
     let port = Port::new(name.as_sockaddr_in().unwrap().port()).unwrap();
-    let found = find(listeners(&[(Protocol::Tcp, port)]).unwrap(), inode_of(&held));
-    assert_eq!((found.state, found.cgroup), (SocketState::Listen, Some(own_cgroup())));
+    let dumped = find(listeners(&[(Protocol::Tcp, port)]).unwrap(), inode_of(&held));
+    assert_eq!((dumped.state, dumped.cgroup), (SocketState::Listen, Some(own_cgroup())));
+    assert_eq!(listeners_at(&[SocketAddr::new("127.0.0.1".parse().unwrap(), port.get())]), Ok(vec![dumped]));
 }
 
 #[test]

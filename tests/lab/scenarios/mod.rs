@@ -8,6 +8,7 @@ mod arguments;
 mod attacks;
 mod blind;
 mod containers;
+mod crowds;
 mod escapes;
 mod faults;
 mod kinds;
@@ -105,6 +106,12 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     addresses::foreign_mptcp_listener_is_refused_and_named,
     addresses::udp_listener_at_another_address_hinders_a_wildcard_alone,
     addresses::host_without_ipv6_has_its_leftovers_stopped,
+    crowds::leftover_is_not_stopped_beside_a_foreign_listener_at_another_address,
+    crowds::foreign_listener_is_refused_and_a_leftover_at_another_address_is_left_alone,
+    crowds::foreign_listeners_of_both_families_are_both_named,
+    crowds::own_socket_unit_does_not_hide_a_foreign_listener_at_another_address,
+    crowds::leftover_that_shares_its_port_with_a_foreign_process_is_left_alone,
+    crowds::leftover_of_one_port_is_left_alone_beside_a_foreign_holder_of_another,
     kinds::leftover_that_shares_its_port_is_stopped,
     kinds::foreign_unit_that_shares_its_port_is_refused_and_named,
     kinds::client_of_another_unit_is_refused_and_the_advice_keeps_the_port_from_clients,

@@ -1,0 +1,125 @@
+//! Several listeners on one port, of which a lookup by address shows some: that may lead to a refusal, and to nothing else.
+
+use super::addresses::{
+    assert_refused_for_web, assert_replaced, guarded_app, leftover_of_app, somebody_stands_on, web_stands_on,
+};
+use super::{
+    APP, SOON, assert_nobody_signalled, assert_unharmed, field, finding, guard, policy, policy_for_app, refused,
+};
+use crate::machine::Machine;
+
+pub(super) fn leftover_is_not_stopped_beside_a_foreign_listener_at_another_address(m: &Machine) {
+    // Loopback is looked up, 127.0.0.2 is not.
+    m.given("a leftover on 127.0.0.1:8080, and web.service on 127.0.0.2:8080");
+    let old = leftover_of_app(m, "127.0.0.1:8080/tcp", "8080/tcp");
+    let web = web_stands_on(m, "127.0.0.2:8080/tcp");
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("it is refused, web.service and the leftover are named, and neither was touched");
+    assert_refused_for_web(m, &start, "8080/tcp", "8080/tcp", web);
+    finding(m, APP, &[("RELATION", "leftover"), ("HOLDER_PID", &old.to_string())]);
+    assert_unharmed(m, "8080/tcp", old);
+    assert_nobody_signalled(m, APP);
+}
+
+pub(super) fn foreign_listener_is_refused_and_a_leftover_at_another_address_is_left_alone(m: &Machine) {
+    m.given("a leftover on 127.0.0.2:8080, and web.service on 127.0.0.1:8080");
+    let old = leftover_of_app(m, "127.0.0.2:8080/tcp", "8080/tcp");
+    let web = web_stands_on(m, "127.0.0.1:8080/tcp");
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("it is refused for web.service, and neither was touched");
+    assert_refused_for_web(m, &start, "8080/tcp", "8080/tcp", web);
+    assert_unharmed(m, "8080/tcp", old);
+    assert_nobody_signalled(m, APP);
+
+    m.when("web.service is gone, and the service started again");
+    m.ok("systemctl kill -s KILL web.service");
+    m.wait_until("web.service is gone", SOON, || m.holders("8080/tcp") == [old]);
+    let start = m.start(APP);
+
+    m.then("the leftover is stopped");
+    assert_replaced(m, &start, "8080/tcp", old);
+}
+
+pub(super) fn foreign_listeners_of_both_families_are_both_named(m: &Machine) {
+    m.given("web.service on 127.0.0.1:8080, and a process of nobody's on [::1]:8080");
+    let web = web_stands_on(m, "127.0.0.1:8080/tcp");
+    let other = somebody_stands_on(m, "[::1]:8080/tcp");
+    guarded_app(m, "[::]:8080/tcp", "8080/tcp");
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("it is refused, and both are named");
+    assert_refused_for_web(m, &start, "8080/tcp", "8080/tcp", web);
+    refused(m, APP, &[("ENDPOINT", "8080/tcp"), ("HOLDER_PID", &other.to_string())]);
+    assert_unharmed(m, "8080/tcp", other);
+}
+
+pub(super) fn own_socket_unit_does_not_hide_a_foreign_listener_at_another_address(m: &Machine) {
+    for (own, other) in [("127.0.0.1", "127.0.0.2"), ("127.0.0.2", "127.0.0.1"), ("127.0.0.1", "[::1]")] {
+        m.given(&format!(
+            "a guarded service with a socket unit of its own on {own}:8080, and web.service on {other}:8080"
+        ));
+        m.unit("app.socket", &format!("[Socket]\nListenStream={own}:8080\n"));
+        m.unit(APP, "[Service]\nExecStart=/usr/bin/python3 /opt/lab/activated.py\n");
+        policy_for_app(m, "8080/tcp");
+        guard(m, APP);
+        m.ok("systemctl start app.socket");
+        let web = web_stands_on(m, &format!("{other}:8080/tcp"));
+
+        m.when("the guarded service is started");
+        let start = m.start(APP);
+
+        m.then("it is refused for web.service");
+        assert_refused_for_web(m, &start, "8080/tcp", "8080/tcp", web);
+        m.ok("systemctl stop app.socket && systemctl kill -s KILL web.service");
+        m.wait_until("both are gone", SOON, || m.holders("8080/tcp").is_empty());
+    }
+}
+
+/// A lookup shows one of them, by a hash that is another at each boot.
+pub(super) fn leftover_that_shares_its_port_with_a_foreign_process_is_left_alone(m: &Machine) {
+    m.given("a leftover and web.service that share 8080 by SO_REUSEPORT");
+    let shared = "0.0.0.0:8080/tcp,reuseport";
+    let old = leftover_of_app(m, shared, "8080/tcp");
+    let web = web_stands_on(m, shared);
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("it is refused for web.service, and neither was touched");
+    assert_refused_for_web(m, &start, "8080/tcp", "8080/tcp", web);
+    assert_unharmed(m, "8080/tcp", old);
+    assert_nobody_signalled(m, APP);
+}
+
+pub(super) fn leftover_of_one_port_is_left_alone_beside_a_foreign_holder_of_another(m: &Machine) {
+    m.given("a leftover on 8080");
+    let old = leftover_of_app(m, "0.0.0.0:8080/tcp", "8080/tcp");
+    // By lookups, where lookups do not see it, and by UDP, of which there are none.
+    for (held, other) in
+        [("[::]:9090/tcp", "9090/tcp"), ("127.0.0.2:9090/tcp", "9090/tcp"), ("[::]:9090/udp", "9090/udp")]
+    {
+        m.given(&format!("web.service on {held}, and a guarded service that needs both"));
+        let web = web_stands_on(m, held);
+        policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\", \"{other}\"]\n"));
+
+        m.when("it is started");
+        let start = m.start(APP);
+
+        m.then("it is refused for web.service, the leftover is named, and neither was touched");
+        assert_refused_for_web(m, &start, other, other, web);
+        let leftover = finding(m, APP, &[("RELATION", "leftover"), ("ENDPOINT", "8080/tcp")]);
+        assert_eq!(field(&leftover, "PORTGUARD_HOLDER_PID"), old.to_string());
+        assert_unharmed(m, "8080/tcp", old);
+        assert_nobody_signalled(m, APP);
+        m.ok("systemctl kill -s KILL web.service");
+        m.wait_until("web.service is gone", SOON, || m.holders(other).is_empty());
+    }
+}
