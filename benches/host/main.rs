@@ -30,7 +30,7 @@ use std::{env, fs, thread};
 
 use crate::header::tool;
 use crate::load::{Cgroup, Holder, Load};
-use crate::race::{Contender, race};
+use crate::race::{Contender, Times, race};
 use crate::table::{Bound, Row, Table};
 use crate::trace::{BUDGET, Trace};
 
@@ -41,6 +41,8 @@ const PORT: u16 = 8080;
 const MANY: usize = 301;
 const FEW: usize = 15;
 const FEW_AND_SLOW: usize = 5;
+/// Races of which the quietest counts.
+const RACES: usize = 5;
 
 /// Tenants of the full host, and of the small one.
 const FULL: u16 = 1000;
@@ -281,7 +283,7 @@ fn peers(holder: u32) -> [Contender; 3] {
 /// nothing in the processor's caches.
 fn grow(table: &mut Table, load: &mut Load, at_home: &Contender, elsewhere: &Contender) -> Result<(), String> {
     table.section("Growth");
-    let [home] = race([at_home], MANY)?;
+    let home = quietest(at_home)?;
     let [away] = race([elsewhere], FEW_AND_SLOW)?;
     let calls = [system_calls(at_home)?, system_calls(elsewhere)?];
     table.add(&Row::time("full host, holder in the socket's cgroup", &home, None));
@@ -295,11 +297,13 @@ fn grow(table: &mut Table, load: &mut Load, at_home: &Contender, elsewhere: &Con
         }
         load.grow_to(tenants)?;
         Table::note(&format!("{}; {} MiB of memory are left", Load::counted(), header::available_mib()));
-        // No bound: the tenfold that has one is from the small host to the full one. What grows here is the kernel's walk
-        // of all listeners, and 20,000 of them do not fit into the caches any more.
-        let [now] = race([at_home], MANY)?;
-        table.add(&Row::time("holder in the socket's cgroup", &now, None));
-        table.add(&Row::ratio(&format!("  {times} x / full host"), &now, &home, Bound::None));
+        // The kernel looks the listener up by its address, however many others there are.
+        let bound = if times == 10 { Bound::AtMost(1.5) } else { Bound::None };
+        table.race(|| {
+            let now = quietest(at_home)?;
+            let ratio = Row::ratio(&format!("  {times} x / full host"), &now, &home, bound);
+            Ok(vec![Row::time("holder in the socket's cgroup", &now, None), ratio])
+        })?;
         Table::note(&growing(&calls[0], &system_calls(at_home)?));
         let [now] = race([elsewhere], FEW_AND_SLOW)?;
         table.add(&Row::time("holder elsewhere", &now, None));
@@ -307,6 +311,13 @@ fn grow(table: &mut Table, load: &mut Load, at_home: &Contender, elsewhere: &Con
         Table::note(&growing(&calls[1], &system_calls(elsewhere)?));
     }
     Ok(())
+}
+
+/// What is measured before and after the load has grown cannot be run in turn, so a busy moment hits but one of them: the
+/// race with the shortest median of several, on either side.
+fn quietest(contender: &Contender) -> Result<Times, String> {
+    let races = (0..RACES).map(|_| race([contender], MANY)).collect::<Result<Vec<_>, _>>()?;
+    races.into_iter().flatten().min_by_key(Times::median).ok_or_else(|| "no race".to_owned())
 }
 
 /// How often each system call is made, by name.
