@@ -190,10 +190,10 @@ impl Guard<'_> {
         Ok(Round::Done(done))
     }
 
-    /// What is in the way, judged. Of a quick look nothing counts but that it refuses; and that only as long as nothing
-    /// was seen on its way down, for of what is left then all has to be seen. A look that would lead to a signal is taken
-    /// again, at every process there is. So is one that has found a manager in the way: the service to which it has
-    /// passed its socket has to go as well.
+    /// What is in the way, judged. Nothing counts of a quick look but that it refuses, and that only while no unit was seen
+    /// on its way down: whether all that is refused is of such units is for a look at all. A look that would lead to a
+    /// signal is taken again, at every process there is. So is one that has found a manager in the way: the service to
+    /// which it has passed its socket has to go as well.
     fn judged(&self) -> (Look, Verdict) {
         let judge = |look: &Look| judge(&look.scene, self.rules);
         let mut thorough = Thorough::IfNobodyFound;

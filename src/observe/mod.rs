@@ -151,17 +151,16 @@ impl Place {
         }
     }
 
-    /// A look that costs the same on every host, and may lead to a plain refusal alone: to no signal, wait or pass.
+    /// A look that costs the same however many listeners a host has, and may lead to a plain refusal and nothing else.
     ///
-    /// It takes the listeners that the kernel finds by address ([`sock_diag::listeners_at`]) where one is likely, and the
-    /// holders that are where those were born. Others of the same ports may be missing, and other holders: with them in
-    /// the scene something else may have to be waited for, passed or refused, or keep a leftover from being stopped. But
-    /// what makes a scene refused does so in whatever company, as long as each busy endpoint has a listener and each
-    /// listener a holder (`judge`'s tests have that as a property). So what is refused here is refused, and any other
-    /// verdict has to come from [`Self::look`].
+    /// It takes the TCP listeners that the kernel finds by address ([`sock_diag::listeners_at`]) where one is likely, and
+    /// the holders that are where those were born. Others on the same ports, and other holders, may be missing. Whether
+    /// all that is in the way may be stopped, waited for or passed can only be said of all of it, so that is for
+    /// [`Self::look`]. But one reason to refuse is enough, whatever else is there, as long as each endpoint that is not
+    /// free has a listener here, and each listener a holder that is no service manager: a property in `judge`'s tests.
     ///
-    /// `None` where it does not explain everything, or is not worth it: UDP is left to the whole look, and more endpoints
-    /// than the kernel is asked for one by one.
+    /// `None` where it does not explain everything, or is not worth it: there are more endpoints than the kernel is asked
+    /// for one by one, or one of UDP is not free.
     #[must_use]
     pub fn quick_look(&self, unit: &UnitName, rules: &Rules) -> Option<Look> {
         if rules.endpoints.len() > sock_diag::PORTS_ASKED_ONE_BY_ONE {
