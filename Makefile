@@ -1,4 +1,4 @@
-# make build | test | demo | lab | proof | bench | lint | install | deb | rpm | dist-check | clean — see README.md
+# make build | test | demo | lab | proof | bench | fuzz | lint | install | deb | rpm | dist-check | clean — see README.md
 
 CARGO ?= cargo
 HOST   = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -7,7 +7,7 @@ BINARY = target/release/portguard
 # The release on which the proof is part of the tests; make proof PROOF= takes all four.
 PROOF ?= bookworm::
 
-.PHONY: build test unit lab proof demo bench lint tools clean
+.PHONY: build test unit lab proof demo bench fuzz lint tools clean
 
 # .cargo/config.toml builds for the host by its name, so cargo's own folder has that name in it. A copy, as what is
 # installed will be: the linker writes its file in small pieces, and as long as they are in the page cache as such, a
@@ -60,6 +60,11 @@ bench: build
 	$(if $(KILLPORT),$(CARGO) install --quiet --locked --root target/bench-tools killport)
 	PATH="$(CURDIR)/target/bench-tools/bin:$$PATH" GROWTH=$(GROWTH) PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) \
 		$(CARGO) bench --locked --profile dev --bench host
+
+# FUZZ_SECONDS=600 a target instead of 60, FUZZ_JOBS=2 at a time instead of 1, TARGET=policy alone. The seeds are
+# replayed by make unit as well.
+fuzz:
+	FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_JOBS=$(FUZZ_JOBS) TARGET=$(TARGET) fuzz/run
 
 lint: tools
 	@cargo fmt --version && cargo clippy --version || { echo "install them: rustup component add rustfmt clippy"; exit 1; }

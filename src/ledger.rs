@@ -244,6 +244,9 @@ fn require_ours(file: &rustix::fd::OwnedFd, path: &Path, kind: FileType) -> Resu
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,9 @@
 
 pub mod act;
 pub mod cli;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guard;
 pub mod judge;
 pub mod ledger;

@@ -2,6 +2,8 @@
 
 mod container;
 mod endpoint;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod outcome;
 mod process;
 mod scene;

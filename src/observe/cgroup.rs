@@ -337,6 +337,9 @@ fn walk(mount: &Mount, id: CgroupId, most: usize) -> PathLookup {
     PathLookup::Gone
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -264,6 +264,9 @@ fn name_in(reply: &str, question: &Question) -> Option<String> {
     is_name(name).then(|| name.to_owned())
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;

@@ -372,6 +372,9 @@ fn parse_invocation(environ: &[u8]) -> Invocation {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 mod tests {
     use std::fs;

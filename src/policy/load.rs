@@ -306,7 +306,7 @@ fn read_trusted(fd: OwnedFd, path: &Path) -> Result<Vec<u8>, Fault> {
     }
 }
 
-fn decode(bytes: Vec<u8>, path: &Path) -> Result<Text, Problem> {
+pub(super) fn decode(bytes: Vec<u8>, path: &Path) -> Result<Text, Problem> {
     let file: Arc<Path> = Arc::from(path);
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Text { file, text }),

@@ -5,6 +5,8 @@
 
 mod error;
 mod expand;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod load;
 mod parse;
 mod signal;

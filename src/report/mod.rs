@@ -4,6 +4,8 @@
 //! It decides nothing.
 
 mod advice;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod journal;
 mod words;
 

@@ -422,5 +422,8 @@ fn socket_state(protocol: Protocol, number: u8, inode: u32) -> Option<SocketStat
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 mod tests;
