@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{UnitName, UnitType};
+use super::{UnitName, UnitType, printable};
 
 /// A unit's name with `*`, `?` and `[a-z]` in it, or without.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -102,7 +102,7 @@ impl FromStr for UnitPattern {
         if suffix.is_some_and(UnitType::may_hold_ports) {
             Ok(pattern)
         } else {
-            Err(format!("\"{}\" must end in .service, .socket or .scope", text.escape_debug()))
+            Err(format!("\"{}\" must end in .service, .socket or .scope", printable(text)))
         }
     }
 }
@@ -114,12 +114,12 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
         tokens.push(match c {
             '*' => Token::Any,
             '?' => Token::One,
-            '[' => set(&mut chars).ok_or_else(|| format!("\"{}\": missing ] after [", text.escape_debug()))?,
+            '[' => set(&mut chars).ok_or_else(|| format!("\"{}\": missing ] after [", printable(text)))?,
             plain if UnitName::is_valid_char(plain) => Token::Plain(plain),
             wrong => {
                 return Err(format!(
                     "\"{}\": '{}' is neither part of a unit's name nor *, ? or [",
-                    text.escape_debug(),
+                    printable(text),
                     wrong.escape_debug()
                 ));
             }
@@ -204,6 +204,7 @@ mod tests {
         ("a.target",      r#""a.target" must end in .service, .socket or .scope"#),
         ("a[b.service",   r#""a[b.service": missing ] after ["#),
         ("a b.service",   r#""a b.service": ' ' is neither part of a unit's name nor *, ? or ["#),
+        ("a\u{301}.service", r#""a\u{301}.service": '\u{301}' is neither part of a unit's name nor *, ? or ["#),
         ("a/*.service",   r#""a/*.service": '/' is neither part of a unit's name nor *, ? or ["#),
     ];
 

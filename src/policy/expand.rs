@@ -209,7 +209,7 @@ fn variable(text: &str) -> Result<(Piece, &str), String> {
     let (name, after) = inside.split_once('}').ok_or("missing } after ${")?;
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(is_name) {
-        let shown = name.escape_debug();
+        let shown = printable(name);
         return Err(format!(
             "\"{shown}\" is no name of a variable: letters, digits and _ make one, and no default can be given"
         ));
@@ -307,6 +307,7 @@ mod tests {
         ("${}",         "a.service",   r#"ports: "${}": "" is no name of a variable: letters, digits and _ make one, and no default can be given"#),
         ("${9}",        "a.service",   r#"ports: "${9}": "9" is no name of a variable: letters, digits and _ make one, and no default can be given"#),
         ("${P:-80}",    "a.service",   r#"ports: "${P:-80}": "P:-80" is no name of a variable: letters, digits and _ make one, and no default can be given"#),
+        ("${a\u{301}}", "a.service",  r#"ports: "${a\u{301}}": "a\u{301}" is no name of a variable: letters, digits and _ make one, and no default can be given"#),
         ("${${PORT}}",  "a.service",   r#"ports: "${${PORT}}": "${PORT" is no name of a variable: letters, digits and _ make one, and no default can be given"#),
         ("",            "a.service",   r#"ports: endpoint "", column 1: empty: give a port, as in 8080/tcp"#),
         // Known once the unit is.
