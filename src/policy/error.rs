@@ -295,7 +295,9 @@ fn shown_path(path: &Path) -> String {
 /// A word that a shell reads as this path, where the path is UTF-8.
 fn quoted_for_shell(path: &Path) -> String {
     let text = path.to_string_lossy();
-    if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-@%+:,".contains(&b)) {
+    // Behind a dot, what begins with a dash is no option.
+    let text = if text.starts_with('-') { format!("./{text}").into() } else { text };
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-@%+:,".contains(&b)) {
         return text.into_owned();
     }
     format!("'{}'", text.replace('\'', r"'\''"))
@@ -327,7 +329,13 @@ mod tests {
 
     #[test]
     fn the_hint_can_be_pasted_into_a_shell() {
-        for (path, word) in [("/etc/x.toml", "/etc/x.toml"), ("/etc/a b", "'/etc/a b'"), ("/e/it's", r"'/e/it'\''s'")] {
+        for (path, word) in [
+            ("/etc/x.toml", "/etc/x.toml"),
+            ("/etc/a b", "'/etc/a b'"),
+            ("/e/it's", r"'/e/it'\''s'"),
+            ("-x", "./-x"),
+            ("", "''"),
+        ] {
             assert_eq!(quoted_for_shell(Path::new(path)), word);
         }
     }
