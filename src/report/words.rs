@@ -52,12 +52,16 @@ const MAX_COMMAND: usize = 100;
 /// The command of a process for a human: its arguments, else its name; escaped, and cut at a hundred characters.
 fn command_of(process: &Process) -> String {
     let command = if process.argv.is_empty() { process.comm.clone() } else { process.argv.join(" ") };
-    // Its own quotes must not end ours.
-    let shown = printable(&command).replace('"', "\\\"");
+    let shown = quoted(&command);
     match shown.char_indices().nth(MAX_COMMAND) {
         Some((cut, _)) => format!("{}…", &shown[..cut]),
         None => shown,
     }
+}
+
+/// Text for between quotes. Its own quotes must not end ours, also behind a backslash of its own.
+fn quoted(text: &str) -> String {
+    printable(&text.replace('\\', r"\\").replace('"', "\\\""))
 }
 
 /// `pid 12 (nginx, user www-data: "nginx: worker process")`
@@ -498,6 +502,14 @@ mod tests {
         let always = ["PORTGUARD_UNIT", "PORTGUARD_ENDPOINT", "PORTGUARD_RELATION", "PORTGUARD_ACTION"];
         assert!(quoted(id::FINDING).iter().all(|field| always.contains(field)));
         assert!(quoted(id::SIGNAL).iter().all(|field| *field == "PORTGUARD_UNIT"));
+    }
+
+    #[test]
+    fn a_command_line_cannot_end_the_quotes_around_it() {
+        for (argument, shown) in [("plain", "plain"), (r#"a "b""#, r#"a \"b\""#), (r#"\", forged"#, r#"\\\", forged"#)]
+        {
+            assert_eq!(quoted(argument), shown);
+        }
     }
 
     #[test]
