@@ -73,7 +73,7 @@ pub fn sockets(proc: &Path, wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, 
                 Err(source) if source.kind() == io::ErrorKind::NotFound && table.ends_with('6') => continue,
                 Err(source) => return Err(NetTablesError::Read { path, source }),
             };
-            let sockets = parse(protocol, &lines).map_err(|source| NetTablesError::Parse { path, source })?;
+            let sockets = parse(protocol, &lines, &ports).map_err(|source| NetTablesError::Parse { path, source })?;
             found.extend(sockets);
         }
     }
@@ -96,7 +96,14 @@ fn lines_of(mut table: impl BufRead, ports: &[Port]) -> io::Result<Vec<u8>> {
     Ok(kept)
 }
 
-fn parse(protocol: Protocol, lines: &[u8]) -> Result<Vec<Socket>, ProcError> {
+/// Only what was asked for, whatever else the parser makes of a line.
+fn parse(protocol: Protocol, lines: &[u8], ports: &[Port]) -> Result<Vec<Socket>, ProcError> {
+    let mut sockets: Vec<Socket> = rows(protocol, lines)?.into_iter().map(|row| row.into_socket(protocol)).collect();
+    sockets.retain(|socket| Port::new(socket.local.port()).is_some_and(|port| ports.contains(&port)));
+    Ok(sockets)
+}
+
+fn rows(protocol: Protocol, lines: &[u8]) -> Result<Vec<Row>, ProcError> {
     let system = procfs::current_system_info();
     match protocol {
         Protocol::Tcp => Ok(TcpNetEntries::from_buf_read(lines, system)?
@@ -109,7 +116,6 @@ fn parse(protocol: Protocol, lines: &[u8]) -> Result<Vec<Socket>, ProcError> {
                 inode: entry.inode,
                 state: tcp_state(&entry.state, entry.inode),
             })
-            .map(|row| row.into_socket(protocol))
             .collect()),
         Protocol::Udp => Ok(UdpNetEntries::from_buf_read(lines, system)?
             .0
@@ -124,7 +130,6 @@ fn parse(protocol: Protocol, lines: &[u8]) -> Result<Vec<Socket>, ProcError> {
                     UdpState::Established => SocketState::Connected,
                 },
             })
-            .map(|row| row.into_socket(protocol))
             .collect()),
     }
 }
@@ -225,6 +230,15 @@ mod tests {
                      1: 0100007F:1F91 0100007F:1F90 01\n\n";
         let kept = lines_of(table.as_bytes(), &[Port::new(8080).unwrap()]).unwrap();
         assert_eq!(String::from_utf8(kept).unwrap().lines().count(), 2);
+    }
+
+    #[test]
+    fn a_line_that_reads_as_another_port_is_none_that_was_asked_for() {
+        let table = "  sl\n   0: 0100007F:00007F:1F90 00000000:0000 07 0:0 00:0 0 0 0 1 2 0 0\n";
+        let ports = [Port::new(8080).unwrap()];
+        let lines = lines_of(table.as_bytes(), &ports).unwrap();
+        assert_eq!(rows(Protocol::Udp, &lines).unwrap().len(), 1);
+        assert_eq!(parse(Protocol::Udp, &lines, &ports).unwrap(), []);
     }
 
     #[test]

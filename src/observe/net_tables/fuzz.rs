@@ -10,7 +10,7 @@ pub(crate) fn of_sockets(table: &[u8]) {
         lines.len() <= table.len() && table.starts_with(lines.split_inclusive(|b| *b == b'\n').next().unwrap_or(b""))
     );
     for protocol in [Protocol::Tcp, Protocol::Udp] {
-        for socket in parse(protocol, &lines).into_iter().flatten() {
+        for socket in parse(protocol, &lines, &ports).into_iter().flatten() {
             assert_eq!(socket.protocol, protocol);
             assert!(ports.iter().any(|port| port.get() == socket.local.port()), "{socket:?} was not asked for");
         }
