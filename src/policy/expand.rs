@@ -5,6 +5,9 @@ use super::Place;
 use super::error::Fault;
 use crate::model::{EndpointRange, UnitName, UnitPattern, printable};
 
+/// No endpoint and no name of a unit is half as long, in bytes; a hundred `%n` must not make a line of the log that is.
+const MAX_EXPANDED: usize = 512;
+
 /// An element of `ports`, with its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PortText {
@@ -91,6 +94,9 @@ impl PortText {
                 Piece::Specifier(specifier) => (specifier.written().to_owned(), self.specified(*specifier, unit)?),
                 Piece::Variable(name) => (format!("${{{name}}}"), self.looked_up(name, env)?),
             };
+            if expanded.len() + value.len() > MAX_EXPANDED {
+                return Err(self.bad(format!("with {written} filled in it is longer than any endpoint")));
+            }
             expanded.push_str(&value);
             filled.push((written, value));
         }
@@ -152,7 +158,11 @@ impl PatternText {
                 bad_pattern(format!("{} is the name of an instance, and {unit} is none", specifier.written()))
             }),
         });
-        filled.collect::<Result<String, Fault>>()?.parse().map_err(bad_pattern)
+        let filled = filled.collect::<Result<String, Fault>>()?;
+        if filled.len() > MAX_EXPANDED {
+            return Err(bad_pattern(format!("is longer than {MAX_EXPANDED} bytes, with %i, %p and %n filled in")));
+        }
+        filled.parse().map_err(bad_pattern)
     }
 }
 
@@ -236,6 +246,7 @@ mod tests {
             "HOST" => "[::1]",
             "_9" => "9",
             "EMPTY" => "",
+            "LONG" => return Some("8".repeat(600)),
             "WORD" => "a\nb",
             _ => return None,
         };
@@ -316,6 +327,7 @@ mod tests {
         ("${EMPTY}",    "a.service",   r#"ports: "${EMPTY}", where ${EMPTY} is "": endpoint "", column 1: empty: give a port, as in 8080/tcp"#),
         ("${WORD}/tcp", "a.service",   r#"ports: "${WORD}/tcp", where ${WORD} is "a\nb": endpoint "a\nb/tcp", column 2: '\n' is not plain ASCII"#),
         ("${PORT}%i",   "a@0.service", r#"ports: "${PORT}%i", where ${PORT} is "8080", %i is "0": endpoint "80800", column 1: ports end at 65535"#),
+        ("${PORT}${LONG}", "a.service", r#"ports: "${PORT}${LONG}": with ${LONG} filled in it is longer than any endpoint"#),
         ("%n",          "a.service",   r#"ports: "%n", where %n is "a.service": endpoint "a.service", column 1: "a.service" is no port number"#),
         ("%%%i",        "a@1.service", r#"ports: "%%%i", where %i is "1": endpoint "%1", column 1: "%1" is no port number"#),
     ];
