@@ -181,12 +181,16 @@ pub(crate) fn is_root() -> bool {
 /// [`crate::observe::users`] reads from `passwd` itself), but zbus could, for a bus over TCP, and so the library's
 /// would be in the binary: 200 KiB, and NSS, which in a static binary loads whatever plugins the host has for a C
 /// library of another version.
+///
+/// Each keeps the contract of its manual page, so that no caller has to know: where nothing is found, that is what it says.
 mod no_name_service {
     use super::libc;
     use std::ffi::{c_char, c_int};
+    use std::ptr;
 
-    // SAFETY: for this and those below: it is named and typed as in netdb.h, pwd.h and grp.h, and nobody relies on
-    // more than that it can fail.
+    // SAFETY: for this and those below: it is named and typed as in netdb.h, pwd.h and grp.h, and nothing else in the
+    // program has that name: the linker would refuse a second one.
+    // After an error `found` is not looked at: getaddrinfo(3).
     #[unsafe(no_mangle)]
     extern "C" fn getaddrinfo(
         _node: *const c_char,
@@ -197,36 +201,49 @@ mod no_name_service {
         libc::EAI_FAIL
     }
 
-    // SAFETY: as above; there is nothing to free.
+    // SAFETY: as above. It only gets what `getaddrinfo` gave, and that gives nothing.
     #[unsafe(no_mangle)]
     extern "C" fn freeaddrinfo(_found: *mut libc::addrinfo) {}
 
-    // SAFETY: as above. An error leaves the result as it was: `null` with every caller that checks it alone.
+    // SAFETY: as above.
     #[unsafe(no_mangle)]
-    extern "C" fn getpwuid_r(
+    unsafe extern "C" fn getpwuid_r(
         _uid: libc::uid_t,
         _entry: *mut libc::passwd,
         _buffer: *mut c_char,
         _length: libc::size_t,
-        _found: *mut *mut libc::passwd,
+        found: *mut *mut libc::passwd,
     ) -> c_int {
+        // zbus looks at this alone.
+        // SAFETY: the caller gives the place of a pointer: getpwuid_r(3). It is null after an error as well.
+        unsafe { found.write(ptr::null_mut()) };
         libc::ENOENT
     }
 
+    /// What it says of a user of whom the group file says nothing: the one group that the caller knew.
     // SAFETY: as above.
     #[unsafe(no_mangle)]
-    extern "C" fn getgrouplist(
+    unsafe extern "C" fn getgrouplist(
         _user: *const c_char,
-        _group: libc::gid_t,
-        _groups: *mut libc::gid_t,
-        _count: *mut c_int,
+        group: libc::gid_t,
+        groups: *mut libc::gid_t,
+        count: *mut c_int,
     ) -> c_int {
-        -1
+        // SAFETY: the caller gives the place of a number, and of so many groups: getgrouplist(3).
+        unsafe {
+            let room = count.replace(1);
+            if room < 1 {
+                return -1;
+            }
+            groups.write(group);
+        }
+        1
     }
 
     // SAFETY: as above. Nobody calls it; it has to be here because the library has it in one file with the last one.
     #[unsafe(no_mangle)]
     extern "C" fn initgroups(_user: *const c_char, _group: libc::gid_t) -> c_int {
+        nix::errno::Errno::ENOSYS.set();
         -1
     }
 
@@ -234,9 +251,103 @@ mod no_name_service {
     mod tests {
         use std::net::ToSocketAddrs;
 
+        use nix::errno::Errno;
+        use nix::unistd::{Gid, initgroups};
+
+        use super::*;
+
         #[test]
         fn no_name_is_looked_up() {
             assert!(("localhost", 80).to_socket_addrs().is_err());
+            assert_eq!(initgroups(c"root", Gid::from_raw(0)), Err(Errno::ENOSYS));
         }
+
+        #[test]
+        fn a_user_that_is_not_found_is_null_whatever_was_there_before() {
+            let mut found = ptr::dangling_mut();
+            let mut buffer = [0; 64];
+            let mut entry = std::mem::MaybeUninit::uninit();
+            // SAFETY: all four are valid for the call.
+            let error =
+                unsafe { libc::getpwuid_r(0, entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &raw mut found) };
+            assert_eq!((error, found), (libc::ENOENT, ptr::null_mut()));
+        }
+
+        #[test]
+        fn a_user_has_the_group_that_the_caller_knew_where_there_is_room_for_it() {
+            let mut groups = [0; 2];
+            for (room, found, first) in [(2, 1, 7), (1, 1, 7), (0, -1, 0)] {
+                let mut count = room;
+                groups[0] = 0;
+                // SAFETY: there is room for two, and the count says no more than that.
+                let said = unsafe { libc::getgrouplist(c"root".as_ptr(), 7, groups.as_mut_ptr(), &raw mut count) };
+                assert_eq!((said, count, groups), (found, 1, [first, 0]));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::fs::MetadataExt as _;
+
+    use rustix::io::{FdFlags, fcntl_getfd};
+
+    use super::*;
+    use crate::observe::fixture::{Cgroup, Child, Role, own_pid};
+
+    #[test]
+    fn a_cgroup_is_opened_by_its_number_until_it_is_gone() {
+        let cgroup = Cgroup::create("by-number");
+        let id = cgroup.dir().metadata().unwrap().ino();
+        let mount = std::fs::File::open(cgroup.dir()).unwrap();
+        let node = open_kernfs_node(&mount, id).unwrap();
+        assert!(node.as_raw_fd() > 2 && fcntl_getfd(&node).unwrap().contains(FdFlags::CLOEXEC));
+        assert_eq!(std::fs::File::from(node).metadata().unwrap().ino(), id);
+        let error = open_kernfs_node(&mount, u64::MAX).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ESTALE));
+    }
+
+    #[test]
+    fn threads_share_their_files_until_one_has_its_own() {
+        let thread = || Pid(nix::unistd::gettid().as_raw());
+        let shared = std::thread::spawn(move || share_files(own_pid(), thread())).join().unwrap();
+        let own = std::thread::spawn(move || {
+            unshare_files().unwrap();
+            share_files(own_pid(), thread())
+        });
+        assert_eq!((shared, own.join().unwrap()), (Some(true), Some(false)));
+        assert_eq!(share_files(own_pid(), Pid(i32::MAX)), None);
+    }
+
+    #[test]
+    fn only_what_the_c_library_leaves_is_a_real_time_signal() {
+        for number in [i32::MIN, -1, 0, 15, 32, 33, 65, i32::MAX] {
+            assert!(real_time_signal(number).is_none(), "{number}");
+        }
+        for number in [34, 50, 64] {
+            assert_eq!(real_time_signal(number).map(rustix::process::Signal::as_raw), Some(number));
+        }
+    }
+
+    #[test]
+    fn we_are_root_where_the_kernel_says_so() {
+        assert_eq!(is_root(), rustix::process::geteuid().is_root());
+    }
+
+    #[test]
+    fn an_alarm_ends_a_call_that_blocks() {
+        let child = Child::spawn(Role::Alarmed, &[]);
+        assert_eq!(child.said(), format!("{:?}", rustix::io::Errno::INTR));
+    }
+
+    #[test]
+    fn whoever_writes_to_a_closed_pipe_lives_on() {
+        ignore_sigpipe();
+        let (read, mut write) = std::io::pipe().unwrap();
+        drop(read);
+        let error = std::io::Write::write_all(&mut write, b"x").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -25,9 +25,11 @@ pub(crate) enum Role {
     OwnTable,
     /// Looks, without any privilege, for `PORTGUARD_TEST_INODE` in `PORTGUARD_TEST_PID`.
     LookAsNobody,
+    /// Blocks in a read of a pipe, with an alarm set.
+    Alarmed,
 }
 
-const ROLES: [Role; 4] = [Role::Listen, Role::DeadLeader, Role::OwnTable, Role::LookAsNobody];
+const ROLES: [Role; 5] = [Role::Listen, Role::DeadLeader, Role::OwnTable, Role::LookAsNobody, Role::Alarmed];
 const NOBODY: u32 = 65534;
 
 /// A child that plays its role until it is dropped.
@@ -63,7 +65,7 @@ impl Child {
     }
 
     /// What it said when it was ready.
-    pub(super) fn said(&self) -> &str {
+    pub(crate) fn said(&self) -> &str {
         &self.said
     }
 
@@ -127,6 +129,20 @@ fn a_child_plays_its_role() {
             let holders::Open { inodes, sight } = holders::holds(Path::new("/proc"), pid, &[inode]);
             ready(&format!("{inodes:?} {sight:?}"));
         }
+        Role::Alarmed => {
+            let (read, write) = std::io::pipe().unwrap();
+            if sys::fork().unwrap().is_none() {
+                std::thread::spawn(move || {
+                    std::thread::sleep(std::time::Duration::from_secs(20));
+                    drop(write);
+                });
+                sys::arm_alarm(std::time::Duration::from_millis(20));
+                let error = rustix::io::read(&read, &mut [0_u8]).unwrap_err();
+                sys::disarm_alarm();
+                ready(&format!("{error:?}"));
+            }
+            drop(std::io::stdin().lines().next());
+        }
     }
 }
 
@@ -142,17 +158,17 @@ fn ready(said: &str) {
     let _ = std::io::stdin().lines().next();
 }
 
-pub(super) fn own_pid() -> Pid {
+pub(crate) fn own_pid() -> Pid {
     Pid(nix::unistd::getpid().as_raw())
 }
 
 /// A new cgroup below the one of this process, removed when it is dropped (after the children in it).
-pub(super) struct Cgroup {
+pub(crate) struct Cgroup {
     dir: PathBuf,
 }
 
 impl Cgroup {
-    pub(super) fn create(name: &str) -> Self {
+    pub(crate) fn create(name: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = cgroup2().join(format!("portguard-test-{}-{count}-{name}", std::process::id()));
@@ -160,7 +176,7 @@ impl Cgroup {
         Self { dir }
     }
 
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
