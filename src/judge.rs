@@ -240,9 +240,11 @@ fn relation_of(holder: &Process, held: &HeldSocket, scene: &Scene, rules: &Rules
         return Relation::Lookalike;
     }
     let born_stale = held.socket.cgroup.is_some_and(|id| guarded.runs.iter().any(|run| run.cgroup == Some(id)));
-    // Nor does a unit that may be replaced go for a socket that somebody else has handed to it.
+    // Nor does a unit that may be replaced go for a socket that somebody else has handed to it. Whoever may make cgroups
+    // can remove the one in which he made it: a birthplace that cannot be seen any more may have been anybody's.
     let is_of_replaced = || match (&held.birthplace, guarded.user) {
-        (None | Some(Owner::Init), _) => true,
+        (None, _) => held.socket.cgroup.is_none(),
+        (Some(Owner::Init), _) => true,
         (Some(Owner::Unit(unit)), None) => is_replaced(unit, rules),
         (Some(Owner::UserUnit { uid, unit }), Some(own)) => {
             *uid == own && (is_replaced(unit, rules) || unit.as_str() == "init.scope")

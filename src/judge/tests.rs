@@ -363,6 +363,7 @@ fn the_policy_chooses_between_its_words() {
 /// What is judged of a holder that is in web.service, which `replaces` names.
 fn replacing(pattern: &str, state: Option<UnitState>, change: impl FnOnce(&mut HeldSocket)) -> Finding {
     let mut socket = held(vec![process(Owner::Unit(unit("web.service")))]);
+    socket.socket.cgroup = None;
     change(&mut socket);
     let mut scene = scene(guarded(), vec![socket]);
     scene.units.extend(state.map(|state| (unit("web.service"), state)));
@@ -409,6 +410,14 @@ fn a_predecessor_is_stopped_by_its_unit_unless_that_would_stop_others_as_well() 
     ] {
         let finding = replacing("web.service", Some(up(&[])), |socket| socket.birthplace.clone_from(&birthplace));
         assert_eq!(finding.relation, relation, "{birthplace:?}");
+    }
+    // Without an id there is nothing to go by but who has it; with one, it is of a cgroup that was removed.
+    for (cgroup, relation) in [
+        (None, Relation::Predecessor(unit("web.service"))),
+        (Some(CgroupId(60)), Relation::OtherUnit(unit("web.service"))),
+    ] {
+        let finding = replacing("web.service", Some(up(&[])), |socket| socket.socket.cgroup = cgroup);
+        assert_eq!(finding.relation, relation, "{cgroup:?}");
     }
     let connection = replacing("web.service", Some(up(&[])), |socket| socket.socket.state = SocketState::Connected);
     assert_eq!((connection.relation, connection.action), (Relation::Client, Action::Refuse));
