@@ -295,6 +295,7 @@ mod tests {
             program: None,
             folders: None,
             kernel_thread: false,
+            ending: false,
         }
     }
 

@@ -288,7 +288,7 @@ impl Place {
         holders::holders(&search, &inodes)
     }
 
-    /// The facts of each holder, and whether one of them was gone before they could be read.
+    /// The facts of each holder, and whether one of them was gone, or on its way out, before they could be read.
     fn processes(&self, holders: &Holders, tables: &[Socket], pins: &mut Pins) -> (HashMap<Pid, Process>, bool) {
         let own = own_pid();
         let ancestors = proc::ancestors(&self.roots.proc, own);
@@ -301,6 +301,7 @@ impl Place {
                 vanished = true;
                 continue;
             };
+            vanished |= facts.ending;
             let owner = facts.cgroup.as_ref().map_or(Owner::Unknown, cgroup::owner_of);
             let lineage = if pid == own {
                 Lineage::Itself

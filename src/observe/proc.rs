@@ -25,6 +25,8 @@ use crate::model::{
 const ARGV_BYTES: u64 = 4 * 1024;
 /// An environment that is larger is not read to its end; a sane execve(2) cannot make it so.
 const ENVIRON_BYTES: u64 = 2 * 1024 * 1024;
+/// `PF_EXITING`.
+const PF_EXITING: u32 = 0x4;
 /// Larger than any `stat`, `status` or `cgroup` file.
 const FILE_BYTES: u64 = 64 * 1024;
 /// A chain of parents that is longer is a loop that pid reuse has made.
@@ -97,6 +99,9 @@ pub struct Facts {
     pub folders: Option<(FileId, FileId)>,
     /// Whether it is a kernel thread.
     pub kernel_thread: bool,
+    /// Whether it was on its way out when the last of this was read, which then may be half of a process: its memory, with
+    /// its arguments and its environment, goes before its files do (`do_exit()`, Linux `kernel/exit.c`).
+    pub ending: bool,
 }
 
 impl Facts {
@@ -117,6 +122,7 @@ impl Facts {
             program,
             folders,
             kernel_thread,
+            ending: _,
         } = self;
         let lineage = if kernel_thread { Lineage::Kernel } else { lineage };
         Process {
@@ -177,9 +183,10 @@ pub fn process(proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
         program: file_at(from, "exe"),
         folders: file_at(from, "cwd").zip(file_at(from, "root")),
         kernel_thread,
+        ending: false,
     };
-    // If it ended on the way, the facts may be half of a process.
-    Ok(stat_of(&dir, &path)?.map(|_| facts))
+    // Without its first thread it may go on for long.
+    Ok(stat_of(&dir, &path)?.map(|now| Facts { ending: living.is_none() && now.is_ending(), ..facts }))
 }
 
 /// The file or folder of this path, by its numbers; `None` where it cannot be looked at.
@@ -302,6 +309,10 @@ struct Stat {
 }
 
 impl Stat {
+    fn is_ending(&self) -> bool {
+        self.is_over() || self.flags & PF_EXITING != 0
+    }
+
     /// A zombie, or dead: what it had open, and its memory, are gone.
     fn is_over(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x')
@@ -507,9 +518,16 @@ mod tests {
             program: None,
             folders: None,
             kernel_thread: false,
+            ending: false,
         };
         assert_eq!(facts, expected);
         assert_eq!(process(proc.path(), Pid(8)).unwrap(), None);
+        // 4194564: the same flags, and PF_EXITING.
+        for ending in ["7 (evil) Z 1 7 7 0 -1 4194560", "7 (evil) R 1 7 7 0 -1 4194564"] {
+            let line = format!("{ending} 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0\n");
+            fs::write(dir.join("stat"), line).unwrap();
+            assert!(process(proc.path(), Pid(7)).unwrap().unwrap().ending, "{ending}");
+        }
         fs::write(dir.join("stat"), "7 (evil").unwrap();
         assert!(matches!(process(proc.path(), Pid(7)), Err(ProcError::Parse { .. })));
     }
