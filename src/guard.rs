@@ -429,7 +429,7 @@ struct Deadlines {
     may_notify: bool,
     /// When the start has to be over, but for a word to the manager.
     give_up_at: Option<Instant>,
-    /// Until when the processes of a unit that went down may take to be gone; set when the first is seen.
+    /// Until when the processes of a unit that went down may take to be gone; set when the first after a stop is seen.
     aftermath: Option<Instant>,
     /// When stopping has to be over; set when it begins.
     stop_by: Option<Instant>,
@@ -453,9 +453,10 @@ impl Deadlines {
         self.give_up_at = look.left.map(|left| Instant::now() + left.saturating_sub(Budget::GRACE.min(left / 10)));
     }
 
-    /// What was stopped may have taken its time, which is no wait's.
+    /// What was stopped may have taken its time, which is no wait's; and its own processes get theirs to be gone.
     fn stopped(&mut self) {
         self.waiting_since = None;
+        self.aftermath = None;
     }
 
     /// Waits that follow each other are one, which a stop before it does not use up. It must not outlive the start.
@@ -562,6 +563,14 @@ mod tests {
         deadlines.stopped();
         deadlines.wait_for(wait);
         assert!(deadlines.wait_until > Instant::now() + Duration::from_secs(2));
+    }
+
+    #[test]
+    fn each_unit_that_is_stopped_has_its_own_time_for_what_it_leaves() {
+        let mut deadlines = Deadlines::new();
+        deadlines.aftermath = Some(Instant::now());
+        deadlines.stopped();
+        assert_eq!(deadlines.aftermath, None);
     }
 
     #[test]
