@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 
 use crate::act::units::StopError;
-use crate::act::{self, ActError, Budget, Ladder, Step, Target, units};
+use crate::act::{self, ActError, Budget, Eyes, Ladder, Step, Target, units};
 use crate::cli::Cli;
+use crate::interrupt::{Interrupt, Interruption};
 use crate::judge::judge;
 use crate::ledger;
 use crate::model::{
-    Action, ActiveState, Finding, ForeignRule, Outcome, Probe, Process, Relation, Rules, SocketState, StopRules,
+    Action, ActiveState, Asked, Finding, ForeignRule, Outcome, Probe, Process, Relation, Rules, SocketState, StopRules,
     Stopped, UnitName, Verdict,
 };
 use crate::observe::holders::Thorough;
@@ -70,6 +71,8 @@ pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Rep
         began: Instant::now(),
         looked: Instant::now(),
         stopped: Stopped::default(),
+        asked: Asked::default(),
+        interrupt: Interrupt::default(),
         going: BTreeSet::new(),
         findings: Vec::new(),
     };
@@ -96,6 +99,8 @@ struct Guard<'a> {
     /// When the last look began.
     looked: Instant,
     stopped: Stopped,
+    asked: Asked,
+    interrupt: Interrupt,
     /// The units that were seen on their way down in this run.
     going: BTreeSet<UnitName>,
     findings: Vec<Finding>,
@@ -146,8 +151,13 @@ impl Guard<'_> {
     fn clear_the_way(&mut self) -> Outcome {
         let mut deadlines = Deadlines::new();
         let mut stops = 0;
+        self.interrupt = Interrupt::listen();
         let outcome = loop {
-            match self.round(&mut deadlines) {
+            let round = self.round(&mut deadlines);
+            if let Some(by) = self.interrupt.take() {
+                break self.interrupted(by);
+            }
+            match round {
                 Ok(Round::Done(outcome)) => break outcome,
                 Ok(Round::Waited) => {}
                 Ok(Round::Stopped) if stops < MAX_STOPS => {
@@ -170,6 +180,9 @@ impl Guard<'_> {
         }
         self.tell(&look, &verdict);
         deadlines.know(&look);
+        if self.interrupt.has_come() {
+            return Ok(Round::Waited);
+        }
         let done = match &verdict {
             Verdict::Free | Verdict::Pass(_) if !self.stopped.is_nothing() => {
                 Outcome::Freed { stopped: self.stopped.clone(), took: self.began.elapsed() }
@@ -237,7 +250,7 @@ impl Guard<'_> {
         if left.is_zero() {
             return Ok(false);
         }
-        act::wait_for_one(&pinned(&refused, pins), None, left)?;
+        act::wait_for_one(&pinned(&refused, pins), None, &self.interrupt, left)?;
         Ok(true)
     }
 
@@ -269,14 +282,22 @@ impl Guard<'_> {
 
     fn stop(&mut self, findings: &[Finding], deadlines: &mut Deadlines, look: &Look) -> Result<Round, ActError> {
         let Some((ladder, budget)) = deadlines.ladder(&self.rules.stop, look) else {
-            return Ok(Round::Done(self.still_held("it does not end")));
+            return Ok(Round::Done(self.does_not_end(findings, Action::Stop, "it does not end".to_owned())));
         };
         let targets = targets(findings, &look.pins);
         deadlines.tell_manager(budget.extend, &format!("stopping {} processes that hold a port", targets.len()));
-        let report = &self.report;
+        let (place, report, asked) = (self.place, &self.report, &mut self.asked);
         let closings = closings(findings.iter());
-        let tell = &mut |step: &Step<'_>| report.step(step);
-        let count = act::stop(&targets, &self.place.roots.proc, &ladder, &budget, closings.as_ref(), tell)?;
+        let eyes = Eyes { proc_root: &place.roots.proc, closings: closings.as_ref(), interrupt: &self.interrupt };
+        let tell = &mut |step: &Step<'_>| {
+            for process in step.signalled() {
+                if !asked.processes.contains(&process.pid) {
+                    asked.processes.push(process.pid);
+                }
+            }
+            report.step(step, &|process| place.hindrance(process));
+        };
+        let count = act::stop(&targets, &eyes, &ladder, &budget, tell)?;
         self.stopped.processes += count.ended;
         if look.facts.active == ActiveState::Unknown {
             // The manager may tell the unit's own times by now, and those begin anew then.
@@ -307,18 +328,20 @@ impl Guard<'_> {
         }
         let budget = deadlines.budget_for_unit(look);
         deadlines.tell_manager(budget.extend, &format!("waiting for {unit} to stop"));
-        self.report.step(&Step::StopUnit { unit });
+        self.report.step(&Step::StopUnit { unit }, &|_| None);
+        self.asked.units.push(unit.clone());
         let begin = Instant::now();
         let has_bus = look.fallback.is_none();
-        match units::stop(unit, place.scope, &place.roots.run, has_bus, budget.patience + budget.grace) {
+        let patience = budget.patience + budget.grace;
+        match units::stop(unit, place.scope, &place.roots.run, has_bus, patience, &self.interrupt) {
             Ok(()) => {
-                self.report.step(&Step::UnitStopped { unit, after: begin.elapsed() });
+                self.report.step(&Step::UnitStopped { unit, after: begin.elapsed() }, &|_| None);
                 self.stopped.units.push(unit.clone());
                 self.going.insert(unit.clone());
                 Round::Stopped
             }
             Err(error @ (StopError::Late | StopError::Failed(_))) => {
-                Round::Done(self.still_held(&format!("{unit}: {error}")))
+                Round::Done(self.does_not_end(findings, Action::StopUnit, format!("{unit}: {error}")))
             }
             Err(error @ StopError::Refused(_)) => {
                 let why = Some(format!("{unit}: {error}"));
@@ -340,15 +363,35 @@ impl Guard<'_> {
             // Before the first wait as well: it may have gone before it was listened for.
             let is_free = |finding: &&Finding| probe(&finding.endpoint, self.rules.reuse_address) == Probe::Free;
             let left = deadlines.wait_until.saturating_duration_since(Instant::now()).min(LOOK_AGAIN);
-            if waited_for.iter().any(is_free) || act::wait_for_one(&holders, closings.as_ref(), left)? {
+            if waited_for.iter().any(is_free) || act::wait_for_one(&holders, closings.as_ref(), &self.interrupt, left)?
+            {
                 return Ok(Round::Waited);
             }
         }
         Ok(Round::Done(self.still_held("the wait is over")))
     }
 
+    fn interrupted(&self, by: Interruption) -> Outcome {
+        Outcome::Interrupted {
+            signal: by.signal,
+            sender: by.sender,
+            took: self.began.elapsed(),
+            asked: self.asked.clone(),
+        }
+    }
+
     fn still_held(&self, why: &str) -> Outcome {
-        Outcome::StillHeld { took: self.began.elapsed(), why: why.to_owned() }
+        Outcome::StillHeld { took: self.began.elapsed(), why: why.to_owned(), hindrance: None }
+    }
+
+    /// Nothing has helped with those about whom this was to be done.
+    fn does_not_end(&self, findings: &[Finding], action: Action, why: String) -> Outcome {
+        let stopped = findings.iter().filter(|finding| finding.action == action);
+        let mut hindered = stopped.filter_map(|finding| {
+            let holder = finding.holder.as_ref()?;
+            Some((holder.pid, self.place.hindrance(holder)?))
+        });
+        Outcome::StillHeld { took: self.began.elapsed(), why, hindrance: hindered.next() }
     }
 }
 

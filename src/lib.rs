@@ -10,6 +10,7 @@ pub mod cli;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod guard;
+pub mod interrupt;
 pub mod judge;
 pub mod ledger;
 pub mod manager;

@@ -10,10 +10,10 @@ use std::io::Write;
 use std::mem::ManuallyDrop;
 
 use portguard::cli::{Cli, Otherwise};
-use portguard::guard;
+use portguard::model::Outcome;
 use portguard::observe::{Place, Roots};
-use portguard::policy;
 use portguard::report::Report;
+use portguard::{guard, interrupt, policy};
 
 /// `EX_USAGE`, sysexits.h.
 const USAGE: u8 = 64;
@@ -50,5 +50,9 @@ fn run() -> u8 {
     let place = Place::here(roots, &args.unit, args.user);
     // What it has open is left to the exit.
     let mut report = ManuallyDrop::new(Report::new(&args, place.is_within(), etc, proc));
-    guard::run(&args, &place, &policy::Roots::default(), &mut report).exit_status()
+    let outcome = guard::run(&args, &place, &policy::Roots::default(), &mut report);
+    if let Outcome::Interrupted { signal, .. } = outcome {
+        interrupt::end_by(signal);
+    }
+    outcome.exit_status()
 }

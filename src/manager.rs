@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Instant;
 
 use crate::pipe::read_until;
+use crate::sys;
 
 /// Which manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +36,17 @@ pub(crate) fn in_thread<T: Send + 'static, F: Future<Output = ()>>(
     conversation: impl FnOnce(Sender<T>) -> F + Send + 'static,
 ) -> Result<Receiver<T>, String> {
     let (send, receive) = mpsc::channel();
-    std::thread::Builder::new()
-        .name("dbus".to_owned())
-        .spawn(move || zbus::block_on(conversation(send)))
-        .map_err(|error| format!("no thread for it: {error}"))?;
+    spawn(Box::new(move || zbus::block_on(conversation(send))))?;
     Ok(receive)
+}
+
+/// Runs it in a thread of its own. It is boxed so that what makes a thread is in the binary once.
+///
+/// # Errors
+/// There is no thread to be had.
+pub(crate) fn spawn(work: Box<dyn FnOnce() + Send>) -> Result<(), String> {
+    let thread = std::thread::Builder::new().name("manager".to_owned()).spawn(work);
+    thread.map(drop).map_err(|error| format!("no thread for it: {error}"))
 }
 
 /// What `systemctl` writes to its standard output.
@@ -57,6 +64,7 @@ pub(crate) fn systemctl(scope: Scope, run: &Path, args: &[&str], deadline: Insta
     if scope == Scope::User {
         command.arg("--user").env("XDG_RUNTIME_DIR", run);
     }
+    sys::unblock_signals_of(&mut command);
     let (output, stderr) = std::io::pipe().map_err(|error| error.to_string())?;
     let mut child = command
         .args(["--no-pager", "--no-ask-password"])

@@ -125,6 +125,14 @@ pub(crate) fn ignore_sigpipe() {
     debug_assert!(before.is_ok(), "SIGPIPE can be ignored: signal(2)");
 }
 
+/// Lets a child be ended by signals that its parent holds back: it inherits what is blocked, and would keep a unit from
+/// stopping.
+pub(crate) fn unblock_signals_of(command: &mut std::process::Command) {
+    let unblock = || Ok(nix::sys::signal::SigSet::all().thread_unblock()?);
+    // SAFETY: in the child, between fork(2) and execve(2), it makes one system call, and touches neither the heap nor a lock.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, unblock) };
+}
+
 /// From now on, a system call in which the main thread blocks fails with `EINTR` after `patience`, until
 /// [`disarm_alarm`].
 ///

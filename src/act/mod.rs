@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::pidfd_send_signal;
 
+use crate::interrupt::Interrupt;
 use crate::model::{ActiveState, Inode, Pid, Process, Signal, StopRules, UnitFacts, UnitName};
 use crate::observe::holders::{self, Sight};
 use crate::observe::pin::has_ended;
@@ -27,6 +28,9 @@ use crate::{sys, timespan};
 /// gone, but not that one of several processes has closed it.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
+/// So many processes are spoken of each for itself, for each signal and for their ends; all others at once.
+pub const NAMED: usize = 20;
+
 /// What is said while it is done.
 #[derive(Debug)]
 pub enum Step<'a> {
@@ -34,6 +38,13 @@ pub enum Step<'a> {
     Signal {
         /// To whom.
         process: &'a Process,
+        /// Which.
+        signal: Signal,
+    },
+    /// The same signal is about to be sent to these as well, after so many that are named each.
+    SignalMore {
+        /// To whom.
+        processes: Vec<&'a Process>,
         /// Which.
         signal: Signal,
     },
@@ -49,6 +60,13 @@ pub enum Step<'a> {
         /// Which.
         process: &'a Process,
         /// So long after the first signal.
+        after: Duration,
+    },
+    /// So many more have ended, or let go of the port.
+    EndedMore {
+        /// So many.
+        count: usize,
+        /// The last so long after the first signal.
         after: Duration,
     },
     /// A process is no longer what was judged, so it is left alone.
@@ -70,6 +88,23 @@ pub enum Step<'a> {
         /// It took so long.
         after: Duration,
     },
+}
+
+impl<'a> Step<'a> {
+    /// Those to whom a signal is about to be sent.
+    pub fn signalled(&self) -> impl Iterator<Item = &'a Process> {
+        let (one, more) = match self {
+            Self::Signal { process, .. } => (Some(*process), &[][..]),
+            Self::SignalMore { processes, .. } => (None, &processes[..]),
+            Self::Ended { .. }
+            | Self::EndedMore { .. }
+            | Self::LetGo { .. }
+            | Self::Changed { .. }
+            | Self::StopUnit { .. }
+            | Self::UnitStopped { .. } => (None, &[][..]),
+        };
+        one.into_iter().chain(more.iter().copied())
+    }
 }
 
 /// Why nothing could be done.
@@ -210,6 +245,17 @@ enum Now<'a> {
     Changed(&'static str),
 }
 
+/// What is looked at while something is stopped.
+#[derive(Clone, Copy, Debug)]
+pub struct Eyes<'a> {
+    /// procfs.
+    pub proc_root: &'a Path,
+    /// The kernel's word of sockets that are gone.
+    pub closings: Option<&'a Closings>,
+    /// What may end us in the middle.
+    pub interrupt: &'a Interrupt,
+}
+
 /// What became of the processes that were signalled.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,18 +268,18 @@ pub struct Count {
 
 /// Makes every target let go of its sockets.
 ///
-/// Nothing says that a port is free afterwards: look again.
+/// Nothing says that a port is free afterwards: look again. Where it is interrupted, nothing more is signalled.
 ///
 /// # Errors
 /// No pidfds, no permission, no such signal, or poll(2) failed. Nothing was signalled then, but for the last two.
 pub fn stop<'a>(
     targets: &'a [Target<'a>],
-    proc_root: &'a Path,
+    eyes: &'a Eyes<'a>,
     ladder: &Ladder,
     budget: &Budget,
-    closings: Option<&'a Closings>,
     tell: &mut dyn FnMut(&Step<'_>),
 ) -> Result<Count, ActError> {
+    let proc_root = eyes.proc_root;
     let mut verified = Vec::new();
     for target in targets {
         match verify(target, proc_root)? {
@@ -250,21 +296,26 @@ pub fn stop<'a>(
         target.may_be_signalled()?;
     }
 
-    let mut watch = Watch { verified, proc_root, closings, began: Instant::now(), tell };
+    let mut watch = Watch { verified, eyes, began: Instant::now(), ended: 0, tell };
     watch.send(ladder.first, first)?;
     if ladder.hangup {
         watch.send(SIGHUP, hangup)?;
     }
     // A stopped process does not see its signal before it goes on: unit_kill_context(), systemd v257.
-    for target in &watch.verified {
-        target.send(go_on)?;
+    if !eyes.interrupt.has_come() {
+        watch.verified.iter().try_for_each(|target| target.send(go_on))?;
     }
     watch.wait(budget.patience)?;
     let mut changed = 0;
-    if let (Some(signal), Some(number)) = (ladder.last, last) {
+    if let (Some(signal), Some(number)) = (ladder.last, last)
+        && !eyes.interrupt.has_come()
+    {
         changed = watch.drop_those_that_changed()?;
         watch.send(signal, number)?;
         watch.wait(watch.began.elapsed() + budget.grace)?;
+    }
+    if let Some(count @ 1..) = watch.ended.checked_sub(NAMED) {
+        (watch.tell)(&Step::EndedMore { count, after: watch.began.elapsed() });
     }
     let alive = watch.verified.len();
     Ok(Count { ended: all - alive - changed, alive })
@@ -273,24 +324,26 @@ pub fn stop<'a>(
 const SIGHUP: Signal = Signal(Known::SIGHUP as i32);
 const SIGCONT: Signal = Signal(Known::SIGCONT as i32);
 
-/// Waits until one of the processes has ended, a socket of one of the ports of `closings` is gone, or for `patience`; says
-/// whether there is something to be seen.
+/// Waits until one of the processes has ended, a socket of one of the ports of `closings` is gone, something is to end
+/// us, or for `patience`; says whether there is something to be seen.
 ///
 /// # Errors
 /// poll(2) failed.
 pub fn wait_for_one(
     processes: &[BorrowedFd<'_>],
     closings: Option<&Closings>,
+    interrupt: &Interrupt,
     patience: Duration,
 ) -> Result<bool, ActError> {
     let deadline = Instant::now() + patience;
+    let awaited: Vec<BorrowedFd<'_>> = processes.iter().copied().chain(interrupt.fd()).collect();
     loop {
-        let mut fds: Vec<PollFd<'_>> = processes.iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN)).collect();
+        let mut fds: Vec<PollFd<'_>> = awaited.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         fds.extend(closings.map(|closings| PollFd::new(closings, PollFlags::IN)));
         let left = deadline.saturating_duration_since(Instant::now());
         match poll(&mut fds, Some(&timespan::timespec(left))) {
             Ok(0) => return Ok(false),
-            Ok(_) if fds.iter().take(processes.len()).any(|fd| !fd.revents().is_empty()) => return Ok(true),
+            Ok(_) if fds.iter().take(awaited.len()).any(|fd| !fd.revents().is_empty()) => return Ok(true),
             // Any other socket on the host.
             Ok(_) if closings.is_some_and(Closings::was_wanted) => return Ok(true),
             Ok(_) | Err(Errno::INTR) if left.is_zero() => return Ok(false),
@@ -374,39 +427,53 @@ impl Verified<'_> {
 /// The processes that were signalled, as long as they are there and have the sockets.
 struct Watch<'a, 'tell> {
     verified: Vec<Verified<'a>>,
-    proc_root: &'a Path,
-    closings: Option<&'a Closings>,
+    eyes: &'a Eyes<'a>,
     began: Instant,
+    /// So many have ended or let go by now.
+    ended: usize,
     tell: &'tell mut dyn FnMut(&Step<'_>),
 }
 
-impl Watch<'_, '_> {
+impl<'a> Watch<'a, '_> {
     fn send(&mut self, signal: Signal, number: rustix::process::Signal) -> Result<(), ActError> {
-        for pin in &self.verified {
-            (self.tell)(&Step::Signal { process: pin.target.process, signal });
+        let process = |pin: &Verified<'a>| pin.target.process;
+        for (nth, pin) in self.verified.iter().enumerate() {
+            if self.eyes.interrupt.has_come() {
+                break;
+            }
+            match nth {
+                0..NAMED => (self.tell)(&Step::Signal { process: process(pin), signal }),
+                NAMED => {
+                    let processes = self.verified.iter().skip(NAMED).map(process).collect();
+                    (self.tell)(&Step::SignalMore { processes, signal });
+                }
+                _ => {}
+            }
             pin.send(number)?;
         }
         Ok(())
     }
 
-    /// Waits until each has ended or let go of its sockets, or until `patience` after the beginning.
+    /// Waits until each has ended or let go of its sockets, until `patience` after the beginning, or until we are to end.
     ///
     /// The end of a process or of a socket wakes it at once; that a process has let go of a socket which others have as
     /// well is seen at every [`LOOK_AGAIN`]. A server that closes
     /// its listener and then finishes what it has begun is not killed for it: the port is all that is wanted.
     fn wait(&mut self, patience: Duration) -> Result<(), ActError> {
-        while !self.verified.is_empty() {
+        while !self.verified.is_empty() && !self.eyes.interrupt.has_come() {
             let left = patience.saturating_sub(self.began.elapsed());
             let timeout = timespan::timespec(left.min(LOOK_AGAIN));
             let mut fds: Vec<PollFd<'_>> =
                 self.verified.iter().map(|pin| PollFd::new(&pin.pidfd, PollFlags::IN)).collect();
-            fds.extend(self.closings.map(|closings| PollFd::new(closings, PollFlags::IN)));
+            fds.extend(self.eyes.closings.map(|closings| PollFd::new(closings, PollFlags::IN)));
+            let interrupt = self.eyes.interrupt.fd();
+            fds.extend(interrupt.iter().map(|interrupt| PollFd::new(interrupt, PollFlags::IN)));
             match poll(&mut fds, Some(&timeout)) {
                 Ok(0) => self.drop_those_that_let_go(),
                 Ok(_) => {
                     let gone: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
                     self.drop_those_that_ended(&gone);
-                    if self.closings.is_some_and(Closings::was_wanted) {
+                    if self.eyes.closings.is_some_and(Closings::was_wanted) {
                         self.drop_those_that_let_go();
                     }
                 }
@@ -426,7 +493,7 @@ impl Watch<'_, '_> {
         let before = self.verified.len();
         let mut kept = Vec::with_capacity(before);
         for target in self.verified.drain(..) {
-            match verify(target.target, self.proc_root)? {
+            match verify(target.target, self.eyes.proc_root)? {
                 Now::Same(same) => kept.push(same),
                 // It is waited for below, and found to have ended.
                 Now::Gone => kept.push(target),
@@ -443,7 +510,10 @@ impl Watch<'_, '_> {
         self.verified.retain(|pin| {
             let has_ended = gone.next() == Some(&true);
             if has_ended {
-                (self.tell)(&Step::Ended { process: pin.target.process, after });
+                self.ended += 1;
+                if self.ended <= NAMED {
+                    (self.tell)(&Step::Ended { process: pin.target.process, after });
+                }
             }
             !has_ended
         });
@@ -452,10 +522,13 @@ impl Watch<'_, '_> {
     fn drop_those_that_let_go(&mut self) {
         let after = self.began.elapsed();
         self.verified.retain(|pin| {
-            let open = holders::holds(self.proc_root, pin.target.process.pid, &pin.target.inodes);
+            let open = holders::holds(self.eyes.proc_root, pin.target.process.pid, &pin.target.inodes);
             let let_go = open.inodes.is_empty() && open.sight == Sight::Whole;
             if let_go {
-                (self.tell)(&Step::LetGo { process: pin.target.process, after });
+                self.ended += 1;
+                if self.ended <= NAMED {
+                    (self.tell)(&Step::LetGo { process: pin.target.process, after });
+                }
             }
             !let_go
         });
@@ -553,7 +626,9 @@ mod tests {
         let budget = Budget { patience: SECOND * 5, grace: SECOND, extend: None };
         let mut said = Vec::new();
         let mut tell = |step: &Step<'_>| said.push(format!("{step:?}").split([' ', '{']).next().unwrap().to_owned());
-        (stop(&[target], Path::new("/proc"), &ladder, &budget, None, &mut tell).unwrap(), said)
+        let interrupt = Interrupt::default();
+        let eyes = Eyes { proc_root: Path::new("/proc"), closings: None, interrupt: &interrupt };
+        (stop(&[target], &eyes, &ladder, &budget, &mut tell).unwrap(), said)
     }
 
     #[test]
@@ -561,6 +636,33 @@ mod tests {
         let child = Child::spawn(Role::Listen, &[]);
         let (count, said) = stop_it(&judged(&child));
         assert_eq!((count, said.join(" ").as_str()), (Count { ended: 1, alive: 0 }, "Signal Ended"));
+    }
+
+    /// In a process of its own, as the mask is its first thread's.
+    #[test]
+    fn nobody_is_signalled_once_we_are_to_end() {
+        let child = Child::spawn(Role::Listen, &[]);
+        let judged = judged(&child);
+        let Some(us) = crate::sys::fork().unwrap() else {
+            let interrupt = Interrupt::listen();
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
+            let target = Target {
+                process: &judged.process,
+                pidfd: judged.pins.of(judged.process.pid),
+                inodes: judged.inodes.clone(),
+                by_argv: false,
+            };
+            let ladder = Ladder { first: Signal(15), hangup: true, patience: SECOND, last: Some(Signal(9)) };
+            let budget = Budget { patience: SECOND, grace: SECOND, extend: None };
+            let mut said = 0;
+            let eyes = Eyes { proc_root: Path::new("/proc"), closings: None, interrupt: &interrupt };
+            let stopped = stop(&[target], &eyes, &ladder, &budget, &mut |_| said += 1);
+            let is_right = said == 0 && stopped.is_ok_and(|count| count == Count { ended: 0, alive: 1 });
+            std::process::exit(if is_right { 7 } else { 1 });
+        };
+        let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(us.0), None).unwrap();
+        assert!(matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 7)), "{ended:?}");
+        std::net::TcpStream::connect(("127.0.0.1", child.port().get())).unwrap();
     }
 
     /// The number is given out again for real: the kernel is told what the last one was (`ns_last_pid`,

@@ -7,16 +7,21 @@ use std::fmt;
 use std::future::poll_fn;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use zbus::OwnedObjectPath;
 use zbus::export::futures_core::Stream;
 
+use crate::interrupt::Interrupt;
 use crate::manager::{self, Scope};
 use crate::model::UnitName;
 
 /// How long the manager may take to answer that it has queued a job.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often it is looked, while the manager is waited for, whether something has come to end us.
+const LISTEN_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why a unit was not stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,14 +51,23 @@ impl std::error::Error for StopError {}
 /// manager.
 ///
 /// Over the bus, else with `systemctl`, which waits for the job as well. `has_bus`: whether the bus has answered the look
-/// before this. Where it hangs after all, both may ask for the same job, which is one job to systemd.
+/// before this. Where it hangs after all, both may ask for the same job, which is one job to systemd. Where it is
+/// interrupted, it is as if the time were over.
 ///
 /// # Errors
 /// [`StopError`].
-pub fn stop(unit: &UnitName, scope: Scope, run: &Path, has_bus: bool, patience: Duration) -> Result<(), StopError> {
+pub fn stop(
+    unit: &UnitName,
+    scope: Scope,
+    run: &Path,
+    has_bus: bool,
+    patience: Duration,
+    interrupt: &Interrupt,
+) -> Result<(), StopError> {
     let deadline = Instant::now() + patience;
+    let with_systemctl = || stop_with_systemctl(unit, scope, run, deadline, interrupt);
     if !has_bus {
-        return stop_with_systemctl(unit, scope, run, deadline);
+        return with_systemctl();
     }
     let address = manager::bus_address(scope, run);
     let wanted = unit.clone();
@@ -68,14 +82,26 @@ pub fn stop(unit: &UnitName, scope: Scope, run: &Path, has_bus: bool, patience: 
             Err(BusError::Stop(error)) => drop(send.send(Told::Over(Err(error)))),
         }
     });
-    let Ok(told) = told else { return stop_with_systemctl(unit, scope, run, deadline) };
-    match told.recv_timeout(patience.min(PATIENCE)) {
-        Ok(Told::Over(result)) => result,
-        Ok(Told::Queued) => match told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(Told::Over(result)) => result,
-            Ok(Told::Queued) | Err(_) => Err(StopError::Late),
+    let Ok(told) = told else { return with_systemctl() };
+    match told_by(&told, deadline.min(Instant::now() + PATIENCE), interrupt) {
+        Some(Told::Over(result)) => result,
+        Some(Told::Queued) => match told_by(&told, deadline, interrupt) {
+            Some(Told::Over(result)) => result,
+            Some(Told::Queued) | None => Err(StopError::Late),
         },
-        Err(_) => stop_with_systemctl(unit, scope, run, deadline),
+        None if interrupt.has_come() => Err(StopError::Late),
+        None => with_systemctl(),
+    }
+}
+
+/// What the other thread tells until then, or until something ends us.
+fn told_by(told: &Receiver<Told>, deadline: Instant, interrupt: &Interrupt) -> Option<Told> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match told.recv_timeout(left.min(LISTEN_AGAIN)) {
+            Err(RecvTimeoutError::Timeout) if !left.is_zero() && !interrupt.has_come() => {}
+            told => return told.ok(),
+        }
     }
 }
 
@@ -162,13 +188,30 @@ fn refused(error: &zbus::Error) -> BusError {
     BusError::Stop(StopError::Refused(why))
 }
 
-fn stop_with_systemctl(unit: &UnitName, scope: Scope, run: &Path, deadline: Instant) -> Result<(), StopError> {
-    let arguments = ["stop", "--job-mode=fail", "--", unit.as_str()];
-    match manager::systemctl(scope, run, &arguments, deadline) {
-        Ok(_) => Ok(()),
-        Err(_) if Instant::now() >= deadline => Err(StopError::Late),
-        // As systemctl says it where there is no job at all.
-        Err(why) if why.starts_with("Failed to stop") => Err(StopError::Refused(why)),
-        Err(why) => Err(StopError::Failed(why)),
+fn stop_with_systemctl(
+    unit: &UnitName,
+    scope: Scope,
+    run: &Path,
+    deadline: Instant,
+    interrupt: &Interrupt,
+) -> Result<(), StopError> {
+    let (wanted, run) = (unit.clone(), run.to_owned());
+    let (send, told) = mpsc::channel();
+    manager::spawn(Box::new(move || {
+        let arguments = ["stop", "--job-mode=fail", "--", wanted.as_str()];
+        let result = match manager::systemctl(scope, &run, &arguments, deadline) {
+            Ok(_) => Ok(()),
+            Err(_) if Instant::now() >= deadline => Err(StopError::Late),
+            // As systemctl says it where there is no job at all.
+            Err(why) if why.starts_with("Failed to stop") => Err(StopError::Refused(why)),
+            Err(why) => Err(StopError::Failed(why)),
+        };
+        let _ = send.send(Told::Over(result));
+    }))
+    .map_err(StopError::Refused)?;
+    // It knows the deadline, and what it says then is worth a moment.
+    match told_by(&told, deadline + LISTEN_AGAIN, interrupt) {
+        Some(Told::Over(result)) => result,
+        Some(Told::Queued) | None => Err(StopError::Late),
     }
 }

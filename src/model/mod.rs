@@ -15,8 +15,10 @@ mod verdict;
 
 pub use container::{Container, Engine};
 pub use endpoint::{Endpoint, EndpointError, EndpointRange, Host, Port, Protocol};
-pub use outcome::{Outcome, Stopped};
-pub use process::{FileId, Invocation, InvocationId, Lineage, Owner, Pid, Process, Session, StartTime, Terminal};
+pub use outcome::{Asked, Outcome, Stopped};
+pub use process::{
+    FileId, Hindrance, Invocation, InvocationId, Lineage, Owner, Pid, Process, Session, StartTime, Terminal,
+};
 pub use scene::{
     ActiveState, BlindRule, BlindSpot, EndpointScene, ForeignRule, Guarded, HeldSocket, LookalikeRule, Phase, Probe,
     Program, Rules, Run, Scene, Signal, SocketUnit, StaleRule, StopRules, UnitFacts, UnitState,

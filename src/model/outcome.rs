@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::UnitName;
+use super::{Hindrance, Pid, Signal, UnitName};
 
 /// What was stopped on the way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,15 @@ impl fmt::Display for Stopped {
         let verb = if self.processes + self.units.len() == 1 { "was" } else { "were" };
         write!(f, "{} {verb} stopped", all.join(" and "))
     }
+}
+
+/// What was asked to end, whatever came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The processes that were signalled.
+    pub processes: Vec<Pid>,
+    /// The units that the manager was asked to stop.
+    pub units: Vec<UnitName>,
 }
 
 /// How a run ended. The exit statuses are those of sysexits.h, which systemd shows by name in its log.
@@ -70,6 +79,20 @@ pub enum Outcome {
         took: Duration,
         /// Why it was given up.
         why: String,
+        /// What keeps the holder that was to be stopped from ending, where that is seen.
+        hindrance: Option<(Pid, Hindrance)>,
+    },
+    /// It was ended from outside, in the middle, and ends by that signal: systemd takes that for no success
+    /// (`service_sigchld_event()`, systemd v257 `src/core/service.c`).
+    Interrupted {
+        /// By this signal.
+        signal: Signal,
+        /// From this process; 0 for the kernel, and for what is outside of this pid namespace.
+        sender: Pid,
+        /// So long after the beginning.
+        took: Duration,
+        /// What had been asked to end.
+        asked: Asked,
     },
     /// Not enough privilege to see or to signal.
     NotPermitted(String),
@@ -80,7 +103,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The exit status, sysexits.h.
+    /// The exit status, sysexits.h; of an end by a signal, what a shell makes of it.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
@@ -88,8 +111,9 @@ impl Outcome {
             Self::Refused { .. } => 69,                     // EX_UNAVAILABLE
             Self::Internal(_) => 70,                        // EX_SOFTWARE
             Self::StillHeld { .. } | Self::WouldWait => 75, // EX_TEMPFAIL
-            Self::NotPermitted(_) => 77,                    // EX_NOPERM
-            Self::BadPolicy(_) => 78,                       // EX_CONFIG
+            Self::Interrupted { signal, .. } => u8::try_from(signal.0).unwrap_or_default() | 128,
+            Self::NotPermitted(_) => 77, // EX_NOPERM
+            Self::BadPolicy(_) => 78,    // EX_CONFIG
         }
     }
 
@@ -105,6 +129,7 @@ impl Outcome {
             Self::WouldWait => "would-wait",
             Self::Refused { .. } => "refused",
             Self::StillHeld { .. } => "still-held",
+            Self::Interrupted { .. } => "interrupted",
             Self::NotPermitted(_) => "not-permitted",
             Self::BadPolicy(_) => "bad-policy",
             Self::Internal(_) => "internal-error",

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::{CgroupPath, Container, UnitName};
+use super::{CgroupPath, Container, UnitName, printable};
 
 /// A process id, in the pid namespace of portguard. It is a name for messages, and no proof of identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,6 +108,41 @@ pub enum Lineage {
     Manager,
     /// Any other process.
     Other,
+}
+
+/// What keeps a process from acting upon a signal. Against all but the first, SIGKILL helps as a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hindrance {
+    /// It is in uninterruptible sleep.
+    InTheKernel {
+        /// In this function, where the kernel says so.
+        at: Option<String>,
+    },
+    /// It is stopped for a tracer (`ptrace(2)`), which sees each signal before it does.
+    Traced {
+        /// By this process.
+        by: Pid,
+        /// Of this name.
+        name: String,
+    },
+    /// Its cgroup is frozen (cgroups(7)).
+    Frozen,
+    /// It is stopped (SIGSTOP).
+    Stopped,
+}
+
+impl fmt::Display for Hindrance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InTheKernel { at } => {
+                let at = at.as_ref().map(|at| format!(", at {}", printable(at))).unwrap_or_default();
+                write!(f, "it is in uninterruptible sleep in the kernel{at}")
+            }
+            Self::Traced { by, name } => write!(f, "it is stopped by its tracer, pid {by} ({})", printable(name)),
+            Self::Frozen => f.write_str("its cgroup is frozen"),
+            Self::Stopped => f.write_str("it is stopped"),
+        }
+    }
 }
 
 /// A login session (logind).

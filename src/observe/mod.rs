@@ -6,6 +6,7 @@
 pub mod cgroup;
 pub mod container;
 mod guarded;
+mod hindrance;
 pub mod holders;
 pub mod net_tables;
 pub mod pin;

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::words::About;
 use crate::model::{
-    ActiveState, Container, Endpoint, Engine, Finding, Host, Obstacle, Owner, Pid, Protocol, Relation, UnitName,
+    Action, ActiveState, Container, Endpoint, Engine, Finding, Hindrance, Host, Obstacle, Owner, Pid, Protocol,
+    Relation, UnitName,
 };
 use crate::observe::users::user_name;
 
@@ -81,7 +82,7 @@ fn for_relation(finding: &Finding, about: &About) -> Advice {
         Relation::Hidden => look(finding.endpoint).after(&format!(
             "let portguard see it: ExecStartPre=+/usr/bin/portguard --unit {unit} (mind the plus); or, as root, "
         )),
-        Relation::Leftover | Relation::Escaped if finding.obstacle.is_none() => {
+        Relation::Leftover | Relation::Escaped if finding.action == Action::Refuse && finding.obstacle.is_none() => {
             by_pid(finding).after(&format!("allow it: on-stale = \"stop\" for {unit} in the policy; or "))
         }
         Relation::Unchecked(_) => look(finding.endpoint)
@@ -230,8 +231,31 @@ fn with_port(reserved: &str, port: u16) -> String {
     }
 }
 
+/// What to type about one that was to be stopped, and has not ended.
+pub(super) fn advice_for_hindered(pid: Pid, hindrance: &Hindrance, unit: Option<&UnitName>, about: &About) -> Advice {
+    match (hindrance, unit) {
+        // `job_perform_on_unit()`: since v256 systemd does not stop what was frozen by hand.
+        (Hindrance::Frozen, Some(unit)) => Advice::plain(format!("{} thaw {}", own_systemctl(about), shell(unit))),
+        (hindrance, _) => for_hindrance(pid, hindrance),
+    }
+}
+
+fn for_hindrance(pid: Pid, hindrance: &Hindrance) -> Advice {
+    match hindrance {
+        Hindrance::InTheKernel { .. } => Advice::plain(format!("cat /proc/{pid}/stack")).before(
+            " shows for what it waits: it ends when that disk or network answers, and no signal ends it before",
+        ),
+        Hindrance::Traced { by, .. } => Advice::plain(format!("kill {by}")).after("end its tracer: "),
+        Hindrance::Frozen | Hindrance::Stopped => {
+            Advice::plain(format!("kill -KILL {pid}")).after(&format!("let it go on (systemctl status {pid}), or "))
+        }
+    }
+}
+
 fn by_pid(finding: &Finding) -> Advice {
     match &finding.holder {
+        // It was asked in vain.
+        Some(process) if finding.action == Action::Stop => Advice::plain(format!("kill -KILL {}", process.pid)),
         Some(process) if process.pid > Pid::INIT => Advice::plain(format!("kill {}", process.pid))
             .after(&format!("see `systemctl status {}`, and end it yourself: ", process.pid)),
         Some(_) | None => look(finding.endpoint),
@@ -287,7 +311,7 @@ fn shell(unit: &UnitName) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Action, EndpointRange};
+    use crate::model::EndpointRange;
 
     fn about() -> About {
         let [etc, proc] = ["/nonexistent/etc", "/nonexistent/proc"].map(Into::into);

@@ -8,7 +8,7 @@ use super::*;
 use crate::fuzzing::{assert_printable, shell_words};
 use crate::model::{
     ActiveState, CgroupId, Container, Engine, Inode, Invocation, Lineage, Obstacle, Owner, Probe, Protocol, Relation,
-    Socket, SocketState, StartTime, Stopped, UnitName, fuzz::shown,
+    Signal, Socket, SocketState, StartTime, Stopped, UnitName, fuzz::shown,
 };
 
 /// Fields that end in a zero byte: the word of a relation, two units, then what somebody else chose: the name of a
@@ -80,11 +80,12 @@ pub(crate) fn words(bytes: &[u8]) {
     }
     for step_of in [
         Step::Ended { process: &process, after: Duration::ZERO },
+        Step::SignalMore { processes: vec![&process], signal: Signal(15) },
         Step::LetGo { process: &process, after: Duration::ZERO },
         Step::StopUnit { unit: &other },
         Step::UnitStopped { unit: &other, after: Duration::ZERO },
     ] {
-        of_an_entry(&step(&step_of, &unit), [&unit, &other]);
+        of_an_entry(&step(&step_of, &unit, &|_| None), [&unit, &other]);
     }
 }
 
@@ -148,6 +149,7 @@ fn relation(word: &str, other: &UnitName, container: Container) -> Relation {
         Relation::KernelHeld,
         Relation::Hidden,
         Relation::Unexplained,
+        Relation::Unchecked(Probe::Busy),
         Relation::NotBindable(Probe::NotLocal),
     ]
     .into_iter()
@@ -158,7 +160,7 @@ fn relation(word: &str, other: &UnitName, container: Container) -> Relation {
 fn outcomes(why: &str) -> [Outcome; 4] {
     let why = why.to_owned();
     [
-        Outcome::StillHeld { took: Duration::ZERO, why: why.clone() },
+        Outcome::StillHeld { took: Duration::ZERO, why: why.clone(), hindrance: None },
         Outcome::Refused { stopped: Stopped::default(), why: Some(why.clone()) },
         Outcome::BadPolicy(vec![why.clone(), why.clone()]),
         Outcome::Internal(why),

@@ -16,7 +16,7 @@ use log::Level;
 
 use crate::act::Step;
 use crate::cli::Cli;
-use crate::model::{Action, BlindSpot, Endpoint, Finding, Outcome, Pid, Process, printable};
+use crate::model::{Action, BlindSpot, Endpoint, Finding, Hindrance, Outcome, Pid, Process, printable};
 
 /// So many holders are named a line each; more are counted.
 const MAX_FINDINGS: usize = 20;
@@ -52,7 +52,7 @@ pub struct Report {
     about: words::About,
     verbose: bool,
     sink: journal::Sink,
-    said: BTreeSet<(Endpoint, Option<Pid>, Action)>,
+    said: BTreeSet<(Endpoint, Option<Pid>, Action, &'static str)>,
 }
 
 impl Report {
@@ -66,22 +66,23 @@ impl Report {
         Self { about, verbose: args.verbose, sink, said: BTreeSet::new() }
     }
 
-    /// What was found, each holder of each endpoint once.
+    /// What was found, each holder of each endpoint once, unless it has become another: the first of them a line each,
+    /// those that are refused before all others, and the rest in one.
     pub fn findings(&mut self, findings: &[Finding]) {
-        let (mut named, mut more) = (0, 0);
-        for finding in findings {
-            if !self.said.insert((finding.endpoint, finding.holder.as_ref().map(|holder| holder.pid), finding.action)) {
-                continue;
-            }
-            if named == MAX_FINDINGS {
-                more += 1;
-                continue;
-            }
-            named += 1;
+        let key = |finding: &Finding| {
+            let pid = finding.holder.as_ref().map(|holder| holder.pid);
+            (finding.endpoint, pid, finding.action, finding.relation.word())
+        };
+        let new: Vec<&Finding> = findings.iter().filter(|finding| self.said.insert(key(finding))).collect();
+        let (refused, others): (Vec<&Finding>, Vec<&Finding>) =
+            new.into_iter().partition(|finding| finding.action == Action::Refuse);
+        let new = [refused, others].concat();
+        let (named, more) = new.split_at(new.len().min(MAX_FINDINGS));
+        for finding in named {
             self.sink.send(&words::finding(finding, &self.about));
         }
-        if more > 0 {
-            self.sink.send(&Entry::new(Level::Warn, format!("… and {more} more findings like these")));
+        if !more.is_empty() {
+            self.sink.send(&words::more_findings(more, &self.about.unit));
         }
     }
 
@@ -94,8 +95,9 @@ impl Report {
     }
 
     /// A step of stopping, as it is taken.
-    pub fn step(&self, step: &Step<'_>) {
-        self.sink.send(&words::step(step, &self.about.unit));
+    /// `hindrance` tells what keeps a process from acting upon a signal.
+    pub fn step(&self, step: &Step<'_>, hindrance: &dyn Fn(&Process) -> Option<Hindrance>) {
+        self.sink.send(&words::step(step, &self.about.unit, hindrance));
     }
 
     /// Something that only `--verbose` asks for.

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use log::Level;
 
-use super::advice::{Advice, advice, is_root};
+use super::advice::{Advice, advice, advice_for_hindered, is_root};
 use super::{Entry, holder_unit};
 use crate::act::Step;
 use crate::model::{
-    Action, ActiveState, Endpoint, Finding, Obstacle, Outcome, Owner, Probe, Process, Relation, UnitName, printable,
+    Action, ActiveState, Asked, Endpoint, Finding, Hindrance, Obstacle, Outcome, Owner, Pid, Probe, Process, Relation,
+    UnitName, printable,
 };
 use crate::observe::users::user_name;
 use crate::timespan;
@@ -26,6 +27,7 @@ mod id {
     pub(super) const DRY_RUN: &str = "e1c9249c8a39482bb82e632457126c5b";
     pub(super) const REFUSED: &str = "9e730c75146241839e98b653f60de5c1";
     pub(super) const STILL_HELD: &str = "c0f9a60aba8f4885b58db5e25f49092b";
+    pub(super) const INTERRUPTED: &str = "ea6de948274b4639a35521ac467530e1";
     pub(super) const NOT_PERMITTED: &str = "f0c17cf7e41740f8b491bf497f308e67";
     pub(super) const BAD_POLICY: &str = "44dff04284d241179c01e5dd319c2e35";
     pub(super) const INTERNAL: &str = "8f3ad1a5ce3b4bd9a7ee6f0e8a0ad2c7";
@@ -101,6 +103,29 @@ pub(super) fn finding(finding: &Finding, about: &About) -> Entry {
         )
         .with_some("PORTGUARD_HOLDER_CONTAINER", container_name(finding))
         .with_some("PORTGUARD_NEXT", next.map(|next| next.command))
+}
+
+/// Those that have no line each: how many findings, and each process by its number.
+pub(super) fn more_findings(more: &[&Finding], unit: &UnitName) -> Entry {
+    let pids = pids(more.iter().filter_map(|finding| Some(finding.holder.as_ref()?.pid)));
+    Entry::new(Level::Warn, format!("… and {} more findings like these: {pids}", more.len()))
+        .with("PORTGUARD_UNIT", unit)
+}
+
+/// `pids 12, 14-19`, in their order.
+fn pids(pids: impl Iterator<Item = Pid>) -> String {
+    let mut all: Vec<i32> = pids.map(|pid| pid.0).collect();
+    all.dedup();
+    let mut text = String::new();
+    for range in all.chunk_by(|before, after| before + 1 == *after) {
+        text += if text.is_empty() { "pids " } else { ", " };
+        text += &range[0].to_string();
+        if let [_, .., last] = range {
+            text.push('-');
+            text += &last.to_string();
+        }
+    }
+    text
 }
 
 fn container_name(finding: &Finding) -> Option<String> {
@@ -246,7 +271,7 @@ fn decision(finding: &Finding, dry_run: bool) -> String {
 }
 
 /// A step of stopping.
-pub(super) fn step(step: &Step<'_>, unit: &UnitName) -> Entry {
+pub(super) fn step(step: &Step<'_>, unit: &UnitName, hindrance: &dyn Fn(&Process) -> Option<Hindrance>) -> Entry {
     let of_process = |level, process: &Process, text: String| {
         let who = format!("pid {} ({})", process.pid, printable(&process.comm));
         Entry::new(level, text.replacen("{who}", &who, 1))
@@ -257,9 +282,20 @@ pub(super) fn step(step: &Step<'_>, unit: &UnitName) -> Entry {
         Entry::new(level, text).with("PORTGUARD_HOLDER_UNIT", stopped).with("OBJECT_SYSTEMD_UNIT", stopped)
     };
     let entry = match step {
-        Step::Signal { process, signal } => of_process(Level::Warn, process, format!("sending {signal} to {{who}}"))
-            .with("OBJECT_PID", &process.pid)
-            .with("PORTGUARD_SIGNAL", &signal),
+        Step::Signal { process, signal } => {
+            let but = hindrance(process).map(|why| format!("; {why}")).unwrap_or_default();
+            of_process(Level::Warn, process, format!("sending {signal} to {{who}}{but}"))
+                .with("OBJECT_PID", &process.pid)
+                .with("PORTGUARD_SIGNAL", &signal)
+        }
+        Step::SignalMore { processes, signal } => {
+            let more = pids(processes.iter().map(|process| process.pid));
+            Entry::new(Level::Warn, format!("sending {signal} to {} more processes: {more}", processes.len()))
+                .with("PORTGUARD_SIGNAL", &signal)
+        }
+        Step::EndedMore { count, after } => {
+            Entry::new(Level::Info, format!("{count} more let go of the port within {}", timespan::show(*after)))
+        }
         Step::Ended { process, after } => {
             of_process(Level::Info, process, format!("{{who}} ended after {}", timespan::show(*after)))
         }
@@ -323,15 +359,25 @@ pub(super) fn outcome(outcome: &Outcome, about: &About, endpoints: &[Endpoint], 
                 vec![format!("{held} held{before}{why}; {unit} must not start{untouched}{shown_next}")],
             )
         }
-        Outcome::StillHeld { took, why } => (
+        Outcome::StillHeld { took, why, hindrance } => (
             Level::Error,
             id::STILL_HELD,
             vec![format!(
-                "{} still held after {}: {}; {unit} must not start{}",
+                "{} still held after {}: {}{}; {unit} must not start{}",
                 held(),
                 timespan::show(*took),
                 printable(why),
+                hindrance.as_ref().map(|(pid, why)| format!(", for pid {pid}: {why}")).unwrap_or_default(),
                 shown_next,
+            )],
+        ),
+        Outcome::Interrupted { signal, sender, took, asked, .. } => (
+            Level::Warn,
+            id::INTERRUPTED,
+            vec![format!(
+                "ended by {signal} from pid {sender} after {}, before {ports} was seen free for {unit}; {}",
+                timespan::show(*took),
+                words_for(asked),
             )],
         ),
         Outcome::NotPermitted(why) => (
@@ -375,11 +421,17 @@ fn next_of(outcome: &Outcome, about: &About, findings: &[Finding]) -> Option<Adv
         | Outcome::Freed { .. }
         | Outcome::WouldStop
         | Outcome::WouldWait
+        | Outcome::Interrupted { .. }
         | Outcome::Refused { why: None, .. }
         | Outcome::NotPermitted(_)
         | Outcome::BadPolicy(_)
         | Outcome::Internal(_) => false,
     };
+    if let Outcome::StillHeld { hindrance: Some((pid, hindrance)), .. } = outcome {
+        let holder_is = |finding: &&Finding| finding.holder.as_ref().is_some_and(|holder| holder.pid == *pid);
+        let unit = findings.iter().find(holder_is).and_then(|finding| finding.relation.unit());
+        return Some(advice_for_hindered(*pid, hindrance, unit, about));
+    }
     let held = findings.iter().find(|finding| finding.action != Action::Pass);
     held.filter(|_| in_vain).map(|finding| advice(finding, about))
 }
@@ -390,6 +442,18 @@ fn more_privilege(about: &About) -> String {
         return String::new();
     }
     format!(". Next: ExecStartPre=+/usr/bin/portguard --unit {} (mind the plus)", about.unit)
+}
+
+/// What goes on though we are gone.
+fn words_for(asked: &Asked) -> String {
+    let mut text = match &asked.processes[..] {
+        [] => "nobody was signalled".to_owned(),
+        some => pids(some.iter().copied()) + " had been signalled",
+    };
+    for unit in &asked.units {
+        text = text + ", and systemd had been asked to stop " + unit.as_str();
+    }
+    text
 }
 
 /// `a, b, c`, and a count instead of a long tail.
@@ -408,7 +472,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::{Container, Engine, Stopped};
+    use crate::model::{Container, Engine, Signal, Stopped};
 
     const README: &str = include_str!("../../README.md");
     const MAN_PAGE: &str = include_str!("../../packaging/man/portguard.8.scd");
@@ -432,7 +496,8 @@ mod tests {
             Outcome::WouldStop,
             Outcome::WouldWait,
             Outcome::Refused { stopped: Stopped::default(), why: None },
-            Outcome::StillHeld { took, why: "it does not end".to_owned() },
+            Outcome::StillHeld { took, why: "it does not end".to_owned(), hindrance: None },
+            Outcome::Interrupted { signal: Signal(15), sender: Pid(7), took, asked: Asked::default() },
             Outcome::NotPermitted("why".to_owned()),
             Outcome::BadPolicy(vec!["policy.toml:3:1: unknown key".to_owned()]),
             Outcome::Internal("why".to_owned()),
@@ -509,6 +574,32 @@ mod tests {
         for (argument, shown) in [("plain", "plain"), (r#"a "b""#, r#"a \"b\""#), (r#"\", forged"#, r#"\\\", forged"#)]
         {
             assert_eq!(quoted(argument), shown);
+        }
+    }
+
+    #[test]
+    fn many_processes_are_named_by_ranges_of_their_numbers() {
+        for (all, shown) in [
+            (&[7][..], "pids 7"),
+            (&[7, 8, 9, 11], "pids 7-9, 11"),
+            (&[7, 7, 9], "pids 7, 9"),
+            (&[9, 7, 8], "pids 9, 7-8"),
+        ] {
+            assert_eq!(pids(all.iter().map(|pid| Pid(*pid))), shown);
+        }
+    }
+
+    #[test]
+    fn who_was_asked_to_end_is_told_when_nobody_waits_for_it_any_more() {
+        let (processes, units) = (vec![Pid(7), Pid(8)], vec!["old.service".parse().unwrap()]);
+        let none = || (Vec::new(), Vec::new());
+        for ((processes, units), words) in [
+            (none(), "nobody was signalled"),
+            ((processes.clone(), none().1), "pids 7-8 had been signalled"),
+            ((none().0, units.clone()), "nobody was signalled, and systemd had been asked to stop old.service"),
+            ((processes, units), "pids 7-8 had been signalled, and systemd had been asked to stop old.service"),
+        ] {
+            assert_eq!(words_for(&Asked { processes, units }), words);
         }
     }
 

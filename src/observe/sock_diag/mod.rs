@@ -173,6 +173,7 @@ const MAX_CLOSINGS: usize = 1000;
 
 /// The kernel's word, as it comes, of each TCP and UDP socket of this network namespace that is gone: closed by the last
 /// process that had it. What is left of a connection in `TIME_WAIT` is not among them.
+#[derive(Debug)]
 pub struct Closings {
     socket: OwnedFd,
     ports: Vec<Port>,
