@@ -382,7 +382,7 @@ fn boot_command(tree: &Path, guard: &UnderTest, cgroup: &MachineCgroup, image: I
         mkdir -p /run/lab/upper /run/lab/work /run/lab/root
         mount -t overlay -o "lowerdir=$tree,upperdir=/run/lab/upper,workdir=/run/lab/work" overlay /run/lab/root
         install -m 755 "$guard" /run/lab/root/usr/bin/portguard
-        install -D -m 644 -t /run/lab/root/opt/lab "$listeners"/*.py
+        install -D -m 644 -t /run/lab/root/opt/lab "$listeners"/*.p[ly]
         shift 3; while shift; [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs"; done; shift
         SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 exec systemd-nspawn -q -M "$name" -D /run/lab/root --boot \
             --register=no --keep-unit --private-network --link-journal=no --resolv-conf=off --timezone=off "$@""#;

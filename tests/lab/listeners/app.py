@@ -1,6 +1,7 @@
 """The guarded service of most scenarios: a main process that binds, and forked workers that serve.
 
 usage: app.py PORT/tcp|udp [WORKERS] [plain|stubborn|reforking|leaderless|draining|calling] [CGROUP]
+       app.py PORT/tcp|udp [WORKERS] [executing|relaying|hanging|moving|passing] [ELSEWHERE]
 
 The workers inherit the socket, as those of any pre-forking server do. Under KillMode=process systemd stops the main
 process alone: the workers stay behind and hold the port, and the next start dies of EADDRINUSE.
@@ -11,6 +12,11 @@ reforking   they answer the first one with a successor that has the socket, and 
 draining    they close the socket at SIGTERM, and live on for half a minute
 calling     at SIGUSR1 they call portguard for app.service, and write its exit status to /run/called
 leaderless  their main thread has ended, another one serves: /proc/PID/fd is empty then
+executing   at SIGTERM they execute another program, which has the socket and ignores SIGTERM
+relaying    each lives for a thousandth of a second, and leaves a successor that has the socket
+hanging     they ask for the file ELSEWHERE, see hang.py
+moving      at SIGTERM they move to the cgroup whose folder is ELSEWHERE, and live on
+passing     at SIGTERM they hand the socket to whoever waits at the UNIX socket ELSEWHERE, and exit
 CGROUP      the folder of a cgroup that the workers move to once they are there; it is made if it is not
 """
 
@@ -28,7 +34,7 @@ def main():
     port, protocol = sys.argv[1].split("/")
     workers = int(sys.argv[2]) if len(sys.argv) > 2 else 1
     kind = sys.argv[3] if len(sys.argv) > 3 else "plain"
-    cgroup = sys.argv[4] if len(sys.argv) > 4 else None
+    elsewhere = sys.argv[4] if len(sys.argv) > 4 else None
 
     try:
         listener = bind(int(port), protocol)
@@ -37,7 +43,7 @@ def main():
     ready, in_position = os.pipe()
     for _ in range(workers):
         if os.fork() == 0:
-            work(listener, kind, cgroup, in_position)
+            work(listener, kind, elsewhere, in_position)
     for _ in range(workers):
         os.read(ready, 1)
     notify("READY=1")
@@ -57,7 +63,7 @@ def bind(port, protocol):
     return listener
 
 
-def work(listener, kind, cgroup, in_position):
+def work(listener, kind, elsewhere, in_position):
     if kind == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if kind == "reforking":
@@ -66,16 +72,46 @@ def work(listener, kind, cgroup, in_position):
         signal.signal(signal.SIGTERM, lambda *_: drain(listener))
     if kind == "calling":
         signal.signal(signal.SIGUSR1, call_portguard)
-    if cgroup:
-        os.makedirs(cgroup, exist_ok=True)
-        with open(cgroup + "/cgroup.procs", "w") as procs:
-            procs.write("0")
+    if kind == "executing":
+        signal.signal(signal.SIGTERM, lambda *_: execute(listener))
+    if kind == "moving":
+        signal.signal(signal.SIGTERM, lambda *_: move(elsewhere))
+    if kind == "passing":
+        signal.signal(signal.SIGTERM, lambda *_: pass_on(listener, elsewhere))
+    if elsewhere and kind not in ("hanging", "moving", "passing"):
+        move(elsewhere)
     if kind == "leaderless":
         threading.Thread(target=serve, args=(listener,)).start()
         os.write(in_position, b".")
         ctypes.CDLL(None).pthread_exit(None)
     os.write(in_position, b".")
+    while kind == "relaying":
+        time.sleep(0.001)
+        if os.fork():
+            os._exit(0)
+    if kind == "hanging":
+        os.stat(elsewhere)
     serve(listener)
+
+
+def move(cgroup):
+    os.makedirs(cgroup, exist_ok=True)
+    with open(cgroup + "/cgroup.procs", "w") as procs:
+        procs.write("0")
+
+
+def execute(listener):
+    os.set_inheritable(listener.fileno(), True)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.execv("/bin/sleep", ["sleep", "infinity"])
+
+
+def pass_on(listener, path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as receiver:
+        receiver.connect(path)
+        socket.send_fds(receiver, [b"."], [listener.fileno()])
+        receiver.recv(1)
+    os._exit(0)
 
 
 def drain(listener):
@@ -108,7 +144,9 @@ def serve(listener):
 
 def notify(state):
     """sd_notify(3); an address that starts with @ is an abstract one."""
-    path = os.environ["NOTIFY_SOCKET"].replace("@", "\0", 1)
+    path = os.environ.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
+    if not path:
+        return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.sendto(state.encode(), path)
 

@@ -11,6 +11,7 @@ mod containers;
 mod crowds;
 mod escapes;
 mod faults;
+mod holders;
 mod kinds;
 mod leftovers;
 mod lookalikes;
@@ -174,6 +175,27 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     names::dependent_that_was_started_meanwhile_is_not_stopped,
     names::same_command_in_another_folder_is_no_lookalike,
     names::names_of_engines_do_not_aim_a_command_at_others,
+    holders::holder_in_uninterruptible_sleep_is_given_up_and_said_to_be,
+    holders::stopped_holder_is_let_go_on_to_end,
+    holders::frozen_holder_is_killed_when_its_time_is_over,
+    holders::frozen_predecessor_is_stopped_by_systemd_or_said_to_be_frozen,
+    holders::traced_holder_is_killed_when_its_time_is_over,
+    holders::killed_holder_that_its_tracer_keeps_is_given_up_and_the_tracer_named,
+    holders::five_hundred_holders_of_one_socket_go,
+    holders::five_hundred_foreign_holders_are_refused_in_a_few_lines,
+    holders::holder_that_executes_another_program_is_looked_at_again_before_it_is_killed,
+    holders::holder_that_moves_to_another_cgroup_is_looked_at_again_before_it_is_killed,
+    holders::holder_that_appears_while_another_is_stopped_is_refused,
+    holders::holder_that_changes_all_the_time_costs_nobody_else_anything,
+    holders::start_timeout_is_kept_without_a_notify_socket,
+    holders::wait_is_over_before_systemd_gives_the_start_up,
+    holders::wait_goes_on_where_systemd_gives_more_time,
+    holders::start_that_is_called_off_while_a_leftover_is_stopped_ends_at_once,
+    holders::start_that_is_called_off_while_it_waits_ends_at_once,
+    holders::start_that_is_called_off_while_systemd_stops_a_predecessor_ends_at_once,
+    holders::start_that_is_called_off_in_the_midst_of_a_look_signals_nobody,
+    holders::sigterm_of_somebody_else_does_not_let_the_service_start,
+    holders::two_hundred_starts_at_once_are_all_up,
 ];
 
 /// Those with real software, each of which runs on every release as well, in a machine of the stocked image.
