@@ -25,7 +25,7 @@ build:
 # Every test: of the parts, and on real systemds. None is skipped; a lab that cannot be had is a failure.
 test: tools build packages
 	$(CARGO) test --locked --lib
-	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test budget
+	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test budget --test killed
 	$(CARGO) test --locked --test packages
 	$(MAKE) package-lint
 	$(MAKE) proof
@@ -41,11 +41,13 @@ lab: tools build deb next-deb
 
 # A test that passes without a guard tests nothing: with /bin/true in its place, every scenario must fail.
 proof: tools build deb next-deb
-	$(CARGO) test --locked --no-run --test lab --test budget
+	$(CARGO) test --locked --no-run --test lab --test budget --test killed
 	! PORTGUARD_UNDER_TEST=true $(CARGO) test --locked --test lab -- $(PROOF) >target/proof.log 2>&1
 	! grep -E 'cannot boot|the lab needs' target/proof.log
 	$(ALL_FAILED)
 	! PORTGUARD_UNDER_TEST=true $(CARGO) test --locked --test budget >target/proof.log 2>&1
+	$(ALL_FAILED)
+	! PORTGUARD_UNDER_TEST=true $(CARGO) test --locked --test killed >target/proof.log 2>&1
 	$(ALL_FAILED)
 
 ALL_FAILED = @sed -n 's/^test result: FAILED. 0 passed; \([1-9][0-9]*\) failed.*/proof: all \1 fail without a guard, as they must/p' target/proof.log | grep .
