@@ -14,8 +14,8 @@ use crate::interrupt::{Interrupt, Interruption};
 use crate::judge::judge;
 use crate::ledger;
 use crate::model::{
-    Action, ActiveState, Asked, Finding, ForeignRule, Outcome, Probe, Process, Relation, Rules, SocketState, StopRules,
-    Stopped, UnitName, Verdict,
+    Action, ActiveState, Asked, BlindSpot, Finding, ForeignRule, Outcome, Probe, Process, Relation, Rules, SocketState,
+    StopRules, Stopped, UnitName, Verdict,
 };
 use crate::observe::holders::Thorough;
 use crate::observe::pin::Pins;
@@ -75,6 +75,7 @@ pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Rep
         interrupt: Interrupt::default(),
         going: BTreeSet::new(),
         findings: Vec::new(),
+        told_fallback: false,
     };
     let outcome = guard.run();
     let Guard { report, findings, .. } = guard;
@@ -104,6 +105,8 @@ struct Guard<'a> {
     /// The units that were seen on their way down in this run.
     going: BTreeSet<UnitName>,
     findings: Vec<Finding>,
+    /// Whether it was said that the bus did not answer.
+    told_fallback: bool,
 }
 
 /// What one round came to.
@@ -255,15 +258,17 @@ impl Guard<'_> {
     }
 
     fn tell(&mut self, look: &Look, verdict: &Verdict) {
-        if let Some(why) = &look.fallback {
-            self.report.detail(|| format!("systemctl was asked instead of the bus: {why}"));
+        if let Some(why) = look.fallback.as_ref().filter(|_| !std::mem::replace(&mut self.told_fallback, true)) {
+            self.report.warn(&format!("systemctl was asked instead of the bus: {why}"));
         }
         self.report.findings(verdict.findings());
-        // What could not be seen matters only to somebody who is not let through, or was for want of an answer.
+        // What could not be seen matters only to somebody who is not let through, or was for want of an answer; that systemd
+        // has not answered, also to somebody who wonders where a second or two have gone.
         let unchecked = |finding: &Finding| matches!(finding.relation, Relation::Unchecked(_));
         let hindered = matches!(verdict, Verdict::Refuse(_) | Verdict::Wait(_));
-        if hindered || verdict.findings().iter().any(unchecked) || self.args.verbose {
-            self.report.blind_spots(&look.scene.blind_spots);
+        let matters = hindered || verdict.findings().iter().any(unchecked) || self.args.verbose;
+        for spot in look.scene.blind_spots.iter().filter(|spot| matters || matches!(spot, BlindSpot::Manager(_))) {
+            self.report.blind_spot(spot);
         }
         self.findings = verdict.findings().to_vec();
     }

@@ -74,6 +74,26 @@ fn every_option_is_in_the_man_page_and_the_completions_and_no_other() {
     assert_eq!(options, known);
 }
 
+/// README.md says what portguard does when something else is broken, and which scenario of the lab proves each row.
+#[test]
+fn each_fault_in_the_readme_is_proven_by_a_scenario_and_each_scenario_of_a_fault_is_in_it() {
+    let readme = source("README.md");
+    let section =
+        readme.split("\n## When something else is broken\n").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let rows = section.unwrap().lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix("` |"));
+    let proofs: BTreeSet<_> = rows.map(|row| row.rsplit('`').next().unwrap().to_owned()).collect();
+
+    let lab = source("tests/lab/scenarios/mod.rs");
+    let scenarios: BTreeSet<_> =
+        lab.lines().filter_map(|line| line.trim().strip_suffix(',')?.split_once("::")).collect();
+    let names: BTreeSet<_> = scenarios.iter().map(|(_, name)| (*name).to_owned()).collect();
+    assert!(proofs.is_subset(&names), "not in the lab: {:?}", proofs.difference(&names));
+    let of_faults: BTreeSet<_> =
+        scenarios.iter().filter(|(module, _)| *module == "faults").map(|(_, name)| (*name).to_owned()).collect();
+    assert!(!of_faults.is_empty());
+    assert!(of_faults.is_subset(&proofs), "not in README.md: {:?}", of_faults.difference(&proofs));
+}
+
 /// `make install`, the Debian package and the rpm have the same files, but for what each distribution names differently.
 #[test]
 fn packages_have_what_make_install_installs() {

@@ -87,11 +87,8 @@ impl Report {
     }
 
     /// What could not be seen.
-    pub fn blind_spots(&self, spots: &[BlindSpot]) {
-        for spot in spots {
-            self.sink
-                .send(&Entry::new(Level::Warn, printable(&format!("{spot}"))).with("PORTGUARD_UNIT", &self.about.unit));
-        }
+    pub fn blind_spot(&self, spot: &BlindSpot) {
+        self.warn(&spot.to_string());
     }
 
     /// A step of stopping, as it is taken.

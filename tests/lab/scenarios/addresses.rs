@@ -320,6 +320,7 @@ pub(super) fn host_without_ipv6_has_its_leftovers_stopped(m: &Machine) {
     assert!(restart.status.success(), "{restart:?}");
     finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop"), ("HOLDER_PID", &old[0].to_string())]);
     super::assert_up_without(m, "8080/tcp", &old);
+    super::faults::assert_in_time(m);
 
     m.when("portguard is asked for an address of IPv6");
     let typed = m.sh("portguard --unit other.service --port '[::1]:9090/tcp' --dry-run");

@@ -108,24 +108,6 @@ pub(super) fn udp_leftover_is_stopped(m: &Machine) {
     finding(m, APP, &[("RELATION", "leftover"), ("ENDPOINT", "8080/udp")]);
 }
 
-pub(super) fn dbus_down_leftover_is_still_stopped(m: &Machine) {
-    m.given("a leftover, and a system without its bus");
-    let old = started_guarded_app(m, "8080/tcp");
-    // dbus.service may refuse to be stopped by hand, so it is killed; masked, nothing brings it back.
-    m.ok("systemctl mask --runtime dbus.service dbus.socket && systemctl stop dbus.socket");
-    m.ok("systemctl kill -s KILL dbus.service");
-    m.wait_until("the bus is down", super::SOON, || !m.sh("busctl --timeout=2 list").status.success());
-
-    m.when("the service is restarted");
-    let restart = m.restart(APP);
-
-    m.then("the leftover is gone and the service is up");
-    assert!(restart.status.success(), "{restart:?}");
-    assert_up_without(m, "8080/tcp", &old);
-    finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop")]);
-    finding(m, APP, &[("VERDICT", "freed")]);
-}
-
 pub(super) fn escaped_process_is_stopped_by_its_ledger_entry(m: &Machine) {
     const ELSEWHERE: &str = "/sys/fs/cgroup/system.slice/elsewhere.scope";
 

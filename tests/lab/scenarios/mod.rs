@@ -52,7 +52,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     leftovers::every_process_that_holds_the_port_goes,
     leftovers::leader_thread_dead_still_found,
     leftovers::udp_leftover_is_stopped,
-    leftovers::dbus_down_leftover_is_still_stopped,
+    faults::stopped_bus_costs_nothing,
     leftovers::escaped_process_is_stopped_by_its_ledger_entry,
     leftovers::dry_run_touches_nothing,
     sockets::own_socket_activation_passes,
@@ -83,6 +83,13 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     faults::hung_journal_holds_up_no_start,
     faults::run_that_is_read_only_or_full_holds_up_no_start,
     faults::denied_netlink_leaves_the_tables_of_proc,
+    faults::stopped_journal_holds_up_no_start,
+    faults::kernel_without_pidfds_gets_nobody_signalled,
+    faults::hidden_processes_are_seen_with_the_plus_and_said_without,
+    faults::missing_cgroups_leave_what_processes_say,
+    faults::busy_manager_holds_up_no_start,
+    faults::manager_that_begins_anew_loses_no_answer,
+    faults::manager_that_begins_anew_loses_no_job,
     time::start_timeout_is_kept_without_a_word_to_systemd,
     time::start_timeout_is_extended_where_systemd_listens,
     time::wait_ends_when_the_holder_does,
@@ -219,6 +226,8 @@ pub(crate) const WITH_SOFTWARE: &[(&str, Scenario)] = scenarios![
     containers::nspawn_machine_is_refused_and_named,
     containers::nspawn_machine_that_machined_does_not_know_is_refused_and_named,
     containers::nspawn_service_is_refused_and_its_machine_named,
+    // The machines of this image alone may have a time namespace.
+    faults::clock_that_jumps_holds_up_no_start,
 ];
 
 /// The service under guard in nearly every scenario.
