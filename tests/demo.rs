@@ -15,7 +15,7 @@ use std::env;
 use std::time::Duration;
 
 use crate::image::{Image, Release};
-use crate::machine::Machine;
+use crate::machine::{Hierarchy, Machine};
 
 const APP: &str = "app.service";
 
@@ -45,7 +45,7 @@ fn main() -> Result<(), String> {
     }
     let release = chosen_release(&arguments)?;
     println!("Booting a Debian {} with systemd {} …\n", release.name, release.systemd);
-    let machine = Machine::boot(release, Image::Bare)?;
+    let machine = Machine::boot(release, Image::Bare, Hierarchy::Unified)?;
 
     let leftover = a_service_and_its_leftover(&machine);
     without_a_guard(&machine);

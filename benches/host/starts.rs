@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::image::{Image, RELEASES};
-use crate::machine::Machine;
+use crate::machine::{Hierarchy, Machine};
 use crate::race::Times;
 use crate::table::{Bound, Row, Table};
 
@@ -49,7 +49,7 @@ echo $EPOCHREALTIME $begin
 
 pub(crate) fn measure(table: &mut Table) -> Result<(), String> {
     let release = RELEASES.iter().find(|release| release.name == "bookworm").ok_or("no bookworm")?;
-    let machine = Machine::boot(release, Image::Bare)?;
+    let machine = Machine::boot(release, Image::Bare, Hierarchy::Unified)?;
     machine.write("/opt/lab/stale.py", include_str!("stale.py"));
     machine.write("/opt/lab/stamped", STAMPED);
     machine.ok("chmod 755 /opt/lab/stamped && mkdir /run/stale");

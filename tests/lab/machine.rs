@@ -40,6 +40,29 @@ pub(crate) struct Output {
     pub(crate) stderr: String,
 }
 
+/// Which hierarchies a machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hierarchy {
+    /// cgroup v2 alone.
+    Unified,
+    /// v2 without controllers, and beside it v1's, in one of which systemd keeps the same tree. systemd-nspawn makes it
+    /// where the host is one, and so does this lab.
+    Hybrid,
+    /// v1 alone.
+    Legacy,
+}
+
+impl Hierarchy {
+    /// What systemd-nspawn's `SYSTEMD_NSPAWN_UNIFIED_HIERARCHY` has to be.
+    pub(crate) fn for_nspawn(self) -> Option<&'static str> {
+        match self {
+            Self::Unified => Some("1"),
+            Self::Hybrid => None,
+            Self::Legacy => Some("0"),
+        }
+    }
+}
+
 /// A booted machine. Dropping it pulls the plug.
 pub(crate) struct Machine {
     release: &'static Release,
@@ -57,7 +80,7 @@ pub(crate) struct Machine {
 /// Life and death.
 impl Machine {
     /// Boots a machine that nobody has used before, with the binary under test and the listeners in it.
-    pub(crate) fn boot(release: &'static Release, image: Image) -> Result<Self, String> {
+    pub(crate) fn boot(release: &'static Release, image: Image, hierarchy: Hierarchy) -> Result<Self, String> {
         let tree = release.tree(image)?;
         let guard = binary_under_test()?;
         let cgroup = MachineCgroup::create()?;
@@ -66,7 +89,7 @@ impl Machine {
         let mut console = tempfile::tempfile().map_err(|error| failed(&error.to_string()))?;
         let output = || console.try_clone().map(Stdio::from);
         let (stdout, stderr) = output().and_then(|out| Ok((out, output()?))).map_err(|e| failed(&e.to_string()))?;
-        let unshare = boot_command(tree, &guard, &cgroup, image)
+        let unshare = boot_command(tree, &guard, &cgroup, image, hierarchy)
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr)
@@ -318,7 +341,10 @@ impl Machine {
     /// The processes in a unit's cgroup, ascending.
     pub(crate) fn processes_of(&self, unit: &str) -> Vec<u32> {
         let cgroup = self.show(unit, "ControlGroup");
-        let text = self.ok(&format!("cat /sys/fs/cgroup{cgroup}/cgroup.procs"));
+        // Where there is v1, systemd's own hierarchy of it has them all.
+        let text = self.ok(&format!(
+            "cat /sys/fs/cgroup/systemd{cgroup}/cgroup.procs 2>/dev/null || cat /sys/fs/cgroup{cgroup}/cgroup.procs"
+        ));
         let mut pids: Vec<u32> = text.lines().filter_map(|pid| pid.parse().ok()).collect();
         pids.sort_unstable();
         pids
@@ -374,7 +400,7 @@ fn binary_under_test() -> Result<UnderTest, String> {
 /// The command that becomes systemd-nspawn. Its order counts: first the namespaces, then the mounts in them, and last
 /// the cgroup, which only systemd-nspawn itself may be in, because a cgroup with processes of its own cannot hand
 /// controllers down to `payload`.
-fn boot_command(tree: &Path, guard: &UnderTest, cgroup: &MachineCgroup, image: Image) -> Command {
+fn boot_command(tree: &Path, guard: &UnderTest, cgroup: &MachineCgroup, image: Image, hierarchy: Hierarchy) -> Command {
     // The tmpfs on /run also keeps systemd-nspawn's locks and propagation folders off the host.
     const BOOT: &str = r#"set -e
         tree=$1 guard=$2 listeners=$3 name=$4
@@ -384,7 +410,7 @@ fn boot_command(tree: &Path, guard: &UnderTest, cgroup: &MachineCgroup, image: I
         install -m 755 "$guard" /run/lab/root/usr/bin/portguard
         install -D -m 644 -t /run/lab/root/opt/lab "$listeners"/*.p[ly]
         shift 3; while shift; [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs"; done; shift
-        SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 exec systemd-nspawn -q -M "$name" -D /run/lab/root --boot \
+        exec systemd-nspawn -q -M "$name" -D /run/lab/root --boot \
             --register=no --keep-unit --private-network --link-journal=no --resolv-conf=off --timezone=off "$@""#;
     let guard = match guard {
         UnderTest::Binary(path) => path.clone(),
@@ -396,7 +422,9 @@ fn boot_command(tree: &Path, guard: &UnderTest, cgroup: &MachineCgroup, image: I
         .args(["sh", "-c", BOOT, "sh"])
         .args([tree, &guard, Path::new(LISTENERS), Path::new(&cgroup.name)])
         .args(&cgroup.dirs)
-        .arg("--");
+        .arg("--")
+        .env_remove("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY")
+        .envs(hierarchy.for_nspawn().map(|wanted| ("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", wanted)));
     match image {
         Image::Bare => command.arg("--capability=CAP_DAC_READ_SEARCH,CAP_NET_ADMIN"),
         // Container engines want all there is, and disks to lay overlays on: the machine's own is one already.

@@ -182,6 +182,14 @@ pub(super) fn run_that_is_read_only_or_full_holds_up_no_start(m: &Machine) {
         m.ok("umount /run/portguard/ledger");
         clean_up(m);
     }
+
+    m.given("a leftover of a service that may not write to /run, nor may its guard, which has no plus");
+    let old = leftover_guarded_by(m, &without_the_plus("ReadOnlyPaths=/run"));
+
+    m.when("the service is restarted");
+    m.then("it is up in time, the leftover is gone, and the journal says that the start is not in the ledger");
+    assert_restarts(m, &old, || {});
+    assert_names(&m.journal(APP), &["not in the ledger", "Read-only file system"]);
 }
 
 /// A guard without the plus, and what it may not do.
@@ -293,6 +301,51 @@ pub(super) fn missing_cgroups_leave_what_processes_say(m: &Machine) {
     m.when("the service is started");
     m.then("it is refused, and that unit named");
     assert_refuses_web(m, web, || {});
+}
+
+pub(super) fn hybrid_cgroups_tell_whose_a_process_is(m: &Machine) {
+    m.given("a host with systemd's hierarchy of cgroup v1 beside v2");
+    m.ok("test -d /sys/fs/cgroup/systemd/system.slice && test -d /sys/fs/cgroup/unified/system.slice");
+    assert_tells_whose_a_process_is(m);
+}
+
+pub(super) fn legacy_cgroups_tell_whose_a_process_is(m: &Machine) {
+    m.given("a host with cgroup v1 alone");
+    m.ok("test -d /sys/fs/cgroup/systemd/system.slice && ! grep -w cgroup2 /proc/self/mountinfo");
+    assert_tells_whose_a_process_is(m);
+}
+
+fn assert_tells_whose_a_process_is(m: &Machine) {
+    m.given("a leftover");
+    let old = started_guarded_app(m, "8080/tcp");
+
+    m.when("the service is restarted");
+    m.then("the leftover is stopped, and the service is up in time");
+    assert_restarts(m, &old, || {});
+    finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop"), ("HOLDER_PID", &old[0].to_string())]);
+
+    m.given("another unit that has the port");
+    clean_up(m);
+    let web = foreign_holder(m, GUARD);
+
+    m.when("the service is started");
+    m.then("it is refused, and that unit named");
+    assert_refuses_web(m, web, || {});
+
+    m.given("a socket unit of another service with the port");
+    m.ok("systemctl stop web.service");
+    m.unit("other.socket", "[Socket]\nListenStream=8080\n");
+    m.unit("other.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    m.ok("systemctl start other.socket");
+
+    m.when("the service is started");
+    let start = m.start(APP);
+
+    m.then("it is refused, and the socket unit named");
+    assert!(!start.status.success(), "{start:?}");
+    refused(m, APP, &[("ENDPOINT", "8080/tcp"), ("RELATION", "other-socket-unit")]);
+    assert_names(&m.journal(APP), &["other.socket"]);
+    assert_nobody_signalled(m, APP);
 }
 
 /// A machine that sleeps: the clock by which processes are dated goes on, and the one by which systemd dates its units

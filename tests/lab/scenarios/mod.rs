@@ -230,6 +230,12 @@ pub(crate) const WITH_SOFTWARE: &[(&str, Scenario)] = scenarios![
     faults::clock_that_jumps_holds_up_no_start,
 ];
 
+/// Those of hosts with cgroup v1 beside v2, which run on the releases that boot there: systemd 247 and 252.
+pub(crate) const ON_HYBRID_CGROUPS: &[(&str, Scenario)] = scenarios![faults::hybrid_cgroups_tell_whose_a_process_is,];
+
+/// Those of hosts with cgroup v1 alone, on the same releases.
+pub(crate) const ON_LEGACY_CGROUPS: &[(&str, Scenario)] = scenarios![faults::legacy_cgroups_tell_whose_a_process_is,];
+
 /// The service under guard in nearly every scenario.
 const APP: &str = "app.service";
 
