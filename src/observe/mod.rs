@@ -21,6 +21,7 @@ pub(crate) mod fixture;
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -524,16 +525,21 @@ fn adopt(mut processes: HashMap<Pid, Process>, answer: &Answer, guarded: &UnitNa
     processes
 }
 
+/// The calling user's own. `su` and `sudo -E` keep the variable of who was there before, whose manager and bus would then
+/// say whom root is to stop.
+fn runtime_folder() -> PathBuf {
+    let uid = rustix::process::getuid().as_raw();
+    let is_own = |folder: &PathBuf| folder.metadata().is_ok_and(|folder| folder.uid() == uid);
+    let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(is_own);
+    named.unwrap_or_else(|| Path::new("/run/user").join(uid.to_string()))
+}
+
 /// The folders of this host.
 impl Roots {
     /// `user`: for a unit of the calling user's own manager.
     #[must_use]
     pub fn of_host(user: bool) -> Self {
-        let run = match std::env::var_os("XDG_RUNTIME_DIR") {
-            Some(own) if user => PathBuf::from(own),
-            None if user => Path::new("/run/user").join(rustix::process::getuid().as_raw().to_string()),
-            Some(_) | None => PathBuf::from("/run"),
-        };
+        let run = if user { runtime_folder() } else { PathBuf::from("/run") };
         Self { proc: "/proc".into(), cgroup: "/sys/fs/cgroup".into(), etc: "/etc".into(), run }
     }
 }
