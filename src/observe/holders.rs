@@ -163,7 +163,7 @@ fn members(dir: &Path) -> Members {
             members.invisible += 1;
             break;
         }
-        members.add(&dir);
+        members.add(&dir, seen == 1);
         let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
         below.extend(
             entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()),
@@ -176,9 +176,10 @@ fn members(dir: &Path) -> Members {
 
 impl Members {
     /// The processes of this very cgroup. Those of a threaded cgroup (`EOPNOTSUPP`) are only shown by the domain above
-    /// it (Linux `Documentation/admin-guide/cgroup-v2.rst`, "Threads").
-    fn add(&mut self, dir: &Path) {
-        for dir in dir.ancestors() {
+    /// it (Linux `Documentation/admin-guide/cgroup-v2.rst`, "Threads"), which is looked for from the `first` one alone: that
+    /// of any below it is the same, or was asked on the way down.
+    fn add(&mut self, dir: &Path, first: bool) {
+        for dir in dir.ancestors().take(if first { usize::MAX } else { 1 }) {
             match std::fs::read_to_string(dir.join("cgroup.procs")) {
                 Ok(text) => {
                     let pids: Vec<Pid> = text.lines().filter_map(|line| line.parse().ok()).map(Pid).collect();
