@@ -85,7 +85,8 @@ pub struct Facts {
     pub comm: String,
     /// Its executable, as the link says: with ` (deleted)` behind it where the file was removed or replaced.
     pub exe: Option<PathBuf>,
-    /// Its arguments (the first 4 KiB), with U+FFFD for what is not UTF-8; empty where they cannot be read.
+    /// Its arguments (the first 4 KiB, and then `…` for more), with U+FFFD for what is not UTF-8; empty where they cannot be
+    /// read.
     pub argv: Vec<String>,
     /// Its cgroup; with ` (deleted)` behind it where that was removed, which happens to zombies alone.
     pub cgroup: Option<CgroupPath>,
@@ -162,7 +163,7 @@ pub fn process(proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
     let kernel_thread = stat.flags & PF_KTHREAD != 0;
     // An environment that reads as empty is one only if the process had its arguments before (in the midst of execve(2)
     // it has neither yet: `begin_new_exec()`, `create_elf_tables()`) and its executable after (one that ends has none).
-    let argv = read_at(from, "cmdline", ARGV_BYTES).map(|bytes| parse_argv(&bytes)).unwrap_or_default();
+    let argv = read_at(from, "cmdline", ARGV_BYTES + 1).map(|bytes| parse_argv(&bytes)).unwrap_or_default();
     let environ = read_at(from, "environ", ENVIRON_BYTES + 1);
     let exe = readlinkat(from, "exe", Vec::new()).ok();
     let had_memory = kernel_thread || (exe.is_some() && !argv.is_empty());
@@ -344,9 +345,16 @@ fn parse_uid(status: &[u8]) -> Option<u32> {
     std::str::from_utf8(line).ok()?.split_ascii_whitespace().next()?.parse().ok()
 }
 
+/// What is cut off must not pass for the same as what ends there: an argument of its own says that there is more.
 fn parse_argv(cmdline: &[u8]) -> Vec<String> {
     if cmdline.is_empty() {
         return Vec::new();
+    }
+    let most = usize::try_from(ARGV_BYTES).unwrap_or(usize::MAX);
+    if cmdline.len() > most {
+        let mut argv = parse_argv(&cmdline[..most]);
+        argv.push("…".to_owned());
+        return argv;
     }
     let cmdline = cmdline.strip_suffix(b"\0").unwrap_or(cmdline);
     cmdline.split(|&byte| byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect()
@@ -416,6 +424,16 @@ mod tests {
                 Stat { comm, state: b'S', ppid: Pid(1), flags: 0x0040_0100, terminal: None, start: StartTime(4711) };
             assert_eq!(stat, expected);
         }
+    }
+
+    #[test]
+    fn arguments_that_are_cut_off_are_like_no_others() {
+        let whole = [b"server\0".as_slice(), &[b'x'; 4096 - 8], b"\0"].concat();
+        assert_eq!(whole.len(), 4096);
+        let longer = [&whole, b"--other\0".as_slice()].concat();
+        let (short, long) = (parse_argv(&whole), parse_argv(&longer[..4097]));
+        assert_eq!((short.len(), long.len()), (2, 3));
+        assert_eq!(long[2], "…");
     }
 
     #[test]
@@ -503,7 +521,7 @@ mod tests {
         symlink("/opt/evil (deleted)", dir.join("exe")).unwrap();
 
         let facts = process(proc.path(), Pid(7)).unwrap().unwrap();
-        assert_eq!(facts.argv.iter().map(String::len).sum::<usize>(), 4096 - 1);
+        assert_eq!(facts.argv.iter().map(String::len).sum::<usize>(), 4096 - 1 + "…".len());
         let expected = Facts {
             pid: Pid(7),
             start: StartTime(4711),
