@@ -182,7 +182,7 @@ impl Guard<'_> {
             return Ok(Round::Waited);
         }
         self.tell(&look, &verdict);
-        deadlines.know(&look);
+        deadlines.know(&look, &self.place.roots.run);
         if self.interrupt.has_come() {
             return Ok(Round::Waited);
         }
@@ -496,8 +496,12 @@ impl Deadlines {
         }
     }
 
-    fn know(&mut self, look: &Look) {
-        self.may_notify = look.facts.helpers_may_notify && std::env::var_os("NOTIFY_SOCKET").is_some();
+    /// `run`: where the manager's own socket is.
+    fn know(&mut self, look: &Look, run: &Path) {
+        // The unit's environment can name any other: root does not write there.
+        let socket = std::env::var_os("NOTIFY_SOCKET");
+        let is_managers = socket.is_some_and(|socket| Path::new(&socket) == run.join("systemd/notify"));
+        self.may_notify = look.facts.helpers_may_notify && is_managers;
         self.give_up_at = look.left.map(|left| Instant::now() + left.saturating_sub(Budget::GRACE.min(left / 10)));
     }
 
@@ -554,7 +558,7 @@ impl Deadlines {
         if let Some(extend) = extend {
             message.push(NotifyState::ExtendTimeoutUsec(u32::try_from(extend.as_micros()).unwrap_or(u32::MAX)));
         }
-        // The variable may be the unit's own, and lead to somebody who never reads; the manager can be busy as well.
+        // The manager can be busy, and its queue full.
         // Without an answer it is as if it had not been asked.
         sys::arm_alarm(NOTIFY_PATIENCE);
         let _ = sd_notify::notify(&message);
@@ -625,11 +629,11 @@ mod tests {
     fn a_wait_does_not_outlive_the_start() {
         let wait = Some(Duration::from_secs(100));
         let mut bounded = Deadlines::new();
-        bounded.know(&look(Some(Duration::from_secs(20))));
+        bounded.know(&look(Some(Duration::from_secs(20))), Path::new("/run"));
         bounded.wait_for(wait);
         assert!(bounded.wait_until <= Instant::now() + Duration::from_secs(18));
         let mut unbounded = Deadlines::new();
-        unbounded.know(&look(None));
+        unbounded.know(&look(None), Path::new("/run"));
         unbounded.wait_for(wait);
         assert!(unbounded.wait_until > Instant::now() + Duration::from_secs(90));
     }
