@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::pipe::read_until;
 use crate::sys;
@@ -49,11 +49,40 @@ pub(crate) fn spawn(work: Box<dyn FnOnce() + Send>) -> Result<(), String> {
     thread.map(drop).map_err(|error| format!("no thread for it: {error}"))
 }
 
-/// What `systemctl` writes to its standard output.
+/// What is said where PID 1 executes itself anew: meanwhile it takes no connections, and those that it had are gone.
+const BEGINS_ANEW: [&str; 5] = [
+    "Connection refused",
+    "Connection reset by peer",
+    "Connection terminated",
+    "Transport endpoint is not connected",
+    "Message recipient disconnected",
+];
+
+/// How long that is waited for, and how often it is asked again.
+const ANEW: Duration = Duration::from_secs(1);
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// What `systemctl` writes to its standard output. It is run again where PID 1 is about to be back: it is asked for what is
+/// so, or for a job that may be there already, which are the same the second time.
 ///
 /// # Errors
 /// It cannot be run, is not done at `deadline`, or does not succeed; the reason, and what it wrote to standard error.
 pub(crate) fn systemctl(scope: Scope, run: &Path, args: &[&str], deadline: Instant) -> Result<String, String> {
+    let mut absent_since = None;
+    loop {
+        let why = match systemctl_once(scope, run, args, deadline) {
+            Err(why) if BEGINS_ANEW.iter().any(|words| why.contains(words)) => why,
+            other => return other,
+        };
+        let back_by = *absent_since.get_or_insert_with(Instant::now) + ANEW;
+        if Instant::now() + ASK_AGAIN > back_by.min(deadline) {
+            return Err(why);
+        }
+        std::thread::sleep(ASK_AGAIN);
+    }
+}
+
+fn systemctl_once(scope: Scope, run: &Path, args: &[&str], deadline: Instant) -> Result<String, String> {
     // All that systemctl could say, and for four milliseconds less.
     if !matches!(sd_notify::booted(), Ok(true)) {
         return Err("this system was not booted with systemd".to_owned());

@@ -14,6 +14,9 @@ use crate::machine::Machine;
 /// at once.
 const BOUND: Duration = Duration::from_secs(2);
 
+/// What a Python takes to be up on a busy machine, where a start can only be measured as a whole.
+const PYTHON: Duration = Duration::from_secs(1);
+
 /// How long portguard took in the last start of app.service, by systemd's own clock. The bus has to be there for it.
 fn guard_took(m: &Machine) -> Duration {
     let text = m.ok("busctl get-property org.freedesktop.systemd1 /org/freedesktop/systemd1/unit/app_2eservice \
@@ -91,7 +94,7 @@ pub(super) fn stopped_bus_costs_nothing(m: &Machine) {
     assert!(restart.status.success(), "{restart:?}");
     assert_up_without(m, "8080/tcp", &old);
     let took = start_took(m);
-    assert!(took < BOUND, "the start took {took:?}");
+    assert!(took < BOUND + PYTHON, "the start took {took:?}");
     finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop")]);
     finding(m, APP, &[("VERDICT", "freed")]);
     assert_names(&m.journal(APP), &["systemctl was asked instead of the bus"]);
@@ -397,7 +400,8 @@ pub(super) fn manager_that_begins_anew_loses_no_answer(m: &Machine) {
     m.given("a leftover");
     let old = leftover_guarded_by(
         m,
-        "[Service]\nExecStartPre=+/bin/sh -c 'systemctl daemon-reexec & exec /usr/bin/portguard --unit %n'\n",
+        "[Service]\nExecStartPre=+/bin/sh -c \
+         '(systemctl daemon-reexec; touch /run/began-anew) & exec /usr/bin/portguard --unit %n'\n",
     );
 
     m.when("the service is restarted, and PID 1 executes itself anew while portguard looks and stops");
@@ -406,10 +410,41 @@ pub(super) fn manager_that_begins_anew_loses_no_answer(m: &Machine) {
 
     m.then("it is up in time, and the leftover is gone");
     m.wait_until("the leftover is gone", SOON, || !m.alive(old[0]));
+    m.wait_until("PID 1 begins anew", SOON, || m.sh("test -e /run/began-anew").status.success());
     m.wait_until("the service is up", SOON, || m.sh(&format!("systemctl is-active {APP}")).status.success());
     let took = begin.elapsed();
     assert!(took < BOUND * 2, "it took {took:?}, and PID 1 has its part in it");
     assert_up_without(m, "8080/tcp", &old);
+}
+
+/// Where it begins anew, PID 1 is away for a moment: here its socket is, for less than half a second, and the bus is not
+/// there at all.
+pub(super) fn manager_that_is_back_in_a_moment_is_asked_again(m: &Machine) {
+    m.given("old.service, which the guarded service replaces, and a system without its bus");
+    m.unit("old.service", "[Service]\nType=forking\nExecStart=/usr/bin/python3 /opt/lab/listener.py 8080\n");
+    m.ok("systemctl start old.service");
+    let old = m.main_pid("old.service");
+    app_service(m, "8080/tcp");
+    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nreplaces = [\"old.service\"]\n"));
+    m.write(
+        "/opt/lab/away.sh",
+        "cd /run/systemd && mv private away || exit\n\
+         python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"private\")'\n\
+         (sleep 0.4; mv -f away private) &\nexec /usr/bin/portguard --unit app.service\n",
+    );
+    m.unit(&format!("{APP}.d/10-portguard.conf"), "[Service]\nExecStartPre=+/bin/sh /opt/lab/away.sh\n");
+    m.ok("systemctl mask --runtime dbus.service dbus.socket && systemctl stop dbus.socket");
+    m.ok("systemctl kill -s KILL dbus.service");
+
+    m.when("the guarded service is started, and PID 1 takes no connections when it is asked");
+    let start = m.start(APP);
+
+    m.then("it is asked again, old.service is stopped, and the service is up in time");
+    assert!(start.status.success(), "{start:?}\n{}", m.journal(APP));
+    assert_up_without(m, "8080/tcp", &[old]);
+    let took = start_took(m);
+    assert!(took < BOUND + 2 * PYTHON, "the start took {took:?}");
+    finding(m, APP, &[("RELATION", "predecessor"), ("ACTION", "stop-unit")]);
 }
 
 pub(super) fn manager_that_begins_anew_loses_no_job(m: &Machine) {

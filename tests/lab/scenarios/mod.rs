@@ -89,6 +89,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     faults::missing_cgroups_leave_what_processes_say,
     faults::busy_manager_holds_up_no_start,
     faults::manager_that_begins_anew_loses_no_answer,
+    faults::manager_that_is_back_in_a_moment_is_asked_again,
     faults::manager_that_begins_anew_loses_no_job,
     time::start_timeout_is_kept_without_a_word_to_systemd,
     time::start_timeout_is_extended_where_systemd_listens,
