@@ -26,7 +26,7 @@ build:
 test: tools build packages
 	$(CARGO) test --locked --lib
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test budget --test killed
-	$(CARGO) test --locked --test packages
+	$(CARGO) test --locked --test packages --test security
 	$(MAKE) package-lint
 	$(MAKE) proof
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test demo

@@ -12,6 +12,7 @@ mod crowds;
 mod escapes;
 mod faults;
 mod holders;
+mod hostile;
 mod kinds;
 mod leftovers;
 mod lookalikes;
@@ -19,6 +20,7 @@ mod names;
 mod networks;
 mod packages;
 mod predecessors;
+mod privileges;
 mod refusals;
 mod sockets;
 mod software;
@@ -204,6 +206,17 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     holders::start_that_is_called_off_in_the_midst_of_a_look_signals_nobody,
     holders::sigterm_of_somebody_else_does_not_let_the_service_start,
     holders::two_hundred_starts_at_once_are_all_up,
+    hostile::large_and_garbled_process_is_refused_in_time,
+    hostile::crowd_of_holders_is_refused_in_time_and_in_few_lines,
+    hostile::socket_born_above_many_threaded_cgroups_is_refused_in_time,
+    hostile::socket_of_a_cgroup_that_is_gone_gets_no_unit_stopped,
+    hostile::notify_socket_of_the_environment_has_no_say,
+    hostile::runtime_folder_of_another_user_has_no_say,
+    hostile::what_is_no_file_of_roots_alone_is_no_policy,
+    hostile::ledger_of_others_proves_nothing_and_holds_up_nothing,
+    privileges::capabilities_are_those_of_the_table_and_no_fewer,
+    privileges::guard_with_less_than_root_stops_the_leftover,
+    privileges::without_the_plus_the_own_users_leftover_is_stopped,
 ];
 
 /// Those with real software, each of which runs on every release as well, in a machine of the stocked image.

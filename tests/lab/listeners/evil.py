@@ -1,0 +1,93 @@
+"""What a process can do to whoever looks at it: a listener on 8080 that is as hard to look at as it can be made.
+
+usage: evil.py large|crowd|deep|gone [SOCKET]
+
+large   arguments and an environment of megabytes, a name of control characters, and half a million open files
+crowd   2,000 processes that all have the listener
+deep    a listener that was born above a long chain of threaded cgroups, at whose end it is; needs a cgroup that is delegated to it
+gone    a listener that was born in a cgroup which is removed, and is then handed to whoever waits at SOCKET; likewise
+"""
+
+import os
+import resource
+import signal
+import socket
+import sys
+
+
+def listen():
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("", 8080))
+    listener.listen()
+    return listener
+
+
+def own_cgroup():
+    with open("/proc/self/cgroup") as file:
+        return "/sys/fs/cgroup" + file.read().strip().split("::", 1)[1]
+
+
+def move_to(cgroup, file="cgroup.procs"):
+    with open(f"{cgroup}/{file}", "w") as procs:
+        procs.write("0")
+
+
+def large():
+    if len(sys.argv) < 3:
+        # 128 KiB is the longest that one string may be (MAX_ARG_STRLEN), 3/4 of 8 MiB all of them.
+        junk = "\x1b[2J\n\u202e" + "x" * 100_000
+        variables = {f"V{number}": junk for number in range(30)}
+        variables["INVOCATION_ID"] = sys.argv[0]
+        os.execve(sys.executable, [sys.executable, sys.argv[0], "large"] + [junk] * 25, variables)
+    with open("/proc/self/comm", "wb") as name:
+        name.write(b"\x1b[31m\xff\n(sd-pam)")
+    listener = listen()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    for number in range(100, min(most, 500_000)):
+        os.dup2(0, number)
+    return listener
+
+
+def crowd():
+    listener = listen()
+    for _ in range(2000):
+        if os.fork() == 0:
+            break
+    return listener
+
+
+def deep():
+    listener = listen()
+    cgroup = own_cgroup()
+    for _ in range(1000):
+        cgroup += "/d"
+        os.mkdir(cgroup)
+        with open(f"{cgroup}/cgroup.type", "w") as kind:
+            kind.write("threaded")
+    move_to(cgroup, "cgroup.threads")
+    return listener
+
+
+def gone():
+    born = f"{own_cgroup()}/born"
+    home = f"{own_cgroup()}/home"
+    os.mkdir(born)
+    os.mkdir(home)
+    move_to(born)
+    listener = listen()
+    move_to(home)
+    os.rmdir(born)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as receiver:
+        receiver.connect(sys.argv[2])
+        socket.send_fds(receiver, [b"."], [listener.fileno()])
+        receiver.recv(1)
+    listener.close()
+
+
+kept = {"large": large, "crowd": crowd, "deep": deep, "gone": gone}[sys.argv[1]]()
+with open("/run/evil.ready", "w") as ready:
+    ready.write("ready")
+while True:
+    signal.pause()

@@ -1,0 +1,265 @@
+//! Attacks on what portguard reads: SECURITY.md has the list. A look at somebody hostile is bounded, and nothing that
+//! others write has root stop, write or believe what it would not otherwise.
+
+use std::time::{Duration, Instant};
+
+use super::users::{alices_manager, as_alice, user_unit};
+use super::{
+    APP, SOON, app_service, assert_names, assert_nobody_signalled, assert_unharmed, assert_up_without, finding, guard,
+    message, policy, policy_for_app, refused, started_guarded_app, workers,
+};
+use crate::machine::{Machine, Output};
+
+/// What a look at a hostile process may cost, on a machine that is busy with other machines.
+const BOUND: Duration = Duration::from_secs(12);
+
+/// Starts evil.service, which does this, and waits until it listens.
+fn evil(m: &Machine, what: &str, settings: &str) {
+    m.ok("install -m 666 /dev/null /run/evil.ready");
+    m.unit("evil.service", &format!("[Service]\n{settings}ExecStart=/usr/bin/python3 /opt/lab/evil.py {what}\n"));
+    m.ok("systemctl start evil.service");
+    m.wait_until("it is done", SOON * 3, || m.sh("test -s /run/evil.ready").status.success());
+}
+
+fn timed_start(m: &Machine) -> (Output, Duration) {
+    let begin = Instant::now();
+    (m.start(APP), begin.elapsed())
+}
+
+/// Refused in time, and named; the guard had 256 MiB of address space, of which its threads' stacks are 10.
+fn assert_looked_at_in_bounds(m: &Machine) {
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+
+    m.when("the guarded service is started, with little memory");
+    app_service(m, "8080/tcp");
+    m.unit(&format!("{APP}.d/memory.conf"), "[Service]\nLimitAS=256M\n");
+    let (start, took) = timed_start(m);
+
+    m.then("it is refused in time, and the unit named");
+    assert!(!start.status.success(), "{start:?}");
+    assert!(took < BOUND, "it took {took:?}");
+    let entry = refused(m, APP, &[("RELATION", "other-unit"), ("HOLDER_UNIT", "evil.service")]);
+    let words = message(&entry);
+    assert!(!words.chars().any(|c| c.is_control() || c == '\u{202e}') && words.len() < 4096, "{words:?}");
+    assert_eq!(m.show("evil.service", "ActiveState"), "active");
+    assert_nobody_signalled(m, APP);
+}
+
+pub(super) fn large_and_garbled_process_is_refused_in_time(m: &Machine) {
+    m.given(
+        "a holder with megabytes of arguments and environment, half a million files, and a name of control characters",
+    );
+    evil(m, "large", "LimitSTACK=64M\nLimitNOFILE=524288\n");
+    assert_looked_at_in_bounds(m);
+}
+
+pub(super) fn crowd_of_holders_is_refused_in_time_and_in_few_lines(m: &Machine) {
+    m.given("2,000 processes that have the port");
+    evil(m, "crowd", "TasksMax=infinity\n");
+    assert_looked_at_in_bounds(m);
+
+    m.then("few of them have a line");
+    let lines = m.guard_entries(APP).len();
+    assert!(lines < 30, "{lines} lines");
+    assert_names(&m.journal(APP), &["more findings like these"]);
+}
+
+pub(super) fn socket_born_above_many_threaded_cgroups_is_refused_in_time(m: &Machine) {
+    m.given("a listener that was born above a long chain of threaded cgroups, at whose end it is");
+    evil(m, "deep", "Delegate=yes\n");
+    assert_looked_at_in_bounds(m);
+}
+
+/// Where it was born cannot be seen any more; that is no proof that it was in the unit which has it.
+pub(super) fn socket_of_a_cgroup_that_is_gone_gets_no_unit_stopped(m: &Machine) {
+    m.given("old.service, which the guarded service replaces, and which takes what it is handed; and alice's listener");
+    m.ok("useradd -m alice");
+    m.unit("old.service", "[Service]\nExecStart=/usr/bin/python3 /opt/lab/receiver.py /run/old.sock\n");
+    m.ok("systemctl start old.service");
+    m.wait_until("it waits", SOON, || m.sh("test -S /run/old.sock").status.success());
+    let old = m.main_pid("old.service");
+    m.then("old.service has the port, by a socket whose cgroup is gone");
+    evil(m, "gone /run/old.sock", "User=alice\nDelegate=yes\n");
+    assert_eq!(m.holders("8080/tcp"), [old]);
+    app_service(m, "8080/tcp");
+    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nreplaces = [\"old.service\"]\n"));
+    guard(m, APP);
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("it is refused, and old.service is not stopped for what it was handed");
+    assert!(!start.status.success(), "{start:?}");
+    refused(m, APP, &[("RELATION", "other-unit"), ("HOLDER_PID", &old.to_string())]);
+    assert_unharmed(m, "8080/tcp", old);
+    assert_eq!(m.show("old.service", "ActiveState"), "active");
+}
+
+/// What the unit's own environment says can be written by whoever may write its `EnvironmentFile=`.
+pub(super) fn notify_socket_of_the_environment_has_no_say(m: &Machine) {
+    m.given("a leftover that has to be killed, and an environment with the NOTIFY_SOCKET of somebody else");
+    m.write(
+        "/opt/lab/notified.py",
+        "import signal, socket, sys\n\
+         own = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\nown.bind(sys.argv[1])\n\
+         while sys.argv[2:]: open('/run/heard', 'ab').write(own.recv(4096))\n\
+         while True: signal.pause()\n",
+    );
+    for (socket, more) in [("/run/evil", "hears"), ("/run/deaf", "")] {
+        m.ok(&format!("systemd-run -q /usr/bin/python3 /opt/lab/notified.py {socket} {more}"));
+        m.wait_until("it is there", SOON, || m.sh(&format!("test -S {socket}")).status.success());
+    }
+    m.ok("python3 /opt/lab/fill.py /run/deaf");
+    let mut old = started_guarded_app(m, "8080/tcp 1 stubborn");
+    m.unit(
+        &format!("{APP}.d/20-notify.conf"),
+        "[Service]\nType=exec\nNotifyAccess=all\nTimeoutStopSec=1\nTimeoutStartSec=20\nEnvironmentFile=/etc/app.env\n\
+         ExecStartPre=/bin/sh -c 'echo $NOTIFY_SOCKET >/run/told'\nExecStart=\n\
+         ExecStart=/usr/bin/env NOTIFY_SOCKET=/run/systemd/notify /usr/bin/python3 /opt/lab/app.py 8080/tcp 1 stubborn\n",
+    );
+    for socket in ["/run/evil", "/run/deaf"] {
+        m.write("/etc/app.env", format!("NOTIFY_SOCKET={socket}\n"));
+        m.ok("journalctl --rotate --vacuum-time=1s >/dev/null 2>&1");
+
+        m.when(&format!("the service is restarted, with {socket}"));
+        let begin = Instant::now();
+        let restart = m.restart(APP);
+        let took = begin.elapsed();
+        assert_eq!(m.ok("cat /run/told").trim(), socket, "{restart:?}");
+
+        m.then("it is up in time, and nobody was written to who is not systemd");
+        assert!(restart.status.success() && took < BOUND, "{restart:?} after {took:?}");
+        m.wait_until("it listens", SOON, || m.holders("8080/tcp").contains(&m.main_pid(APP)));
+        assert_up_without(m, "8080/tcp", &old);
+        finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop")]);
+        assert!(!m.sh("test -s /run/heard").status.success(), "{}", m.ok("cat /run/heard"));
+        m.wait_until("its worker is there", SOON, || m.processes_of(APP).len() > 1);
+        old = workers(m);
+    }
+}
+
+/// `su` without a dash, and `sudo -E`, leave the variable as it was.
+pub(super) fn runtime_folder_of_another_user_has_no_say(m: &Machine) {
+    m.given("a live service in root's own manager, of which the manager of alice says that there is none");
+    alices_manager(m);
+    let as_root = |command: &str| m.ok(&format!("XDG_RUNTIME_DIR=/run/user/0 {command}"));
+    m.ok("systemctl start user@0.service");
+    m.write(
+        "/root/.config/systemd/user/app.service",
+        "[Service]\nType=notify\nExecStart=/usr/bin/python3 /opt/lab/app.py 8080/tcp 0\n",
+    );
+    as_root("systemctl --user daemon-reload");
+    as_root("systemctl --user start app.service");
+    let main = m.holders("8080/tcp")[0];
+    user_unit(m, "app.service", "[Service]\nExecStart=/bin/true\n");
+
+    m.when("root types portguard --user, with alice's runtime folder in the environment");
+    let runtime = m.ok(&as_alice("printenv XDG_RUNTIME_DIR"));
+    let typed = m.sh(&format!("XDG_RUNTIME_DIR={} portguard --user --unit {APP} --port 8080", runtime.trim()));
+
+    m.then("it asks root's own manager, and touches nothing");
+    assert_eq!(typed.status.code(), Some(69), "{typed:?}");
+    assert_names(&typed.stderr, &["own-run", &main.to_string()]);
+    assert_unharmed(m, "8080/tcp", main);
+}
+
+/// What a policy file may not be, each with the shell that makes one at `$1`.
+const NO_POLICIES: &[(&str, &str)] = &[
+    ("a FIFO", "mkfifo $1"),
+    ("a socket", "python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"'$1'\")'"),
+    ("a folder", "mkdir $1"),
+    ("a device", "mknod $1 c 1 5"),
+    ("a terabyte", "truncate -s 1T $1"),
+    ("alice's", "printf x >$1; chown alice $1"),
+    ("a link of alice's", "printf '' >/root/empty; ln -s /root/empty $1; chown -h alice $1"),
+    ("a link to a folder of alice's", "touch /home/alice/p.toml; ln -s /home/alice/p.toml $1"),
+    ("a link to itself", "ln -s $1 $1"),
+    ("writable by a group", "touch $1; chmod 664 $1"),
+    // POSIX ACL: u::rw-, u:65534:rw-, g::r--, m::rw-, o::r-- (acl(5), `include/uapi/linux/posix_acl_xattr.h`).
+    (
+        "writable by an access control list",
+        "touch $1; chmod 644 $1; python3 -c 'import os, struct; entry = lambda *e: struct.pack(\"<HHI\", *e); none = 2**32 - 1; \
+         os.setxattr(\"'$1'\", \"system.posix_acl_access\", struct.pack(\"<I\", 2) + entry(1, 6, none) + \
+         entry(2, 6, 65534) + entry(4, 4, none) + entry(16, 6, none) + entry(32, 4, none))'",
+    ),
+];
+
+pub(super) fn what_is_no_file_of_roots_alone_is_no_policy(m: &Machine) {
+    m.given("a leftover");
+    m.ok("useradd -m alice");
+    let old = started_guarded_app(m, "8080/tcp");
+    for (what, make) in NO_POLICIES {
+        m.when(&format!("a file of the policy is {what}, and the service is restarted"));
+        m.ok(&format!("mkdir -p /etc/portguard/conf.d; set -- /etc/portguard/conf.d/x.toml; rm -rf $1; {make}"));
+        m.ok("journalctl --rotate --vacuum-time=1s >/dev/null 2>&1");
+        let begin = Instant::now();
+        let restart = m.restart(APP);
+        let took = begin.elapsed();
+
+        m.then("the start fails with 78 in time, and the leftover is unharmed");
+        assert!(!restart.status.success() && took < BOUND, "{what}: {restart:?} after {took:?}");
+        assert_names(&m.journal(APP), &["status=78/CONFIG"]);
+        assert_unharmed(m, "8080/tcp", old[0]);
+        m.ok(&format!("systemctl reset-failed {APP}"));
+    }
+
+    m.when("the one file is what somebody has handed over");
+    m.ok(&format!(
+        "rm -rf /etc/portguard/conf.d; printf '[unit.\"{APP}\"]\\non-stale = \"stop\"\\n' >/home/alice/p.toml"
+    ));
+    m.ok("chown alice /home/alice/p.toml");
+    for (name, stdin) in [("/dev/stdin", "/home/alice/p.toml"), ("/proc/self/fd/0", "/home/alice/p.toml")] {
+        let typed = m.sh(&format!("portguard --unit {APP} --port 8080 --policy {name} <{stdin}"));
+        m.then("it is not believed");
+        assert_eq!(typed.status.code(), Some(78), "{name}: {typed:?}");
+    }
+    let typed = m.sh(&format!("cat /home/alice/p.toml | portguard --unit {APP} --port 8080 --policy /dev/stdin"));
+    assert_eq!(typed.status.code(), Some(78), "a pipe: {typed:?}");
+    assert_unharmed(m, "8080/tcp", old[0]);
+}
+
+/// What a ledger may be that portguard has not written, each with the shell that makes one at `$1` of the text `$2`.
+const NO_LEDGERS: &[(&str, &str)] = &[
+    ("alice's", "printf \"$2\" >$1; chown alice $1"),
+    ("writable by all", "printf \"$2\" >$1; chmod 666 $1"),
+    ("a link to a file of alice's", "printf \"$2\" >/home/alice/l; chown alice /home/alice/l; ln -s /home/alice/l $1"),
+    ("a FIFO", "mkfifo $1"),
+    ("a folder", "mkdir $1"),
+    ("a terabyte", "truncate -s 1T $1"),
+];
+
+pub(super) fn ledger_of_others_proves_nothing_and_holds_up_nothing(m: &Machine) {
+    m.given("a process in no unit, with an invocation id that only a forged ledger has");
+    m.ok("useradd -m alice");
+    let old = started_guarded_app(m, "8081/tcp");
+    m.ok(&format!(
+        "systemctl kill -s KILL --kill-who=all {APP}; systemctl stop {APP}; systemctl reset-failed {APP}; true"
+    ));
+    m.wait_until("the service is gone", SOON, || !m.alive(old[0]));
+    policy_for_app(m, "8080/tcp");
+    app_service(m, "8080/tcp");
+    let id = "0123456789abcdef0123456789abcdef";
+    m.ok(&format!("INVOCATION_ID={id} setsid python3 /opt/lab/listener.py 8080 </dev/null >/dev/null 2>&1"));
+    let victim = m.holders("8080/tcp")[0];
+    for (what, make) in NO_LEDGERS {
+        m.when(&format!("the ledger is {what}, and the service is started"));
+        m.ok(&format!("set -- /run/portguard/ledger/{APP} '{id} 7\\n'; rm -rf $1; {make}"));
+        m.ok("journalctl --rotate --vacuum-time=1s >/dev/null 2>&1");
+        let (start, took) = timed_start(m);
+
+        m.then("it is refused in time, and the process unharmed");
+        assert!(!start.status.success() && took < BOUND, "{what}: {start:?} after {took:?}");
+        refused(m, APP, &[("RELATION", "other-process"), ("HOLDER_PID", &victim.to_string())]);
+        assert_unharmed(m, "8080/tcp", victim);
+        m.ok(&format!("systemctl reset-failed {APP}"));
+    }
+
+    m.when("the ledger is root's");
+    m.ok(&format!("set -- /run/portguard/ledger/{APP} '{id} 7\\n'; rm -rf $1; printf \"$2\" >$1; chmod 600 $1"));
+    let start = m.start(APP);
+
+    m.then("it is believed: the forged ones were not refused for anything else");
+    assert!(start.status.success(), "{start:?}");
+    assert!(!workers(m).contains(&victim) && !m.holders("8080/tcp").contains(&victim));
+}

@@ -1,0 +1,191 @@
+//! What portguard needs of root's power, measured: the table of SECURITY.md is what is expected here, and the way without
+//! full root is the one that stands there.
+
+use std::collections::BTreeMap;
+
+use super::{
+    APP, SOON, app_service, assert_names, assert_up_without, field, finding, guard, policy, policy_for_app,
+    started_guarded_app, workers,
+};
+use crate::machine::Machine;
+
+const SECURITY: &str = include_str!("../../../SECURITY.md");
+
+/// A row of the table: who has the port, and what comes of it with all of root's power.
+struct Row {
+    name: &'static str,
+    endpoint: &'static str,
+    /// Makes the holder, anew for each run.
+    given: fn(&Machine),
+    relation: &'static str,
+    verdict: &'static str,
+}
+
+const fn row(name: &'static str, given: fn(&Machine), relation: &'static str, verdict: &'static str) -> Row {
+    Row { name, endpoint: "8080/tcp", given, relation, verdict }
+}
+
+const ID: &str = "0123456789abcdef0123456789abcdef";
+
+const ROWS: &[Row] = &[
+    row("nobody", |m| app_service(m, "8080/tcp"), "", "free"),
+    Row { endpoint: "80/tcp", ..row("nobody, a port below 1024", |m| app_service(m, "80/tcp"), "", "free") },
+    row("a leftover of root's", |m| leftover_of(m, "root"), "leftover", "freed"),
+    row("a leftover of another user's", |m| leftover_of(m, "alice"), "leftover", "freed"),
+    row("an escaped process of root's", escaped, "escaped", "freed"),
+    row("a predecessor", predecessor, "predecessor", "freed"),
+    row("another unit", other_unit, "other-unit", "refused"),
+    row("another user's process in no unit", process_of_alices, "other-process", "refused"),
+    row("its own socket unit", own_socket, "own-socket-unit", "passed"),
+];
+
+fn leftover_of(m: &Machine, user: &str) {
+    app_service(m, "8080/tcp");
+    m.unit(&format!("{APP}.d/user.conf"), &format!("[Service]\nUser={user}\n"));
+    m.ok(&format!("systemctl start {APP} && systemctl stop {APP}"));
+}
+
+fn escaped(m: &Machine) {
+    app_service(m, "8080/tcp");
+    m.ok(&format!(
+        "umask 077; mkdir -p -m 755 /run/portguard; mkdir -p /run/portguard/ledger; echo {ID} 7 >/run/portguard/ledger/{APP}; \
+         INVOCATION_ID={ID} setsid python3 /opt/lab/listener.py 8080 </dev/null >/dev/null 2>&1"
+    ));
+}
+
+fn predecessor(m: &Machine) {
+    app_service(m, "8080/tcp");
+    other_unit(m);
+    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nreplaces = [\"web.service\"]\n"));
+}
+
+fn other_unit(m: &Machine) {
+    app_service(m, "8080/tcp");
+    m.unit("web.service", "[Service]\nType=forking\nExecStart=/usr/bin/python3 /opt/lab/listener.py 8080\n");
+    m.ok("systemctl start web.service");
+}
+
+fn process_of_alices(m: &Machine) {
+    app_service(m, "8080/tcp");
+    m.ok("setsid setpriv --reuid=alice --regid=alice --clear-groups python3 /opt/lab/listener.py 8080 </dev/null >/dev/null 2>&1");
+}
+
+fn own_socket(m: &Machine) {
+    m.unit("app.socket", "[Socket]\nListenStream=8080\n");
+    m.unit(APP, "[Service]\nExecStart=/usr/bin/python3 /opt/lab/activated.py\n");
+    m.ok("systemctl start app.socket");
+}
+
+/// What comes of a start whose guard has no more than these capabilities.
+fn outcome(m: &Machine, row: &Row, command: &str) -> (String, String) {
+    m.ok(&format!("rm -rf /etc/systemd/system/{APP}.d && systemctl daemon-reload"));
+    policy_for_app(m, row.endpoint);
+    (row.given)(m);
+    m.unit(&format!("{APP}.d/10-portguard.conf"), &format!("[Service]\nExecStartPre=+{command} --unit %n\n"));
+    m.ok("journalctl --sync; journalctl --rotate --vacuum-time=1s >/dev/null 2>&1");
+    m.start(APP);
+    let entries = m.guard_entries(APP);
+    let first = |name| {
+        let value = entries.iter().map(|entry| field(entry, name)).find(|value| !value.is_empty());
+        value.unwrap_or_default().to_owned()
+    };
+    let outcome = (first("PORTGUARD_RELATION"), first("PORTGUARD_VERDICT"));
+    m.sh(&format!("systemctl stop app.socket web.service; systemctl kill -s KILL --kill-who=all {APP} web.service"));
+    for pid in m.holders(row.endpoint) {
+        m.sh(&format!("kill -KILL {pid}"));
+    }
+    m.sh(&format!(
+        "systemctl stop {APP}; systemctl reset-failed; rm -rf /run/portguard /etc/systemd/system/app.socket"
+    ));
+    m.wait_until("all are gone", SOON, || m.holders(row.endpoint).is_empty() && m.show(APP, "SubState") == "dead");
+    outcome
+}
+
+fn with(capabilities: &[&str]) -> String {
+    let plus: Vec<String> = capabilities.iter().map(|name| name.replacen("cap_", "+", 1)).collect();
+    let only = [&["-all".to_owned()], &plus[..]].concat().join(",");
+    format!("/usr/bin/setpriv --inh-caps=-all --bounding-set={only} --no-new-privs /usr/bin/portguard")
+}
+
+/// The rows of the table in SECURITY.md: who has the port, and the capabilities.
+fn documented() -> BTreeMap<&'static str, Vec<&'static str>> {
+    let (_, section) = SECURITY.split_once("## Least privilege").expect("SECURITY.md has the section");
+    let table = section.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
+    let row = |line: &'static str| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        (cells[0], cells[1].split('`').filter(|word| word.starts_with("cap_")).collect())
+    };
+    table.take_while(|line| line.starts_with('|')).map(row).collect()
+}
+
+pub(super) fn capabilities_are_those_of_the_table_and_no_fewer(m: &Machine) {
+    m.ok("useradd -m alice");
+    let mut table = documented();
+    let mut wrong = Vec::new();
+    for row in ROWS {
+        let name = row.name;
+        let needed = table.remove(name).unwrap_or_else(|| panic!("{name} is not in SECURITY.md"));
+        let whole = (row.relation.to_owned(), row.verdict.to_owned());
+        let mut check = |held: &[&str], is_enough: bool| {
+            let seen = outcome(m, row, &with(held));
+            if (seen == whole) != is_enough {
+                wrong.push(format!("{name}, with {held:?}: {seen:?}"));
+            }
+        };
+
+        m.when(&format!("the port is held by {name}, and the guard has what the table says"));
+        check(&needed, true);
+        for lost in &needed {
+            m.when(&format!("the port is held by {name}, and the guard has no {lost}"));
+            let rest: Vec<&str> = needed.iter().filter(|capability| *capability != lost).copied().collect();
+            check(&rest, false);
+        }
+        m.then("it comes to the same as with all with the first, and with none of the others");
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(table.into_keys().collect::<Vec<_>>(), [""; 0], "rows that nothing measures");
+}
+
+/// The drop-in of the same section, as it stands there.
+pub(super) fn guard_with_less_than_root_stops_the_leftover(m: &Machine) {
+    let (_, section) = SECURITY.split_once("## Least privilege").expect("SECURITY.md has the section");
+    let drop_in = section.split("```ini\n").nth(1).and_then(|rest| rest.split("```").next()).expect("it has a drop-in");
+    m.given("a leftover of alice's, and the drop-in for less than root");
+    m.ok("useradd -m alice");
+    let mut old = started_guarded_app(m, "8080/tcp");
+    m.unit(&format!("{APP}.d/20-user.conf"), "[Service]\nUser=alice\n");
+    m.unit(&format!("{APP}.d/10-portguard.conf"), drop_in);
+    for _ in 0..2 {
+        m.when("the service is restarted");
+        m.ok("journalctl --rotate --vacuum-time=1s >/dev/null 2>&1");
+        let restart = m.restart(APP);
+
+        m.then("it is up without the leftover, and entered in the ledger");
+        assert!(restart.status.success(), "{restart:?}");
+        assert_up_without(m, "8080/tcp", &old);
+        finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop")]);
+        let id = m.show(APP, "InvocationID");
+        assert_names(&m.ok(&format!("cat /run/portguard/ledger/{APP}")), &[&id]);
+        old = workers(m);
+    }
+}
+
+pub(super) fn without_the_plus_the_own_users_leftover_is_stopped(m: &Machine) {
+    m.given("a leftover of alice's, of a service of hers whose guard runs as alice as well");
+    m.ok("useradd -m alice");
+    app_service(m, "8080/tcp");
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+    let plain = "[Service]\nUser=alice\nExecStartPre=/usr/bin/portguard --unit %n\n";
+    m.unit(&format!("{APP}.d/10-portguard.conf"), plain);
+    m.ok(&format!("systemctl start {APP}"));
+    let old = workers(m);
+
+    m.when("it is restarted");
+    let restart = m.restart(APP);
+
+    m.then("it is up, without the leftover, and the journal says so");
+    assert!(restart.status.success(), "{restart:?}");
+    assert_up_without(m, "8080/tcp", &old);
+    assert_names(&m.journal(APP), &["a leftover of an earlier run of app.service; stopping it"]);
+}
