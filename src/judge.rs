@@ -284,7 +284,6 @@ fn kept_by_manager(held: &HeldSocket, scene: &Scene, rules: &Rules) -> Relation 
         held.birthplace.as_ref().is_some_and(|owner| guarded.is(owner))
             || held.socket.cgroup.is_some_and(|id| guarded.runs.iter().any(|run| run.cgroup == Some(id)))
     };
-    let untold = is_manager_silent(scene);
     let stored = guarded.stored.as_ref().map_or_else(born_here, |stored| stored.contains(&held.socket.inode));
     match (&held.socket_unit, &held.birthplace) {
         (Some(unit), _) => for_socket_unit(unit, scene, rules),
@@ -292,10 +291,9 @@ fn kept_by_manager(held: &HeldSocket, scene: &Scene, rules: &Rules) -> Relation 
         (None, Some(owner)) if guarded.is(owner) => Relation::Manager,
         (None, Some(Owner::Unit(unit))) => Relation::OtherUnit(unit.clone()),
         (None, Some(Owner::UserUnit { uid, unit })) => Relation::OtherUserUnit { uid: *uid, unit: unit.clone() },
-        (None, Some(Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown) | None) if untold => {
-            Relation::Unchecked(Probe::Busy)
+        (None, Some(Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown) | None) => {
+            if is_manager_silent(scene) { Relation::Unchecked(Probe::Busy) } else { Relation::Manager }
         }
-        (None, Some(Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown) | None) => Relation::Manager,
     }
 }
 

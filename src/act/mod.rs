@@ -505,32 +505,35 @@ impl<'a> Watch<'a, '_> {
     }
 
     fn drop_those_that_ended(&mut self, gone: &[bool]) {
-        let after = self.began.elapsed();
         let mut gone = gone.iter();
-        self.verified.retain(|pin| {
-            let has_ended = gone.next() == Some(&true);
-            if has_ended {
-                self.ended += 1;
-                if self.ended <= NAMED {
-                    (self.tell)(&Step::Ended { process: pin.target.process, after });
-                }
-            }
-            !has_ended
-        });
+        self.drop_those(|_| gone.next() == Some(&true), |process, after| Step::Ended { process, after });
     }
 
     fn drop_those_that_let_go(&mut self) {
+        let proc_root = self.eyes.proc_root;
+        let let_go = |target: &Target<'_>| {
+            let open = holders::holds(proc_root, target.process.pid, &target.inodes);
+            open.inodes.is_empty() && open.sight == Sight::Whole
+        };
+        self.drop_those(let_go, |process, after| Step::LetGo { process, after });
+    }
+
+    /// Drops those that are done with, and says so of the first [`NAMED`] of all.
+    fn drop_those(
+        &mut self,
+        mut is_done: impl FnMut(&Target<'a>) -> bool,
+        step: impl Fn(&'a Process, Duration) -> Step<'a>,
+    ) {
         let after = self.began.elapsed();
         self.verified.retain(|pin| {
-            let open = holders::holds(self.eyes.proc_root, pin.target.process.pid, &pin.target.inodes);
-            let let_go = open.inodes.is_empty() && open.sight == Sight::Whole;
-            if let_go {
+            let done = is_done(pin.target);
+            if done {
                 self.ended += 1;
                 if self.ended <= NAMED {
-                    (self.tell)(&Step::LetGo { process: pin.target.process, after });
+                    (self.tell)(&step(pin.target.process, after));
                 }
             }
-            !let_go
+            !done
         });
     }
 }

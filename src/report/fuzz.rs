@@ -125,6 +125,14 @@ fn of_its_command(entry: &Entry) {
 }
 
 fn relation(word: &str, other: &UnitName, container: Container) -> Relation {
+    every_relation(other, container)
+        .into_iter()
+        .find(|relation| relation.word() == word)
+        .unwrap_or(Relation::OtherUserUnit { uid: 1000, unit: other.clone() })
+}
+
+/// One for each word.
+pub(super) fn every_relation(other: &UnitName, container: Container) -> [Relation; 25] {
     [
         Relation::OwnSocketUnit(other.clone()),
         Relation::OwnFdStore,
@@ -152,9 +160,6 @@ fn relation(word: &str, other: &UnitName, container: Container) -> Relation {
         Relation::Unchecked(Probe::Busy),
         Relation::NotBindable(Probe::NotLocal),
     ]
-    .into_iter()
-    .find(|relation| relation.word() == word)
-    .unwrap_or(Relation::OtherUserUnit { uid: 1000, unit: other.clone() })
 }
 
 fn outcomes(why: &str) -> [Outcome; 4] {

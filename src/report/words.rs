@@ -471,6 +471,7 @@ fn list(items: impl Iterator<Item = String>) -> String {
 mod tests {
     use std::time::Duration;
 
+    use super::super::fuzz::every_relation;
     use super::*;
     use crate::model::{Container, Engine, Signal, Stopped};
 
@@ -605,34 +606,8 @@ mod tests {
 
     #[test]
     fn every_relation_and_action_is_in_the_readme_and_the_man_page() {
-        let relations = [
-            Relation::OwnSocketUnit(unit()),
-            Relation::OwnFdStore,
-            Relation::OwnStart,
-            Relation::OwnRun,
-            Relation::Leftover,
-            Relation::Escaped,
-            Relation::Heir,
-            Relation::Unproven,
-            Relation::Predecessor(unit()),
-            Relation::Lookalike,
-            Relation::Sibling(unit()),
-            Relation::Twin { uid: None },
-            Relation::OtherUnit(unit()),
-            Relation::OtherSocketUnit(unit()),
-            Relation::Manager,
-            Relation::Container(Container { engine: Engine::Docker, name: None }),
-            Relation::Session { id: "1".to_owned() },
-            Relation::OtherProcess,
-            Relation::Client,
-            Relation::TimeWait,
-            Relation::KernelHeld,
-            Relation::Hidden,
-            Relation::Unexplained,
-            Relation::Unchecked(Probe::Denied),
-            Relation::NotBindable(Probe::NotLocal),
-        ];
-        for relation in relations {
+        let container = Container { engine: Engine::Docker, name: None };
+        for relation in every_relation(&unit(), container) {
             assert!(README.contains(&format!("| `{relation}` |")), "{relation}");
             assert!(MAN_PAGE.contains(&format!("*{relation}*")), "{relation}");
         }

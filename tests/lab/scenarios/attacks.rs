@@ -2,7 +2,7 @@
 
 use super::{
     APP, assert_names, assert_unharmed, assert_up_without, field, finding, guard, message, policy_for_app,
-    started_guarded_app,
+    started_guarded_app, web_has_the_port,
 };
 use crate::machine::Machine;
 
@@ -288,8 +288,7 @@ pub(super) fn dry_run_judges_as_the_real_run_does(m: &Machine) {
     m.when("it is started while web.service has the port");
     m.ok(&format!("systemctl kill -s KILL --kill-who=all {APP} 2>/dev/null; systemctl stop {APP}; true"));
     m.wait_until("the port is free", super::SOON, || m.holders("8080/tcp").is_empty());
-    m.unit("web.service", "[Service]\nType=forking\nExecStart=/usr/bin/python3 /opt/lab/listener.py 8080\n");
-    m.ok("systemctl start web.service");
+    web_has_the_port(m);
     assert!(!m.start(APP).status.success());
 
     m.then("both have found and judged the same again");

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{APP, SOON, app_service, assert_names, assert_nobody_signalled, finding, message, policy};
+use super::{
+    APP, SOON, app_service, assert_names, assert_nobody_signalled, finding, message, policy, while_systemd_is_silent,
+};
 use crate::machine::Machine;
 
 fn policy_on_blind(m: &Machine, endpoint: &str, on_blind: &str) {
@@ -62,11 +64,7 @@ fn started_while_systemd_is_silent(m: &Machine) {
         "[Service]\nExecStartPre=+/bin/sh -c 'sleep 2; exec /usr/bin/portguard --unit %n'\n",
     );
     m.ok("systemctl start app.socket");
-    m.ok(&format!("systemctl start --no-block {APP}"));
-    m.wait_until("the command in front of the start runs", SOON, || m.show(APP, "SubState") == "start-pre");
-    m.freeze_manager();
-    std::thread::sleep(Duration::from_secs(6));
-    m.thaw_manager();
+    while_systemd_is_silent(m, "start", Duration::from_secs(6));
     m.wait_until("the start is over", SOON, || {
         let state = m.show(APP, "SubState");
         state == "running" || state == "failed"

@@ -4,9 +4,11 @@
 
 use std::time::{Duration, Instant};
 
+use super::predecessors::{app_replaces, replaces};
 use super::{
     APP, Entry, GUARD, SOON, app_service, assert_names, assert_nobody_signalled, assert_unharmed, assert_up_without,
-    finding, policy, policy_for_app, refused, started_guarded_app,
+    finding, policy_for_app, refused, started_guarded_app, take_the_bus_away, web_has_the_port,
+    while_systemd_is_silent,
 };
 use crate::machine::Machine;
 
@@ -51,12 +53,11 @@ fn assert_restarts(m: &Machine, old: &[u32], lift: impl FnOnce()) {
 
 /// web.service, which has 8080, and app.service, whose guard is `guard` and which needs it.
 fn foreign_holder(m: &Machine, guard: &str) -> u32 {
-    m.unit("web.service", "[Service]\nType=forking\nExecStart=/usr/bin/python3 /opt/lab/listener.py 8080\n");
-    m.ok("systemctl start web.service");
+    let web = web_has_the_port(m);
     app_service(m, "8080/tcp");
     policy_for_app(m, "8080/tcp");
     m.unit(&format!("{APP}.d/10-portguard.conf"), guard);
-    m.main_pid("web.service")
+    web
 }
 
 /// Starts app.service, which is refused for web.service, and not late. `lift` ends the fault.
@@ -68,6 +69,17 @@ fn assert_refuses_web(m: &Machine, web: u32, lift: impl FnOnce()) -> Entry {
     assert_nobody_signalled(m, APP);
     assert_in_time(m);
     refused(m, APP, &[("ENDPOINT", "8080/tcp"), ("HOLDER_UNIT", "web.service")])
+}
+
+/// With this guard and its fault, another unit that has the port gets app.service refused, and not late.
+fn assert_refuses_another_unit(m: &Machine, guard: &str) {
+    m.given("another unit that has the port");
+    clean_up(m);
+    let web = foreign_holder(m, guard);
+
+    m.when("the service is started");
+    m.then("it is refused, and that unit named");
+    assert_refuses_web(m, web, || {});
 }
 
 /// Takes app.service and whatever is left of it away, and what the journal has so far.
@@ -82,10 +94,7 @@ fn clean_up(m: &Machine) {
 pub(super) fn stopped_bus_costs_nothing(m: &Machine) {
     m.given("a leftover, and a system without its bus");
     let old = started_guarded_app(m, "8080/tcp");
-    // dbus.service may refuse to be stopped by hand, so it is killed; masked, nothing brings it back.
-    m.ok("systemctl mask --runtime dbus.service dbus.socket && systemctl stop dbus.socket");
-    m.ok("systemctl kill -s KILL dbus.service");
-    m.wait_until("the bus is down", SOON, || !m.sh("busctl --timeout=2 list").status.success());
+    take_the_bus_away(m);
 
     m.when("the service is restarted");
     let restart = m.restart(APP);
@@ -216,13 +225,7 @@ pub(super) fn denied_netlink_leaves_the_tables_of_proc(m: &Machine) {
     assert_restarts(m, &old, || {});
     finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop")]);
 
-    m.given("another unit that has the port");
-    clean_up(m);
-    let web = foreign_holder(m, &guard);
-
-    m.when("the service is started");
-    m.then("it is refused, and that unit named");
-    assert_refuses_web(m, web, || {});
+    assert_refuses_another_unit(m, &guard);
 }
 
 pub(super) fn kernel_without_pidfds_gets_nobody_signalled(m: &Machine) {
@@ -297,13 +300,7 @@ pub(super) fn missing_cgroups_leave_what_processes_say(m: &Machine) {
     assert_restarts(m, &old, || {});
     finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop"), ("HOLDER_PID", &old[0].to_string())]);
 
-    m.given("another unit that has the port");
-    clean_up(m);
-    let web = foreign_holder(m, &guard);
-
-    m.when("the service is started");
-    m.then("it is refused, and that unit named");
-    assert_refuses_web(m, web, || {});
+    assert_refuses_another_unit(m, &guard);
 }
 
 pub(super) fn hybrid_cgroups_tell_whose_a_process_is(m: &Machine) {
@@ -327,13 +324,7 @@ fn assert_tells_whose_a_process_is(m: &Machine) {
     assert_restarts(m, &old, || {});
     finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop"), ("HOLDER_PID", &old[0].to_string())]);
 
-    m.given("another unit that has the port");
-    clean_up(m);
-    let web = foreign_holder(m, GUARD);
-
-    m.when("the service is started");
-    m.then("it is refused, and that unit named");
-    assert_refuses_web(m, web, || {});
+    assert_refuses_another_unit(m, GUARD);
 
     m.given("a socket unit of another service with the port");
     m.ok("systemctl stop web.service");
@@ -364,13 +355,7 @@ pub(super) fn clock_that_jumps_holds_up_no_start(m: &Machine) {
     assert_restarts(m, &old, || {});
     finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop"), ("HOLDER_PID", &old[0].to_string())]);
 
-    m.given("another unit that has the port");
-    clean_up(m);
-    let web = foreign_holder(m, guard);
-
-    m.when("the service is started");
-    m.then("it is refused, and that unit named");
-    assert_refuses_web(m, web, || {});
+    assert_refuses_another_unit(m, guard);
 }
 
 /// How long portguard sleeps before it begins, so that PID 1 can be stopped in time.
@@ -382,11 +367,7 @@ pub(super) fn busy_manager_holds_up_no_start(m: &Machine) {
     let old = leftover_guarded_by(m, AFTER_A_WHILE);
 
     m.when("the service is restarted, and PID 1 answers nobody while portguard looks and stops");
-    m.ok(&format!("systemctl restart --no-block {APP}"));
-    m.wait_until("the command in front of the start runs", SOON, || m.show(APP, "SubState") == "start-pre");
-    m.freeze_manager();
-    std::thread::sleep(Duration::from_secs(5));
-    m.thaw_manager();
+    while_systemd_is_silent(m, "restart", Duration::from_secs(5));
     let begin = Instant::now();
 
     m.then("it is up as soon as PID 1 goes on, the leftover is gone, and the journal says that nobody answered");
@@ -425,7 +406,7 @@ pub(super) fn manager_that_is_back_in_a_moment_is_asked_again(m: &Machine) {
     m.ok("systemctl start old.service");
     let old = m.main_pid("old.service");
     app_service(m, "8080/tcp");
-    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nreplaces = [\"old.service\"]\n"));
+    replaces(m, "\"old.service\"");
     m.write(
         "/opt/lab/away.sh",
         "cd /run/systemd && mv private away || exit\n\
@@ -433,8 +414,7 @@ pub(super) fn manager_that_is_back_in_a_moment_is_asked_again(m: &Machine) {
          (sleep 0.4; mv -f away private) &\nexec /usr/bin/portguard --unit app.service\n",
     );
     m.unit(&format!("{APP}.d/10-portguard.conf"), "[Service]\nExecStartPre=+/bin/sh /opt/lab/away.sh\n");
-    m.ok("systemctl mask --runtime dbus.service dbus.socket && systemctl stop dbus.socket");
-    m.ok("systemctl kill -s KILL dbus.service");
+    take_the_bus_away(m);
 
     m.when("the guarded service is started, and PID 1 takes no connections when it is asked");
     let start = m.start(APP);
@@ -454,9 +434,7 @@ pub(super) fn manager_that_begins_anew_loses_no_job(m: &Machine) {
         "[Service]\nType=notify\nExecStart=/usr/bin/python3 /opt/lab/app.py 8080/tcp 0\nExecStop=/bin/sleep 4\n",
     );
     m.ok("systemctl start old.service");
-    app_service(m, "8080/tcp");
-    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nreplaces = [\"old.service\"]\n"));
-    super::guard(m, APP);
+    app_replaces(m, "\"old.service\"");
 
     m.when("the guarded service is started, and PID 1 executes itself anew while portguard waits for that stop");
     m.ok(&format!("systemctl start --no-block {APP}"));
@@ -484,11 +462,7 @@ pub(super) fn silent_manager_gets_nobody_killed(m: &Machine) {
     );
 
     m.when("it is restarted, and PID 1 answers nobody while portguard looks and stops");
-    m.ok(&format!("systemctl restart --no-block {APP}"));
-    m.wait_until("the command in front of the start runs", SOON, || m.show(APP, "SubState") == "start-pre");
-    m.freeze_manager();
-    std::thread::sleep(Duration::from_secs(7));
-    m.thaw_manager();
+    while_systemd_is_silent(m, "restart", Duration::from_secs(7));
 
     m.then("portguard has asked the leftover to end, has not killed it, and has given up once it knew more");
     m.wait_until("the start has failed", SOON, || m.show(APP, "ActiveState") == "failed");

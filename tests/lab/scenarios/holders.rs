@@ -4,9 +4,11 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+use super::predecessors::app_replaces;
+use super::time::{held_by_web, impatient, stop_timeout};
 use super::{
     APP, SOON, app_service, assert_names, assert_nobody_signalled, assert_unharmed, assert_up_without, field, finding,
-    guard, message, policy, policy_for_app, refused, started_guarded_app, workers,
+    guard, message, policy, policy_for_app, refused, started_guarded_app, take_the_bus_away, workers,
 };
 use crate::machine::{Entry, Machine, Output};
 
@@ -17,11 +19,6 @@ const BOUND: Duration = Duration::from_secs(4);
 const GRACE: Duration = Duration::from_secs(5);
 
 const SUB: &str = "/sys/fs/cgroup/system.slice/app.service/sub";
-
-/// How long a leftover of app.service has, in seconds, after it was asked to end.
-fn stop_timeout(m: &Machine, seconds: u64) {
-    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nstop-timeout = \"{seconds}s\"\n"));
-}
 
 /// Restarts app.service, which must take no longer than this and what a fault may cost.
 fn restart_within(m: &Machine, allowed: Duration) -> Output {
@@ -54,7 +51,7 @@ pub(super) fn holder_in_uninterruptible_sleep_is_given_up_and_said_to_be(m: &Mac
     m.ok("systemd-run --unit=hang python3 /opt/lab/hang.py /run/hang");
     m.wait_until("it is mounted", SOON, || m.sh("grep -q ' /run/hang ' /proc/mounts").status.success());
     let old = started_guarded_app(m, "8080/tcp 1 hanging /run/hang/file")[0];
-    stop_timeout(m, 1);
+    stop_timeout(m, "1s");
 
     m.when("the service is restarted");
     let restart = restart_within(m, Duration::from_secs(1) + GRACE);
@@ -86,7 +83,7 @@ pub(super) fn holder_in_uninterruptible_sleep_is_given_up_and_said_to_be(m: &Mac
 pub(super) fn stopped_holder_is_let_go_on_to_end(m: &Machine) {
     m.given("a leftover that is stopped (SIGSTOP), and a minute for it to end");
     let old = started_guarded_app(m, "8080/tcp")[0];
-    stop_timeout(m, 60);
+    stop_timeout(m, "60s");
     m.ok(&format!("kill -STOP {old}"));
 
     m.when("the service is restarted");
@@ -104,7 +101,7 @@ pub(super) fn frozen_holder_is_killed_when_its_time_is_over(m: &Machine) {
     m.given("a leftover in a cgroup that is frozen, and a second for it to end");
     // One that would do something about SIGTERM: any other is ended by it also where it is frozen.
     let old = started_guarded_app(m, "8080/tcp 1 reforking");
-    stop_timeout(m, 1);
+    stop_timeout(m, "1s");
     m.ok(&format!("mkdir {SUB} && echo {} >{SUB}/cgroup.procs && echo 1 >{SUB}/cgroup.freeze", old[0]));
     m.wait_until("it is frozen", SOON, || m.sh(&format!("grep -q 'frozen 1' {SUB}/cgroup.events")).status.success());
 
@@ -125,9 +122,7 @@ pub(super) fn frozen_predecessor_is_stopped_by_systemd_or_said_to_be_frozen(m: &
     m.unit("old.service", "[Service]\nType=notify\nExecStart=/usr/bin/python3 /opt/lab/app.py 8080/tcp\n");
     m.ok("systemctl start old.service");
     let old = m.processes_of("old.service");
-    app_service(m, "8080/tcp");
-    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nreplaces = [\"old.service\"]\n"));
-    guard(m, APP);
+    app_replaces(m, "\"old.service\"");
     m.ok("systemctl freeze old.service");
 
     m.when("the guarded service is started");
@@ -163,7 +158,7 @@ fn traced(m: &Machine, pid: u32, how: &str) -> u32 {
 pub(super) fn traced_holder_is_killed_when_its_time_is_over(m: &Machine) {
     m.given("a leftover whose tracer sees its signals first and does not let it go on, and a second for it to end");
     let old = started_guarded_app(m, "8080/tcp")[0];
-    stop_timeout(m, 1);
+    stop_timeout(m, "1s");
     let tracer = traced(m, old, "");
 
     m.when("the service is restarted");
@@ -180,7 +175,7 @@ pub(super) fn traced_holder_is_killed_when_its_time_is_over(m: &Machine) {
 pub(super) fn killed_holder_that_its_tracer_keeps_is_given_up_and_the_tracer_named(m: &Machine) {
     m.given("a leftover whose tracer stops it at its very end, and a second for it to end");
     let old = started_guarded_app(m, "8080/tcp")[0];
-    stop_timeout(m, 1);
+    stop_timeout(m, "1s");
     let tracer = traced(m, old, "exit");
 
     m.when("the service is restarted");
@@ -273,7 +268,7 @@ pub(super) fn five_hundred_foreign_holders_are_refused_in_a_few_lines(m: &Machin
 pub(super) fn holder_that_executes_another_program_is_looked_at_again_before_it_is_killed(m: &Machine) {
     m.given("a leftover that answers SIGTERM by executing another program, and a second for it to end");
     let old = started_guarded_app(m, "8080/tcp 1 executing")[0];
-    stop_timeout(m, 1);
+    stop_timeout(m, "1s");
 
     m.when("the service is restarted");
     let restart = restart_within(m, Duration::from_secs(1) + GRACE);
@@ -292,7 +287,7 @@ pub(super) fn holder_that_moves_to_another_cgroup_is_looked_at_again_before_it_i
     m.wait_until("it is there", SOON, || m.show("elsewhere.scope", "ActiveState") == "active");
     let inhabitant = m.processes_of("elsewhere.scope")[0];
     let old = started_guarded_app(m, &format!("8080/tcp 1 moving {ELSEWHERE}"))[0];
-    stop_timeout(m, 1);
+    stop_timeout(m, "1s");
 
     m.when("the service is restarted");
     let restart = restart_within(m, Duration::from_secs(1) + GRACE);
@@ -354,15 +349,11 @@ pub(super) fn holder_that_changes_all_the_time_costs_nobody_else_anything(m: &Ma
     assert_eq!(m.sh("cat /run/harmed 2>/dev/null").stdout, "");
 }
 
-fn impatient(m: &Machine, settings: &str) {
-    m.unit(&format!("{APP}.d/timeout.conf"), &format!("[Service]\nTimeoutStartSec=4s\n{settings}"));
-}
-
 /// With `Type=simple` and no `NotifyAccess=` systemd gives nobody a `NOTIFY_SOCKET`.
 pub(super) fn start_timeout_is_kept_without_a_notify_socket(m: &Machine) {
     m.given("a leftover that ignores SIGTERM, a minute for it, and a start that may take four seconds");
     m.unit(APP, "[Service]\nKillMode=process\nExecStart=/usr/bin/python3 /opt/lab/app.py 8080/tcp 1 stubborn\n");
-    stop_timeout(m, 60);
+    stop_timeout(m, "60s");
     impatient(m, "ExecStartPre=/bin/sh -c 'echo \"socket:$NOTIFY_SOCKET\" >/run/notify'\n");
     guard(m, APP);
     m.ok(&format!("systemctl start {APP}"));
@@ -381,18 +372,9 @@ pub(super) fn start_timeout_is_kept_without_a_notify_socket(m: &Machine) {
     assert_up_without(m, "8080/tcp", &old);
 }
 
-fn held_by_web(m: &Machine) -> u32 {
-    m.unit("web.service", "[Service]\nType=forking\nExecStart=/usr/bin/python3 /opt/lab/listener.py 8080\n");
-    m.ok("systemctl start web.service");
-    app_service(m, "8080/tcp");
-    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\non-foreign = \"wait\"\nwait = \"50s\"\n"));
-    guard(m, APP);
-    m.main_pid("web.service")
-}
-
 pub(super) fn wait_is_over_before_systemd_gives_the_start_up(m: &Machine) {
     m.given("a port held by web.service, a policy that waits for it for long, and a start that may take four seconds");
-    let web = held_by_web(m);
+    let web = held_by_web(m, "50s");
     impatient(m, "");
 
     m.when("the guarded service is started");
@@ -407,7 +389,7 @@ pub(super) fn wait_is_over_before_systemd_gives_the_start_up(m: &Machine) {
 
 pub(super) fn wait_goes_on_where_systemd_gives_more_time(m: &Machine) {
     m.given("the same, and NotifyAccess=exec");
-    let web = held_by_web(m);
+    let web = held_by_web(m, "50s");
     impatient(m, "NotifyAccess=exec\n");
 
     m.when("the guarded service is started, and web.service ends after six seconds");
@@ -444,7 +426,7 @@ fn assert_called_off(m: &Machine, words: &[&str]) {
 pub(super) fn start_that_is_called_off_while_a_leftover_is_stopped_ends_at_once(m: &Machine) {
     m.given("a leftover that ignores SIGTERM, and three seconds for it to end");
     let old = started_guarded_app(m, "8080/tcp 1 stubborn")[0];
-    stop_timeout(m, 3);
+    stop_timeout(m, "3s");
 
     m.when("the service is restarted, and stopped while portguard waits for the leftover");
     start_until(m, "restart", "sending SIGTERM");
@@ -460,7 +442,7 @@ pub(super) fn start_that_is_called_off_while_a_leftover_is_stopped_ends_at_once(
 
 pub(super) fn start_that_is_called_off_while_it_waits_ends_at_once(m: &Machine) {
     m.given("a port held by web.service, and a policy that waits for it");
-    let web = held_by_web(m);
+    let web = held_by_web(m, "50s");
 
     m.when("the guarded service is started, and stopped while portguard waits");
     start_until(m, "start", "waiting for it");
@@ -478,17 +460,14 @@ pub(super) fn start_that_is_called_off_while_systemd_stops_a_predecessor_ends_at
             "[Service]\nType=notify\nTimeoutStopSec=60\nExecStop=/bin/sleep 8\nExecStart=/usr/bin/python3 /opt/lab/app.py 8080/tcp\n",
         );
         m.ok("systemctl start old.service");
-        app_service(m, "8080/tcp");
-        policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nreplaces = [\"old.service\"]\n"));
-        guard(m, APP);
+        app_replaces(m, "\"old.service\"");
         if !bus {
             m.given(
                 "that there is no bus, so that systemctl is asked, which systemd has to end with the start as well",
             );
             m.unit(&format!("{APP}.d/kill.conf"), "[Service]\nKillMode=control-group\n");
-            m.ok("systemctl mask --runtime dbus.service dbus.socket && systemctl stop dbus.socket");
-            m.ok("systemctl kill -s KILL dbus.service && journalctl --rotate --vacuum-time=1s >/dev/null 2>&1");
-            m.wait_until("the bus is down", SOON, || !m.sh("busctl --timeout=2 list").status.success());
+            take_the_bus_away(m);
+            m.ok("journalctl --rotate --vacuum-time=1s >/dev/null 2>&1");
         }
 
         m.when("it is started, and stopped while portguard waits for old.service to be down");
@@ -523,7 +502,7 @@ pub(super) fn start_that_is_called_off_in_the_midst_of_a_look_signals_nobody(m: 
 pub(super) fn sigterm_of_somebody_else_does_not_let_the_service_start(m: &Machine) {
     m.given("a leftover that ignores SIGTERM, and half a minute for it to end");
     let old = started_guarded_app(m, "8080/tcp 1 stubborn")[0];
-    stop_timeout(m, 30);
+    stop_timeout(m, "30s");
 
     m.when("the service is restarted, and somebody kills portguard while it waits for the leftover");
     start_until(m, "restart", "sending SIGTERM");

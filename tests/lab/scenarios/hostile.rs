@@ -3,10 +3,11 @@
 
 use std::time::{Duration, Instant};
 
+use super::predecessors::app_replaces;
 use super::users::{alices_manager, as_alice, user_unit};
 use super::{
     APP, SOON, app_service, assert_names, assert_nobody_signalled, assert_unharmed, assert_up_without, finding, guard,
-    message, policy, policy_for_app, refused, started_guarded_app, workers,
+    message, policy_for_app, refused, started_guarded_app, workers,
 };
 use crate::machine::{Machine, Output};
 
@@ -82,9 +83,7 @@ pub(super) fn socket_of_a_cgroup_that_is_gone_gets_no_unit_stopped(m: &Machine) 
     m.then("old.service has the port, by a socket whose cgroup is gone");
     evil(m, "gone /run/old.sock", "User=alice\nDelegate=yes\n");
     assert_eq!(m.holders("8080/tcp"), [old]);
-    app_service(m, "8080/tcp");
-    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nreplaces = [\"old.service\"]\n"));
-    guard(m, APP);
+    app_replaces(m, "\"old.service\"");
 
     m.when("the guarded service is started");
     let start = m.start(APP);

@@ -291,6 +291,29 @@ fn started_guarded_app(machine: &Machine, arguments: &str) -> Vec<u32> {
     workers(machine)
 }
 
+/// Has web.service, which is none of the guarded service's business, take 8080/tcp.
+fn web_has_the_port(machine: &Machine) -> u32 {
+    machine.unit("web.service", "[Service]\nType=forking\nExecStart=/usr/bin/python3 /opt/lab/listener.py 8080\n");
+    machine.ok("systemctl start web.service");
+    machine.main_pid("web.service")
+}
+
+/// Takes the bus away. dbus.service may refuse to be stopped by hand, so it is killed; masked, nothing brings it back.
+fn take_the_bus_away(machine: &Machine) {
+    machine.ok("systemctl mask --runtime dbus.service dbus.socket && systemctl stop dbus.socket");
+    machine.ok("systemctl kill -s KILL dbus.service");
+    machine.wait_until("the bus is down", SOON, || !machine.sh("busctl --timeout=2 list").status.success());
+}
+
+/// Starts or restarts app.service, and has PID 1 answer nobody for so long from the moment that its guard runs.
+fn while_systemd_is_silent(machine: &Machine, verb: &str, silence: Duration) {
+    machine.ok(&format!("systemctl {verb} --no-block {APP}"));
+    machine.wait_until("the command in front of the start runs", SOON, || machine.show(APP, "SubState") == "start-pre");
+    machine.freeze_manager();
+    std::thread::sleep(silence);
+    machine.thaw_manager();
+}
+
 fn workers(machine: &Machine) -> Vec<u32> {
     let main = machine.main_pid(APP);
     let workers: Vec<_> = machine.processes_of(APP).into_iter().filter(|&pid| pid != main).collect();

@@ -1,6 +1,7 @@
 //! Names that somebody has given: a cgroup in a tree of their own, a copy of a program, the same arguments elsewhere. None
 //! of them gets anybody stopped, lets a held port pass for free, or ends in a command against somebody else.
 
+use super::predecessors::app_replaces;
 use super::users::as_alice;
 use super::{
     APP, SOON, app_service, assert_names, assert_next_frees, assert_nobody_signalled, assert_unharmed, field, guard,
@@ -33,9 +34,7 @@ pub(super) fn cgroup_of_a_user_is_no_socket_unit_of_the_system(m: &Machine) {
     m.unit("old.service", "[Service]\nExecStart=/bin/sleep infinity\n");
     m.ok("systemctl start old.socket");
     let alice = in_the_name_of(m, "old.socket");
-    app_service(m, "8080/tcp");
-    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nreplaces = [\"old.socket\"]\n"));
-    guard(m, APP);
+    app_replaces(m, "\"old.socket\"");
 
     m.when("the guarded service is started");
     let start = m.start(APP);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::users::{alices_manager, as_alice, user_unit};
 use super::{
     APP, SOON, app_service, assert_names, assert_nobody_signalled, assert_unharmed, assert_up_without, field, finding,
-    guard, message, policy, refused,
+    guard, message, policy, refused, take_the_bus_away,
 };
 use crate::machine::Machine;
 
@@ -24,13 +24,13 @@ fn service(port: u16, settings: &str) -> String {
 }
 
 /// app.service, guarded, which takes over from these, as TOML has it.
-fn app_replaces(m: &Machine, units: &str) {
+pub(super) fn app_replaces(m: &Machine, units: &str) {
     app_service(m, "8080/tcp");
     replaces(m, units);
     guard(m, APP);
 }
 
-fn replaces(m: &Machine, units: &str) {
+pub(super) fn replaces(m: &Machine, units: &str) {
     policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nreplaces = [{units}]\n"));
 }
 
@@ -288,10 +288,7 @@ pub(super) fn predecessor_is_stopped_without_a_bus(m: &Machine) {
     m.wait_until("the port is free", SOON, || m.holders("8080/tcp").is_empty());
     m.ok("systemctl start old.service");
     let old = m.main_pid("old.service");
-    // It may refuse to be stopped by hand, so it is killed; masked, nothing brings it back.
-    m.ok("systemctl mask --runtime dbus.service dbus.socket && systemctl stop dbus.socket");
-    m.ok("systemctl kill -s KILL dbus.service");
-    m.wait_until("the bus is down", SOON, || !m.sh("busctl --timeout=2 list").status.success());
+    take_the_bus_away(m);
 
     m.when("the guarded service is started");
     let begin = Instant::now();

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use super::predecessors::replaces;
 use super::{
-    APP, SOON, app_service, assert_names, assert_up_without, field, finding, guard, policy, policy_for_app,
-    started_guarded_app, workers,
+    APP, SOON, app_service, assert_names, assert_up_without, field, finding, guard, policy_for_app,
+    started_guarded_app, web_has_the_port, workers,
 };
 use crate::machine::Machine;
 
@@ -56,13 +57,12 @@ fn escaped(m: &Machine) {
 fn predecessor(m: &Machine) {
     app_service(m, "8080/tcp");
     other_unit(m);
-    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nreplaces = [\"web.service\"]\n"));
+    replaces(m, "\"web.service\"");
 }
 
 fn other_unit(m: &Machine) {
     app_service(m, "8080/tcp");
-    m.unit("web.service", "[Service]\nType=forking\nExecStart=/usr/bin/python3 /opt/lab/listener.py 8080\n");
-    m.ok("systemctl start web.service");
+    web_has_the_port(m);
 }
 
 fn process_of_alices(m: &Machine) {

@@ -2,15 +2,13 @@
 
 use super::{
     APP, app_service, assert_names, assert_unharmed, finding, guard, message, policy, policy_for_app,
-    started_guarded_app,
+    started_guarded_app, web_has_the_port,
 };
 use crate::machine::Machine;
 
 pub(super) fn foreign_live_unit_is_refused_named_and_unharmed(m: &Machine) {
     m.given("web.service, which lives and holds the port of the guarded service");
-    m.unit("web.service", "[Service]\nType=forking\nExecStart=/usr/bin/python3 /opt/lab/listener.py 8080\n");
-    m.ok("systemctl start web.service");
-    let web = m.main_pid("web.service");
+    let web = web_has_the_port(m);
     app_service(m, "8080/tcp");
     policy_for_app(m, "8080/tcp");
     guard(m, APP);

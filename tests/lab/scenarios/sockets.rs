@@ -1,5 +1,6 @@
 //! Socket activation: the port is held by PID 1, which nobody may signal, because SIGTERM makes it re-execute itself.
 
+use super::predecessors::{app_replaces, replaces};
 use super::{
     APP, SOON, app_service, assert_names, assert_next_shows, assert_unharmed, assert_up_without, field, finding, guard,
     message, policy, policy_for_app, refused, type_next,
@@ -259,12 +260,7 @@ pub(super) fn replaced_socket_unit_is_stopped_by_systemd(m: &Machine) {
     m.unit("other.socket", "[Socket]\nListenStream=8080\n");
     m.unit("other.service", ACTIVATED);
     m.ok("systemctl start other.socket");
-    app_service(m, "8080/tcp");
-    let replaces = |units: &str| {
-        policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nreplaces = [{units}]\n"));
-    };
-    replaces("\"other.socket\"");
-    guard(m, APP);
+    app_replaces(m, "\"other.socket\"");
     let manager = manager_image(m);
 
     m.when("the guarded service is started");
@@ -299,7 +295,7 @@ pub(super) fn replaced_socket_unit_is_stopped_by_systemd(m: &Machine) {
     assert_eq!(m.show("other.socket", "ActiveState"), "active");
 
     m.when("the policy speaks of both");
-    replaces("\"other.socket\", \"other.service\"");
+    replaces(m, "\"other.socket\", \"other.service\"");
     let start = m.start(APP);
 
     m.then("both are stopped, and the service is up");

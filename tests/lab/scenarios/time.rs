@@ -4,15 +4,15 @@ use std::time::{Duration, Instant};
 
 use super::{
     APP, SOON, app_service, assert_names, assert_unharmed, assert_up_without, finding, guard, policy,
-    started_guarded_app,
+    started_guarded_app, web_has_the_port,
 };
 use crate::machine::Machine;
 
-fn impatient(m: &Machine, settings: &str) {
+pub(super) fn impatient(m: &Machine, settings: &str) {
     m.unit(&format!("{APP}.d/timeout.conf"), &format!("[Service]\nTimeoutStartSec=4s\n{settings}"));
 }
 
-fn stop_timeout(m: &Machine, span: &str) {
+pub(super) fn stop_timeout(m: &Machine, span: &str) {
     policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nstop-timeout = \"{span}\"\n"));
 }
 
@@ -48,13 +48,12 @@ pub(super) fn start_timeout_is_extended_where_systemd_listens(m: &Machine) {
     finding(m, APP, &[("VERDICT", "freed")]);
 }
 
-fn held_by_web(m: &Machine, wait: &str) -> u32 {
-    m.unit("web.service", "[Service]\nType=forking\nExecStart=/usr/bin/python3 /opt/lab/listener.py 8080\n");
-    m.ok("systemctl start web.service");
+pub(super) fn held_by_web(m: &Machine, wait: &str) -> u32 {
+    let web = web_has_the_port(m);
     app_service(m, "8080/tcp");
     policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\non-foreign = \"wait\"\nwait = \"{wait}\"\n"));
     guard(m, APP);
-    m.main_pid("web.service")
+    web
 }
 
 pub(super) fn wait_ends_when_the_holder_does(m: &Machine) {

@@ -1,6 +1,6 @@
 //! Without root: in the manager of a user, and without the plus.
 
-use super::{APP, SOON, assert_names, assert_unharmed, policy_for_app};
+use super::{APP, SOON, assert_names, assert_unharmed, policy_for_app, web_has_the_port};
 use crate::machine::Machine;
 
 /// Runs a command as alice, on whose own manager `systemctl --user` works.
@@ -60,9 +60,7 @@ pub(super) fn user_service_over_its_leftover_comes_up(m: &Machine) {
 pub(super) fn without_the_plus_the_holder_is_still_named(m: &Machine) {
     m.given("a guard that runs as alice, and a port held by a service of root's");
     m.ok("useradd -m alice");
-    m.unit("web.service", "[Service]\nType=forking\nExecStart=/usr/bin/python3 /opt/lab/listener.py 8080\n");
-    m.ok("systemctl start web.service");
-    let web = m.main_pid("web.service");
+    let web = web_has_the_port(m);
     m.unit(APP, "[Service]\nUser=alice\nExecStartPre=/usr/bin/portguard --unit %n\nExecStart=/bin/sleep infinity\n");
     policy_for_app(m, "8080/tcp");
 
