@@ -20,6 +20,7 @@ pub(crate) mod fixture;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::Metadata;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -526,12 +527,18 @@ fn adopt(mut processes: HashMap<Pid, Process>, answer: &Answer, guarded: &UnitNa
 }
 
 /// The calling user's own. `su` and `sudo -E` keep the variable of who was there before, whose manager and bus would then
-/// say whom root is to stop.
+/// say whom root is to stop; and in a folder where others may write, a bus can be anybody's.
 fn runtime_folder() -> PathBuf {
-    let uid = rustix::process::getuid().as_raw();
-    let is_own = |folder: &PathBuf| folder.metadata().is_ok_and(|folder| folder.uid() == uid);
-    let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(is_own);
-    named.unwrap_or_else(|| Path::new("/run/user").join(uid.to_string()))
+    let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let own = || Path::new("/run/user").join(rustix::process::getuid().as_raw().to_string());
+    named.filter(|folder| is_own_folder(folder)).unwrap_or_else(own)
+}
+
+/// Whether it is a folder of the calling user's, no link to one, in which nobody else may write.
+fn is_own_folder(path: &Path) -> bool {
+    let uid = rustix::process::geteuid().as_raw();
+    let is_own = |found: Metadata| found.is_dir() && found.uid() == uid && found.mode() & 0o022 == 0;
+    path.is_absolute() && path.symlink_metadata().is_ok_and(is_own)
 }
 
 /// The folders of this host.
@@ -563,6 +570,28 @@ mod tests {
             replaces: Vec::new(),
             wait: None,
             stop: StopRules::default(),
+        }
+    }
+
+    #[test]
+    fn only_a_folder_of_our_own_in_which_nobody_else_may_write_is_a_runtime_folder() {
+        use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let made = |name: &str, mode| {
+            let path = folder.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            path
+        };
+        let (own, file, link) = (made("own", 0o700), folder.path().join("file"), folder.path().join("link"));
+        std::fs::write(&file, "").unwrap();
+        symlink(&own, &link).unwrap();
+        let others = made("others", 0o700);
+        chown(&others, Some(65534), None).unwrap();
+        assert!(is_own_folder(&own) && is_own_folder(&made("seen", 0o755)));
+        let foreign = [made("as-tmp", 0o1777), made("of-a-group", 0o770), others, file, link, PathBuf::from(".")];
+        for path in foreign {
+            assert!(!is_own_folder(&path), "{}", path.display());
         }
     }
 

@@ -153,14 +153,19 @@ pub(super) fn runtime_folder_of_another_user_has_no_say(m: &Machine) {
     let main = m.holders("8080/tcp")[0];
     user_unit(m, "app.service", "[Service]\nExecStart=/bin/true\n");
 
-    m.when("root types portguard --user, with alice's runtime folder in the environment");
-    let runtime = m.ok(&as_alice("printenv XDG_RUNTIME_DIR"));
-    let typed = m.sh(&format!("XDG_RUNTIME_DIR={} portguard --user --unit {APP} --port 8080", runtime.trim()));
+    let alices = m.ok(&as_alice("printenv XDG_RUNTIME_DIR"));
+    let alices = alices.trim();
+    m.ok(&format!("ln -s {alices}/bus {alices}/systemd /tmp"));
+    for (whose, runtime) in [("alice's runtime folder", alices), ("one where all may write, with alice's bus", "/tmp")]
+    {
+        m.when(&format!("root types portguard --user, with {whose} in the environment"));
+        let typed = m.sh(&format!("XDG_RUNTIME_DIR={runtime} portguard --user --unit {APP} --port 8080"));
 
-    m.then("it asks root's own manager, and touches nothing");
-    assert_eq!(typed.status.code(), Some(69), "{typed:?}");
-    assert_names(&typed.stderr, &["own-run", &main.to_string()]);
-    assert_unharmed(m, "8080/tcp", main);
+        m.then("it asks root's own manager, and touches nothing");
+        assert_eq!(typed.status.code(), Some(69), "{typed:?}");
+        assert_names(&typed.stderr, &["own-run", &main.to_string()]);
+        assert_unharmed(m, "8080/tcp", main);
+    }
 }
 
 /// What a policy file may not be, each with the shell that makes one at `$1`.
