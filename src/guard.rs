@@ -10,17 +10,17 @@ use sd_notify::NotifyState;
 use crate::act::units::StopError;
 use crate::act::{self, ActError, Budget, Eyes, Ladder, Step, Target, units};
 use crate::cli::Cli;
-use crate::interrupt::{Interrupt, Interruption};
+use crate::interrupt::{self, Interrupt, Interruption};
 use crate::judge::judge;
 use crate::ledger;
 use crate::model::{
-    Action, ActiveState, Asked, BlindSpot, Finding, ForeignRule, Outcome, Probe, Process, Relation, Rules, SocketState,
-    StopRules, Stopped, UnitName, Verdict,
+    Action, ActiveState, Asked, BlindSpot, Finding, ForeignRule, Outcome, Phase, Probe, Process, Relation, Rules,
+    SocketState, StopRules, Stopped, UnitName, Verdict,
 };
 use crate::observe::holders::Thorough;
 use crate::observe::pin::Pins;
 use crate::observe::sock_diag::Closings;
-use crate::observe::{Look, Place};
+use crate::observe::{Look, Place, Wanted};
 use crate::policy;
 use crate::probe::probe;
 use crate::report::Report;
@@ -53,7 +53,8 @@ const LONGEST_STOP: Duration = Duration::from_hours(1);
 /// A little more than `TCP_TIMEWAIT_LEN` (60 s, Linux `include/net/tcp.h`), the longest that a `TIME_WAIT` lasts.
 const WAIT_FOR_TIME_WAIT: Duration = Duration::from_secs(62);
 
-/// Guards one start of one unit, and reports all of it. The caller only has to exit.
+/// Guards one start of one unit, and reports all of it. The caller only has to exit; where it was ended from outside, it
+/// does not come back.
 pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Report) -> Outcome {
     let rules = match rules(args, policies) {
         Ok(rules) => rules,
@@ -74,12 +75,20 @@ pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Rep
         asked: Asked::default(),
         interrupt: Interrupt::default(),
         going: BTreeSet::new(),
+        unclear: BTreeSet::new(),
         findings: Vec::new(),
         told_fallback: false,
     };
-    let outcome = guard.run();
-    let Guard { report, findings, .. } = guard;
+    let mut outcome = guard.run();
+    if let Some(by) = guard.interrupt.take() {
+        outcome = guard.interrupted(by);
+    }
+    let Guard { report, findings, interrupt, .. } = guard;
     report.outcome(&outcome, &rules.endpoints, &findings);
+    if let Outcome::Interrupted { signal, .. } = outcome {
+        interrupt::end_by(signal);
+    }
+    interrupt.let_go();
     outcome
 }
 
@@ -104,6 +113,8 @@ struct Guard<'a> {
     interrupt: Interrupt,
     /// The units that were seen on their way down in this run.
     going: BTreeSet<UnitName>,
+    /// The units of which it was not known once what had come of their stop.
+    unclear: BTreeSet<UnitName>,
     findings: Vec<Finding>,
     /// Whether it was said that the bus did not answer.
     told_fallback: bool,
@@ -178,6 +189,11 @@ impl Guard<'_> {
     fn round(&mut self, deadlines: &mut Deadlines) -> Result<Round, ActError> {
         self.looked = Instant::now();
         let (look, verdict) = self.judged();
+        self.listen_for_the_units_own(&look);
+        // What was seen may not be the whole then.
+        if self.interrupt.has_come() {
+            return Ok(Round::Waited);
+        }
         if self.aftermath(&verdict, &look.pins, deadlines)? {
             return Ok(Round::Waited);
         }
@@ -212,10 +228,11 @@ impl Guard<'_> {
     /// which it has passed its socket has to go as well.
     fn judged(&self) -> (Look, Verdict) {
         let judge = |look: &Look| judge(&look.scene, self.rules);
+        let wanted = Wanted { unit: &self.args.unit, rules: self.rules, interrupt: &self.interrupt };
         let mut thorough = Thorough::IfNobodyFound;
         if self.stopped.is_nothing()
             && self.going.is_empty()
-            && let Some(quick) = self.place.quick_look(&self.args.unit, self.rules)
+            && let Some(quick) = self.place.quick_look(&wanted)
         {
             let verdict = judge(&quick);
             if needs_everybody(&verdict) {
@@ -225,12 +242,20 @@ impl Guard<'_> {
             }
         }
         loop {
-            let look = self.place.look(&self.args.unit, self.rules, thorough);
+            let look = self.place.look(&wanted, thorough);
             let verdict = judge(&look);
-            if thorough == Thorough::Always || !needs_everybody(&verdict) {
+            if thorough == Thorough::Always || !needs_everybody(&verdict) || self.interrupt.has_come() {
                 return (look, verdict);
             }
             thorough = Thorough::Always;
+        }
+    }
+
+    /// The signals by which the manager ends this command, if it is one in front of the unit's start.
+    fn listen_for_the_units_own(&mut self, look: &Look) {
+        let signals = [look.facts.kill_signal, look.facts.restart_kill_signal];
+        for signal in signals.into_iter().flatten().filter(|_| look.scene.guarded.phase == Phase::Within) {
+            self.interrupt.listen_for(signal);
         }
     }
 
@@ -291,18 +316,11 @@ impl Guard<'_> {
         };
         let targets = targets(findings, &look.pins);
         deadlines.tell_manager(budget.extend, &format!("stopping {} processes that hold a port", targets.len()));
-        let (place, report, asked) = (self.place, &self.report, &mut self.asked);
+        let (place, report) = (self.place, &self.report);
         let closings = closings(findings.iter());
         let eyes = Eyes { proc_root: &place.roots.proc, closings: closings.as_ref(), interrupt: &self.interrupt };
-        let tell = &mut |step: &Step<'_>| {
-            for process in step.signalled() {
-                if !asked.processes.contains(&process.pid) {
-                    asked.processes.push(process.pid);
-                }
-            }
-            report.step(step, &|process| place.hindrance(process));
-        };
-        let count = act::stop(&targets, &eyes, &ladder, &budget, tell)?;
+        let tell = &mut |step: &Step<'_>| report.step(step, &|process| place.hindrance(process));
+        let count = act::stop(&targets, &eyes, &ladder, &budget, &mut self.asked.processes, tell)?;
         self.stopped.processes += count.ended;
         if look.facts.active == ActiveState::Unknown {
             // The manager may tell the unit's own times by now, and those begin anew then.
@@ -334,18 +352,30 @@ impl Guard<'_> {
         let budget = deadlines.budget_for_unit(look);
         deadlines.tell_manager(budget.extend, &format!("waiting for {unit} to stop"));
         self.report.step(&Step::StopUnit { unit }, &|_| None);
-        self.asked.units.push(unit.clone());
         let begin = Instant::now();
         let has_bus = look.fallback.is_none();
         let patience = budget.patience + budget.grace;
-        match units::stop(unit, place.scope, &place.roots.run, has_bus, patience, &self.interrupt) {
+        let result = units::stop(unit, place.scope, &place.roots.run, has_bus, patience, &self.interrupt);
+        if result != Err(StopError::NotAsked) && !self.asked.units.contains(unit) {
+            self.asked.units.push(unit.clone());
+        }
+        match result {
+            // Which is for the next round to say.
+            Err(StopError::NotAsked) => Round::Waited,
+            // It may be on its way down, be down, or be up anew: then it is another thing to stop, or none.
+            Err(error @ StopError::Unclear(_)) if self.unclear.insert(unit.clone()) => {
+                self.report.warn(&format!("{unit}: {error}; looking again"));
+                self.going.insert(unit.clone());
+                std::thread::sleep(SETTLE);
+                Round::Stopped
+            }
             Ok(()) => {
                 self.report.step(&Step::UnitStopped { unit, after: begin.elapsed() }, &|_| None);
                 self.stopped.units.push(unit.clone());
                 self.going.insert(unit.clone());
                 Round::Stopped
             }
-            Err(error @ (StopError::Late | StopError::Failed(_))) => {
+            Err(error @ (StopError::Late | StopError::Failed(_) | StopError::Unclear(_))) => {
                 Round::Done(self.does_not_end(findings, Action::StopUnit, format!("{unit}: {error}")))
             }
             Err(error @ StopError::Refused(_)) => {

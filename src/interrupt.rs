@@ -4,6 +4,8 @@
 //! says what then; whoever waits for something else waits for this as well.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal as Known};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -12,37 +14,94 @@ use rustix::process::{Signal as Raised, getpid, kill_process};
 use rustix::time::Timespec;
 
 use crate::model::{Pid, Signal};
+use crate::sys;
 
-/// What ends a process that has not asked for anything else, and is the `KillSignal=` of one unit or another.
-const ENDING: [Known; 4] = [Known::SIGTERM, Known::SIGINT, Known::SIGHUP, Known::SIGQUIT];
+/// Those that are left alone: what cannot be held back, what the processor raises, what a shell does with its jobs, and
+/// what is portguard's own (its alarm, its children, pipes without a reader).
+const LEFT_ALONE: [Known; 15] = [
+    Known::SIGKILL,
+    Known::SIGSTOP,
+    Known::SIGBUS,
+    Known::SIGFPE,
+    Known::SIGILL,
+    Known::SIGSEGV,
+    Known::SIGSYS,
+    Known::SIGTRAP,
+    Known::SIGCONT,
+    Known::SIGTSTP,
+    Known::SIGTTIN,
+    Known::SIGTTOU,
+    Known::SIGALRM,
+    Known::SIGCHLD,
+    Known::SIGPIPE,
+];
+
+/// What ends nobody, unless it is the `KillSignal=` of the unit: a terminal sends it whenever its window changes.
+const HARMLESS: [Known; 2] = [Known::SIGWINCH, Known::SIGURG];
+
+/// What would leave a core.
+const WITH_A_CORE: [Known; 3] = [Known::SIGQUIT, Known::SIGABRT, Known::SIGXCPU];
+
+/// How often it is looked, while a thread is waited for, whether something has come to end us.
+pub const LISTEN_AGAIN: Duration = Duration::from_millis(100);
 
 /// A signal that was to end this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interruption {
     /// Which.
     pub signal: Signal,
-    /// Who sent it; 0 for the kernel, and for whoever is outside of this pid namespace.
-    pub sender: Pid,
+    /// Who sent it; `None` for the kernel, and for whoever is outside of this pid namespace.
+    pub sender: Option<Pid>,
 }
 
 /// Hears of it.
 #[derive(Debug, Default)]
-pub struct Interrupt(Option<SignalFd>);
+pub struct Interrupt(Option<Heard>);
+
+#[derive(Debug)]
+struct Heard {
+    signals: SigSet,
+    fd: SignalFd,
+}
 
 impl Interrupt {
-    /// Holds such signals back from this thread, and from those that it starts from now on, until they are asked for.
-    /// Children inherit that as well: see `sys::unblock_signals_of`. Where it cannot be, they end us as ever.
+    /// Holds such signals back from this thread, and from those that it starts from now on, until they are asked for: any
+    /// may be the `KillSignal=` of the unit. Those that are ignored (nohup(1)) stay so.
+    /// Children inherit that as well: see `sys::prepare`. Where it cannot be, they end us as ever.
     #[must_use]
     pub fn listen() -> Self {
-        let ending = SigSet::from_iter(ENDING);
-        let heard = SignalFd::with_flags(&ending, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
-        Self(heard.ok().filter(|_| ending.thread_block().is_ok()))
+        let mut signals = SigSet::all();
+        let ignored = Known::iterator().filter(|signal| sys::is_ignored(*signal));
+        for signal in LEFT_ALONE.into_iter().chain(ignored) {
+            signals.remove(signal);
+        }
+        // One that is held back is kept, also where it would do nothing: `sig_ignored()`, Linux `kernel/signal.c`.
+        let held_back = signals;
+        for signal in HARMLESS {
+            signals.remove(signal);
+        }
+        let fd = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
+        let fd = fd.ok().filter(|_| held_back.thread_block().is_ok());
+        Self(fd.map(|fd| Heard { signals, fd }))
+    }
+
+    /// Hears of this one too, if it is one that usually ends nobody: the manager ends us by it. Also of one that has come
+    /// since [`Self::listen`].
+    pub fn listen_for(&mut self, signal: Signal) {
+        let wanted = HARMLESS.into_iter().find(|known| *known as i32 == signal.0 && !sys::is_ignored(*known));
+        if let (Some(heard), Some(wanted)) = (&mut self.0, wanted)
+            && !heard.signals.contains(wanted)
+        {
+            heard.signals.add(wanted);
+            // Where it fails, it is as if nobody had said it.
+            let _ = heard.fd.set_mask(&heard.signals);
+        }
     }
 
     /// To be polled beside what is waited for.
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.0.as_ref().map(AsFd::as_fd)
+        self.0.as_ref().map(|heard| heard.fd.as_fd())
     }
 
     /// Whether one has come.
@@ -55,41 +114,137 @@ impl Interrupt {
     /// The one that has come.
     #[must_use]
     pub fn take(&self) -> Option<Interruption> {
-        let info = self.0.as_ref()?.read_signal().ok()??;
+        let info = self.0.as_ref()?.fd.read_signal().ok()??;
         let (signal, sender) = (info.ssi_signo.try_into().ok()?, info.ssi_pid.try_into().ok()?);
-        Some(Interruption { signal: Signal(signal), sender: Pid(sender) })
+        Some(Interruption { signal: Signal(signal), sender: Some(Pid(sender)).filter(|sender| sender.0 != 0) })
+    }
+
+    /// What another thread says until then, or until one has come.
+    pub(crate) fn receive<T>(&self, told: &Receiver<T>, deadline: Instant) -> Option<T> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match told.recv_timeout(left.min(LISTEN_AGAIN)) {
+                Err(RecvTimeoutError::Timeout) if !left.is_zero() && !self.has_come() => {}
+                told => return told.ok(),
+            }
+        }
+    }
+
+    /// Holds nothing back any more: what has come since the last one was taken ends this process now, as it would any
+    /// other.
+    pub fn let_go(self) {
+        if let Some(late) = self.take() {
+            end_by(late.signal);
+        }
+        if self.0.is_some() {
+            let _ = SigSet::all().thread_unblock();
+        }
     }
 }
 
 /// Ends this process by the signal that was held back, so that whoever sent it sees it end by that; by SIGTERM where it
-/// was SIGQUIT, which would leave a core. It comes back where that is ignored: that is inherited.
+/// would leave a core. It comes back where that ends nobody.
 pub fn end_by(signal: Signal) {
-    let raised = Raised::from_named_raw(signal.0).filter(|raised| *raised != Raised::QUIT).unwrap_or(Raised::TERM);
-    let _ = kill_process(getpid(), raised);
-    let _ = SigSet::from_iter(ENDING).thread_unblock();
+    let leaves_core = WITH_A_CORE.iter().any(|known| *known as i32 == signal.0);
+    let raised = Raised::from_named_raw(signal.0).or_else(|| sys::real_time_signal(signal.0));
+    let _ = kill_process(getpid(), raised.filter(|_| !leaves_core).unwrap_or(Raised::TERM));
+    let _ = SigSet::all().thread_unblock();
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::wait::WaitStatus;
+
     use super::*;
 
-    /// In a process of its own, as the mask is its first thread's, and a signal to all the others of the test ends it.
+    /// How this ends in a process of its own, as the mask is its first thread's, and a signal to all the others of the
+    /// test ends it.
+    fn end_of(work: impl FnOnce()) -> WaitStatus {
+        let Some(child) = crate::sys::fork().unwrap() else {
+            work();
+            std::process::exit(7);
+        };
+        nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child.0), None).unwrap()
+    }
+
+    fn raise(signal: Raised) {
+        kill_process(getpid(), signal).unwrap();
+    }
+
+    /// Ends by what was heard, if it is this, and else in another way.
+    fn end_by_what_was_heard(interrupt: &Interrupt, expected: i32) {
+        let own = Pid(getpid().as_raw_nonzero().get());
+        let expected = Interruption { signal: Signal(expected), sender: Some(own) };
+        if interrupt.has_come() && interrupt.take() == Some(expected) && interrupt.take().is_none() {
+            end_by(expected.signal);
+        }
+    }
+
     #[test]
     fn a_signal_is_held_back_told_with_its_sender_and_ends_the_process_when_it_may() {
-        let child = crate::sys::fork().unwrap();
-        let Some(child) = child else {
+        let real_time = sys::real_time_signal(40).unwrap();
+        for (sent, ends_by) in [
+            (Raised::INT, Raised::INT),
+            (Raised::USR1, Raised::USR1),
+            (Raised::POWER, Raised::POWER),
+            (Raised::QUIT, Raised::TERM),
+            (Raised::ABORT, Raised::TERM),
+        ] {
+            let ended = end_of(|| {
+                let interrupt = Interrupt::listen();
+                assert!(!interrupt.has_come());
+                raise(sent);
+                end_by_what_was_heard(&interrupt, sent.as_raw());
+            });
+            let signal = if let WaitStatus::Signaled(_, signal, false) = ended { Some(signal as i32) } else { None };
+            assert_eq!(signal, Some(ends_by.as_raw()), "{sent:?}: {ended:?}");
+        }
+        // nix has no name for how such a one ends a process.
+        let heard = end_of(|| {
             let interrupt = Interrupt::listen();
-            let before = interrupt.has_come();
-            let _ = kill_process(getpid(), Raised::INT);
-            let own = Pid(getpid().as_raw_nonzero().get());
-            let expected = Interruption { signal: Signal(Known::SIGINT as i32), sender: own };
-            if !before && interrupt.has_come() && interrupt.take() == Some(expected) && interrupt.take().is_none() {
-                end_by(expected.signal);
-            }
-            std::process::abort();
-        };
-        let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child.0), None).unwrap();
-        assert!(matches!(ended, nix::sys::wait::WaitStatus::Signaled(_, Known::SIGINT, _)), "{ended:?}");
+            raise(real_time);
+            std::process::exit(if interrupt.take().is_some_and(|by| by.signal.0 == 40) { 8 } else { 1 });
+        });
+        assert!(matches!(heard, WaitStatus::Exited(_, 8)), "{heard:?}");
+    }
+
+    #[test]
+    fn a_signal_that_usually_ends_nobody_is_heard_where_the_manager_ends_us_by_it_also_if_it_came_before() {
+        for (unit, code) in [(Known::SIGWINCH, 156), (Known::SIGTERM, 7)] {
+            let ended = end_of(|| {
+                let mut interrupt = Interrupt::listen();
+                raise(Raised::WINCH);
+                assert!(!interrupt.has_come());
+                interrupt.listen_for(Signal(unit as i32));
+                if let Some(by) = interrupt.take() {
+                    end_by(by.signal);
+                    std::process::exit(128 + by.signal.0);
+                }
+            });
+            assert!(matches!(ended, WaitStatus::Exited(_, ended) if ended == code), "{unit}: {ended:?}");
+        }
+    }
+
+    #[test]
+    fn what_whoever_has_started_us_ignores_stays_ignored() {
+        let ended = end_of(|| {
+            sys::ignore(Known::SIGHUP);
+            let interrupt = Interrupt::listen();
+            raise(Raised::HUP);
+            assert!(!interrupt.has_come());
+            interrupt.let_go();
+        });
+        assert!(matches!(ended, WaitStatus::Exited(_, 7)), "{ended:?}");
+    }
+
+    #[test]
+    fn a_signal_that_comes_after_the_last_was_asked_for_is_not_lost() {
+        let ended = end_of(|| {
+            let interrupt = Interrupt::listen();
+            raise(Raised::TERM);
+            interrupt.let_go();
+        });
+        assert!(matches!(ended, WaitStatus::Signaled(_, Known::SIGTERM, _)), "{ended:?}");
     }
 
     #[test]

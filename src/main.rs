@@ -10,10 +10,9 @@ use std::io::Write;
 use std::mem::ManuallyDrop;
 
 use portguard::cli::{Cli, Otherwise};
-use portguard::model::Outcome;
 use portguard::observe::{Place, Roots};
 use portguard::report::Report;
-use portguard::{guard, interrupt, policy};
+use portguard::{guard, policy};
 
 /// `EX_USAGE`, sysexits.h.
 const USAGE: u8 = 64;
@@ -50,9 +49,5 @@ fn run() -> u8 {
     let place = Place::here(roots, &args.unit, args.user);
     // What it has open is left to the exit.
     let mut report = ManuallyDrop::new(Report::new(&args, place.is_within(), etc, proc));
-    let outcome = guard::run(&args, &place, &policy::Roots::default(), &mut report);
-    if let Outcome::Interrupted { signal, .. } = outcome {
-        interrupt::end_by(signal);
-    }
-    outcome.exit_status()
+    guard::run(&args, &place, &policy::Roots::default(), &mut report).exit_status()
 }

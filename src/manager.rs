@@ -3,9 +3,11 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
+use crate::interrupt::Interrupt;
 use crate::pipe::read_until;
 use crate::sys;
 
@@ -51,73 +53,163 @@ pub(crate) fn spawn(work: Box<dyn FnOnce() + Send>) -> Result<(), String> {
 
 /// What is said where PID 1 executes itself anew: meanwhile it takes no connections, and those that it had are gone.
 const BEGINS_ANEW: [&str; 5] = [
-    "Connection refused",
+    NOT_CONNECTED,
     "Connection reset by peer",
     "Connection terminated",
     "Transport endpoint is not connected",
     "Message recipient disconnected",
 ];
 
+/// What is said where nothing was sent.
+pub(crate) const NOT_CONNECTED: &str = "Connection refused";
+
 /// How long that is waited for, and how often it is asked again.
 const ANEW: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
-/// What `systemctl` writes to its standard output. It is run again where PID 1 is about to be back: it is asked for what is
-/// so, or for a job that may be there already, which are the same the second time.
-///
-/// # Errors
-/// It cannot be run, is not done at `deadline`, or does not succeed; the reason, and what it wrote to standard error.
-pub(crate) fn systemctl(scope: Scope, run: &Path, args: &[&str], deadline: Instant) -> Result<String, String> {
-    let mut absent_since = None;
-    loop {
-        let why = match systemctl_once(scope, run, args, deadline) {
-            Err(why) if BEGINS_ANEW.iter().any(|words| why.contains(words)) => why,
-            other => return other,
-        };
-        let back_by = *absent_since.get_or_insert_with(Instant::now) + ANEW;
-        if Instant::now() + ASK_AGAIN > back_by.min(deadline) {
-            return Err(why);
-        }
-        std::thread::sleep(ASK_AGAIN);
+/// Whether a job may still be asked for, and whether it was: between the thread that asks and the one that calls it off.
+#[derive(Debug, Default)]
+pub(crate) struct Leave(AtomicU8);
+
+impl Leave {
+    const ASKED: u8 = 1;
+    const CALLED_OFF: u8 = 2;
+
+    /// Whether it may be asked for; from then on it counts as asked for.
+    pub(crate) fn take(&self) -> bool {
+        let asked = |state| (state & Self::CALLED_OFF == 0).then_some(state | Self::ASKED);
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, asked).is_ok()
+    }
+
+    /// From now on it may not be asked for; whether it was before.
+    pub(crate) fn call_off(&self) -> bool {
+        self.0.fetch_or(Self::CALLED_OFF, Ordering::AcqRel) & Self::ASKED != 0
     }
 }
 
-fn systemctl_once(scope: Scope, run: &Path, args: &[&str], deadline: Instant) -> Result<String, String> {
-    // All that systemctl could say, and for four milliseconds less.
-    if !matches!(sd_notify::booted(), Ok(true)) {
-        return Err("this system was not booted with systemd".to_owned());
+/// Which manager is asked, and how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Systemctl<'a> {
+    pub(crate) scope: Scope,
+    /// `/run`, or `$XDG_RUNTIME_DIR` in a user manager.
+    pub(crate) run: &'a Path,
+    pub(crate) deadline: Instant,
+}
+
+impl Systemctl<'_> {
+    /// What it writes to its standard output. It is run again where PID 1 is about to be back: what is so can be asked twice.
+    ///
+    /// # Errors
+    /// It cannot be run, is not done at the deadline or when something comes to end us, or does not succeed; the reason,
+    /// and what it wrote to standard error.
+    pub(crate) fn ask(self, args: &[&str], interrupt: &Interrupt) -> Result<String, String> {
+        let is_away = |why: &str| BEGINS_ANEW.iter().any(|words| why.contains(words));
+        self.again(is_away, || {
+            if interrupt.has_come() { Err("called off".to_owned()) } else { self.once(args, interrupt) }
+        })
     }
-    let mut command = Command::new("systemctl");
-    // A clean environment: neither the unit's PATH nor its locale or bus address has a say in what root runs.
-    command.env_clear().env("PATH", "/usr/bin:/bin:/run/current-system/sw/bin").env("LC_ALL", "C.UTF-8");
-    if scope == Scope::User {
-        command.arg("--user").env("XDG_RUNTIME_DIR", run);
+
+    /// Has it ask for a job, and waits for that. It is run again only where nothing of it has come to PID 1: else the job may
+    /// be over, and the next one be for something that has come since.
+    ///
+    /// # Errors
+    /// As [`Self::ask`]; or it was called off before it was run.
+    pub(crate) fn job(self, args: &[&str], leave: &Leave) -> Result<(), String> {
+        let once = || if leave.take() { self.once(args, &Interrupt::default()) } else { Err("called off".to_owned()) };
+        self.again(|why| why.contains(NOT_CONNECTED), once).map(drop)
     }
-    sys::unblock_signals_of(&mut command);
-    let (output, stderr) = std::io::pipe().map_err(|error| error.to_string())?;
-    let mut child = command
-        .args(["--no-pager", "--no-ask-password"])
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(stderr)
-        .spawn()
-        .map_err(|error| error.to_string())?;
-    // Ours is the only end that is left, so that the pipe has an end.
-    drop(command);
-    let written = child.stdout.take().map_or(Ok(Vec::new()), |pipe| read_until(pipe, deadline));
-    if written.is_err() {
-        // Our own child, not yet waited for: its number is still its own.
-        let _ = child.kill();
+
+    fn again(
+        self,
+        is_away: impl Fn(&str) -> bool,
+        mut once: impl FnMut() -> Result<String, String>,
+    ) -> Result<String, String> {
+        let mut absent_since = None;
+        loop {
+            let why = match once() {
+                Err(why) if is_away(&why) => why,
+                other => return other,
+            };
+            let back_by = *absent_since.get_or_insert_with(Instant::now) + ANEW;
+            if Instant::now() + ASK_AGAIN > back_by.min(self.deadline) {
+                return Err(why);
+            }
+            std::thread::sleep(ASK_AGAIN);
+        }
     }
-    let status = child.wait().map_err(|error| error.to_string())?;
-    let text = String::from_utf8(written?).map_err(|error| error.to_string())?;
-    if status.success() {
-        return Ok(text);
+
+    fn once(self, args: &[&str], interrupt: &Interrupt) -> Result<String, String> {
+        // All that systemctl could say, and for four milliseconds less.
+        if !matches!(sd_notify::booted(), Ok(true)) {
+            return Err("this system was not booted with systemd".to_owned());
+        }
+        let mut command = Command::new("systemctl");
+        // A clean environment: neither the unit's PATH nor its locale or bus address has a say in what root runs.
+        command.env_clear().env("PATH", "/usr/bin:/bin:/run/current-system/sw/bin").env("LC_ALL", "C.UTF-8");
+        if self.scope == Scope::User {
+            command.arg("--user").env("XDG_RUNTIME_DIR", self.run);
+        }
+        sys::prepare(&mut command);
+        let (output, stderr) = std::io::pipe().map_err(|error| error.to_string())?;
+        let mut child = command
+            .args(["--no-pager", "--no-ask-password"])
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        // Ours is the only end that is left, so that the pipe has an end.
+        drop(command);
+        let written = child.stdout.take().map_or(Ok(Vec::new()), |pipe| read_until(pipe, self.deadline, interrupt));
+        if written.is_err() {
+            // Our own child, not yet waited for: its number is still its own.
+            let _ = child.kill();
+        }
+        let status = child.wait().map_err(|error| error.to_string())?;
+        let text = String::from_utf8(written?).map_err(|error| error.to_string())?;
+        if status.success() {
+            return Ok(text);
+        }
+        let why =
+            read_until(output, self.deadline, interrupt).map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
+        match why {
+            Ok(why) if !why.is_empty() => Err(why),
+            Ok(_) | Err(_) => Err(format!("systemctl ended with {status}")),
+        }
     }
-    let why = read_until(output, deadline).map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
-    match why {
-        Ok(why) if !why.is_empty() => Err(why),
-        Ok(_) | Err(_) => Err(format!("systemctl ended with {status}")),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_called_off_is_not_asked_for_and_what_was_asked_for_is_known_to_be() {
+        let called_off = Leave::default();
+        assert!(!called_off.call_off());
+        assert!(!called_off.take() && !called_off.call_off());
+        let asked = Leave::default();
+        assert!(asked.take() && asked.take());
+        assert!(asked.call_off());
+        assert!(!asked.take() && asked.call_off());
+    }
+
+    #[test]
+    fn systemctl_is_run_again_for_what_was_never_sent_and_only_for_that() {
+        let run = |is_away: &dyn Fn(&str) -> bool, why: &str| {
+            let mut runs = 0;
+            let deadline = Instant::now() + Duration::from_secs(20);
+            let systemctl = Systemctl { scope: Scope::System, run: Path::new("/run"), deadline };
+            let told = systemctl.again(is_away, || {
+                runs += 1;
+                if runs == 1 { Err(why.to_owned()) } else { Ok(String::new()) }
+            });
+            (runs, told.is_ok())
+        };
+        assert_eq!(run(&|why| why.contains(NOT_CONNECTED), "Failed to connect to bus: Connection refused"), (2, true));
+        for sent in &BEGINS_ANEW[1..] {
+            assert_eq!(run(&|why| why.contains(NOT_CONNECTED), sent), (1, false), "{sent}");
+        }
     }
 }

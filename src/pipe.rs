@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::interrupt::Interrupt;
 use crate::timespan;
 
 /// No answer is longer; one that is ends here.
@@ -14,8 +15,13 @@ const MAX_BYTES: usize = 1024 * 1024;
 /// All that comes until the end, as bytes; at most 1 MiB.
 ///
 /// # Errors
-/// The end had not come at `deadline`, there was more, or it could not be read; the reason.
-pub(crate) fn read_until(mut pipe: impl Read + AsFd, deadline: Instant) -> Result<Vec<u8>, String> {
+/// The end had not come at `deadline` or when something came to end us, there was more, or it could not be read; the
+/// reason.
+pub(crate) fn read_until(
+    mut pipe: impl Read + AsFd,
+    deadline: Instant,
+    interrupt: &Interrupt,
+) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     loop {
@@ -24,7 +30,11 @@ pub(crate) fn read_until(mut pipe: impl Read + AsFd, deadline: Instant) -> Resul
         if left.is_zero() && !bytes.is_empty() {
             return Err("no answer in time".to_owned());
         }
-        match poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&timespan::timespec(left))) {
+        let ours = interrupt.fd();
+        let mut fds = vec![PollFd::new(&pipe, PollFlags::IN)];
+        fds.extend(ours.iter().map(|interrupt| PollFd::new(interrupt, PollFlags::IN)));
+        match poll(&mut fds, Some(&timespan::timespec(left))) {
+            Ok(_) if fds.iter().skip(1).any(|fd| !fd.revents().is_empty()) => return Err("called off".to_owned()),
             Ok(0) => return Err("no answer in time".to_owned()),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.to_string()),
@@ -50,7 +60,7 @@ mod tests {
     fn whoever_hangs_is_given_up_in_time() {
         let (read, _kept_open) = std::io::pipe().unwrap();
         let begin = Instant::now();
-        assert!(read_until(read, begin + Duration::from_millis(50)).is_err());
+        assert!(read_until(read, begin + Duration::from_millis(50), &Interrupt::default()).is_err());
         assert!(begin.elapsed() < Duration::from_secs(5));
     }
 
@@ -59,7 +69,7 @@ mod tests {
         let (read, mut write) = std::io::pipe().unwrap();
         let trickle = std::thread::spawn(move || while write.write_all(b"x").is_ok() {});
         let begin = Instant::now();
-        let told = read_until(read, begin + Duration::from_millis(50));
+        let told = read_until(read, begin + Duration::from_millis(50), &Interrupt::default());
         assert_eq!(told, Err("no answer in time".to_owned()));
         assert!(begin.elapsed() < Duration::from_secs(5));
         trickle.join().unwrap();
@@ -71,10 +81,10 @@ mod tests {
         let (read, mut write) = std::io::pipe().unwrap();
         write.write_all(b"all of it").unwrap();
         drop(write);
-        assert_eq!(read_until(read, soon()).as_deref(), Ok(&b"all of it"[..]));
+        assert_eq!(read_until(read, soon(), &Interrupt::default()).as_deref(), Ok(&b"all of it"[..]));
         let (read, mut write) = std::io::pipe().unwrap();
         let flood = std::thread::spawn(move || while write.write_all(&[b'x'; 4096]).is_ok() {});
-        assert!(read_until(read, soon()).is_err());
+        assert!(read_until(read, soon(), &Interrupt::default()).is_err());
         flood.join().unwrap();
     }
 }

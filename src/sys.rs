@@ -125,12 +125,32 @@ pub(crate) fn ignore_sigpipe() {
     debug_assert!(before.is_ok(), "SIGPIPE can be ignored: signal(2)");
 }
 
+/// Whether a signal is ignored, as whoever has started us may have seen to: nohup(1), a shell with a job in the background.
+pub(crate) fn is_ignored(signal: nix::sys::signal::Signal) -> bool {
+    let mut present = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: `present` has room for what the call writes, and nothing is set.
+    let told = unsafe { libc::sigaction(signal as libc::c_int, std::ptr::null(), present.as_mut_ptr()) };
+    // SAFETY: all zeroes are a valid value of it, also where the call has failed.
+    told == 0 && unsafe { present.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
+/// Ignores a signal, for a test.
+#[cfg(test)]
+pub(crate) fn ignore(signal: nix::sys::signal::Signal) {
+    // SAFETY: SIG_IGN is no handler, so nothing of ours ever runs in a signal's context.
+    unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) }.unwrap();
+}
+
 /// Lets a child be ended by signals that its parent holds back: it inherits what is blocked, and would keep a unit from
-/// stopping.
-pub(crate) fn unblock_signals_of(command: &mut std::process::Command) {
-    let unblock = || Ok(nix::sys::signal::SigSet::all().thread_unblock()?);
-    // SAFETY: in the child, between fork(2) and execve(2), it makes one system call, and touches neither the heap nor a lock.
-    unsafe { std::os::unix::process::CommandExt::pre_exec(command, unblock) };
+/// stopping. It ends with the thread that starts it: what portguard asks for is nobody's business once it is gone.
+pub(crate) fn prepare(command: &mut std::process::Command) {
+    let prepare = || {
+        nix::sys::signal::SigSet::all().thread_unblock()?;
+        Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)?)
+    };
+    // SAFETY: in the child, between fork(2) and execve(2), it makes two system calls, and touches neither the heap nor a
+    // lock.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, prepare) };
 }
 
 /// From now on, a system call in which the main thread blocks fails with `EINTR` after `patience`, until

@@ -90,23 +90,6 @@ pub enum Step<'a> {
     },
 }
 
-impl<'a> Step<'a> {
-    /// Those to whom a signal is about to be sent.
-    pub fn signalled(&self) -> impl Iterator<Item = &'a Process> {
-        let (one, more) = match self {
-            Self::Signal { process, .. } => (Some(*process), &[][..]),
-            Self::SignalMore { processes, .. } => (None, &processes[..]),
-            Self::Ended { .. }
-            | Self::EndedMore { .. }
-            | Self::LetGo { .. }
-            | Self::Changed { .. }
-            | Self::StopUnit { .. }
-            | Self::UnitStopped { .. } => (None, &[][..]),
-        };
-        one.into_iter().chain(more.iter().copied())
-    }
-}
-
 /// Why nothing could be done.
 #[derive(Debug)]
 pub enum ActError {
@@ -268,7 +251,8 @@ pub struct Count {
 
 /// Makes every target let go of its sockets.
 ///
-/// Nothing says that a port is free afterwards: look again. Where it is interrupted, nothing more is signalled.
+/// Nothing says that a port is free afterwards: look again. Where it is interrupted, nothing more is signalled. Each that
+/// was signalled is in `signalled` from then on, once.
 ///
 /// # Errors
 /// No pidfds, no permission, no such signal, or poll(2) failed. Nothing was signalled then, but for the last two.
@@ -277,6 +261,7 @@ pub fn stop<'a>(
     eyes: &'a Eyes<'a>,
     ladder: &Ladder,
     budget: &Budget,
+    signalled: &mut Vec<Pid>,
     tell: &mut dyn FnMut(&Step<'_>),
 ) -> Result<Count, ActError> {
     let proc_root = eyes.proc_root;
@@ -296,7 +281,7 @@ pub fn stop<'a>(
         target.may_be_signalled()?;
     }
 
-    let mut watch = Watch { verified, eyes, began: Instant::now(), ended: 0, tell };
+    let mut watch = Watch { verified, eyes, began: Instant::now(), ended: 0, signalled, tell };
     watch.send(ladder.first, first)?;
     if ladder.hangup {
         watch.send(SIGHUP, hangup)?;
@@ -431,6 +416,7 @@ struct Watch<'a, 'tell> {
     began: Instant,
     /// So many have ended or let go by now.
     ended: usize,
+    signalled: &'tell mut Vec<Pid>,
     tell: &'tell mut dyn FnMut(&Step<'_>),
 }
 
@@ -449,7 +435,14 @@ impl<'a> Watch<'a, '_> {
                 }
                 _ => {}
             }
+            // Telling can have taken its time.
+            if self.eyes.interrupt.has_come() {
+                break;
+            }
             pin.send(number)?;
+            if !self.signalled.contains(&process(pin).pid) {
+                self.signalled.push(process(pin).pid);
+            }
         }
         Ok(())
     }
@@ -631,7 +624,7 @@ mod tests {
         let mut tell = |step: &Step<'_>| said.push(format!("{step:?}").split([' ', '{']).next().unwrap().to_owned());
         let interrupt = Interrupt::default();
         let eyes = Eyes { proc_root: Path::new("/proc"), closings: None, interrupt: &interrupt };
-        (stop(&[target], &eyes, &ladder, &budget, &mut tell).unwrap(), said)
+        (stop(&[target], &eyes, &ladder, &budget, &mut Vec::new(), &mut tell).unwrap(), said)
     }
 
     #[test]
@@ -643,29 +636,40 @@ mod tests {
 
     /// In a process of its own, as the mask is its first thread's.
     #[test]
-    fn nobody_is_signalled_once_we_are_to_end() {
-        let child = Child::spawn(Role::Listen, &[]);
-        let judged = judged(&child);
-        let Some(us) = crate::sys::fork().unwrap() else {
-            let interrupt = Interrupt::listen();
-            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
-            let target = Target {
-                process: &judged.process,
-                pidfd: judged.pins.of(judged.process.pid),
-                inodes: judged.inodes.clone(),
-                by_argv: false,
+    fn nobody_is_signalled_once_we_are_to_end_also_if_that_comes_while_it_is_told() {
+        for while_told in [false, true] {
+            let child = Child::spawn(Role::Listen, &[]);
+            let judged = judged(&child);
+            let Some(us) = crate::sys::fork().unwrap() else {
+                let interrupt = Interrupt::listen();
+                let come = || {
+                    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
+                };
+                if !while_told {
+                    come();
+                }
+                let target = Target {
+                    process: &judged.process,
+                    pidfd: judged.pins.of(judged.process.pid),
+                    inodes: judged.inodes.clone(),
+                    by_argv: false,
+                };
+                let ladder = Ladder { first: Signal(15), hangup: true, patience: SECOND, last: Some(Signal(9)) };
+                let budget = Budget { patience: SECOND, grace: SECOND, extend: None };
+                let (mut said, mut signalled) = (0, Vec::new());
+                let eyes = Eyes { proc_root: Path::new("/proc"), closings: None, interrupt: &interrupt };
+                let stopped = stop(&[target], &eyes, &ladder, &budget, &mut signalled, &mut |_| {
+                    said += 1;
+                    come();
+                });
+                let is_right = said == usize::from(while_told) && signalled.is_empty();
+                let is_right = is_right && stopped.is_ok_and(|count| count == Count { ended: 0, alive: 1 });
+                std::process::exit(if is_right { 7 } else { 1 });
             };
-            let ladder = Ladder { first: Signal(15), hangup: true, patience: SECOND, last: Some(Signal(9)) };
-            let budget = Budget { patience: SECOND, grace: SECOND, extend: None };
-            let mut said = 0;
-            let eyes = Eyes { proc_root: Path::new("/proc"), closings: None, interrupt: &interrupt };
-            let stopped = stop(&[target], &eyes, &ladder, &budget, &mut |_| said += 1);
-            let is_right = said == 0 && stopped.is_ok_and(|count| count == Count { ended: 0, alive: 1 });
-            std::process::exit(if is_right { 7 } else { 1 });
-        };
-        let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(us.0), None).unwrap();
-        assert!(matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 7)), "{ended:?}");
-        std::net::TcpStream::connect(("127.0.0.1", child.port().get())).unwrap();
+            let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(us.0), None).unwrap();
+            assert!(matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 7)), "{while_told}: {ended:?}");
+            std::net::TcpStream::connect(("127.0.0.1", child.port().get())).unwrap();
+        }
     }
 
     /// The number is given out again for real: the kernel is told what the last one was (`ns_last_pid`,

@@ -7,21 +7,19 @@ use std::fmt;
 use std::future::poll_fn;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use zbus::OwnedObjectPath;
 use zbus::export::futures_core::Stream;
 
-use crate::interrupt::Interrupt;
-use crate::manager::{self, Scope};
+use crate::interrupt::{Interrupt, LISTEN_AGAIN};
+use crate::manager::{self, Leave, Scope, Systemctl};
 use crate::model::UnitName;
+use crate::timespan;
 
 /// How long the manager may take to answer that it has queued a job.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// How often it is looked, while the manager is waited for, whether something has come to end us.
-const LISTEN_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why a unit was not stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +31,10 @@ pub enum StopError {
     Failed(String),
     /// The job was not over in time. The manager goes on with it.
     Late,
+    /// The manager was asked, and is gone or silent since: the job may be there, over, or never have been. Look again.
+    Unclear(String),
+    /// Something came to end us before the manager was asked.
+    NotAsked,
 }
 
 impl fmt::Display for StopError {
@@ -41,6 +43,8 @@ impl fmt::Display for StopError {
             Self::Refused(why) => write!(f, "systemd does not stop it: {why}"),
             Self::Failed(result) => write!(f, "systemd could not stop it: {result}"),
             Self::Late => f.write_str("systemd has not stopped it in time"),
+            Self::Unclear(why) => write!(f, "systemd was asked to stop it, and what came of that is not known: {why}"),
+            Self::NotAsked => f.write_str("systemd was not asked to stop it"),
         }
     }
 }
@@ -50,9 +54,9 @@ impl std::error::Error for StopError {}
 /// Stops one unit, and waits for `patience` until its job is over. `run` is `/run`, or `$XDG_RUNTIME_DIR` in a user
 /// manager.
 ///
-/// Over the bus, else with `systemctl`, which waits for the job as well. `has_bus`: whether the bus has answered the look
-/// before this. Where it hangs after all, both may ask for the same job, which is one job to systemd. Where it is
-/// interrupted, it is as if the time were over.
+/// Over the bus, else with `systemctl`, which waits for the job as well, and only where it was not asked for over the bus.
+/// `has_bus`: whether the bus has answered the look before this. Where it is interrupted, it is as if the time were over,
+/// and nothing is asked for from then on.
 ///
 /// # Errors
 /// [`StopError`].
@@ -64,16 +68,27 @@ pub fn stop(
     patience: Duration,
     interrupt: &Interrupt,
 ) -> Result<(), StopError> {
-    let deadline = Instant::now() + patience;
-    let with_systemctl = || stop_with_systemctl(unit, scope, run, deadline, interrupt);
-    if !has_bus {
-        return with_systemctl();
+    if interrupt.has_come() {
+        return Err(StopError::NotAsked);
     }
-    let address = manager::bus_address(scope, run);
-    let wanted = unit.clone();
+    let deadline = Instant::now() + patience;
+    let over_bus = has_bus.then(|| stop_over_bus(unit, scope, run, deadline, interrupt)).flatten();
+    over_bus.unwrap_or_else(|| stop_with_systemctl(unit, scope, run, deadline, interrupt))
+}
+
+/// `None` where it was not asked for.
+fn stop_over_bus(
+    unit: &UnitName,
+    scope: Scope,
+    run: &Path,
+    deadline: Instant,
+    interrupt: &Interrupt,
+) -> Option<Result<(), StopError>> {
+    let leave = Arc::new(Leave::default());
+    let (address, wanted, theirs) = (manager::bus_address(scope, run), unit.clone(), Arc::clone(&leave));
     let told = manager::in_thread(move |send| async move {
         // The receiver is gone if this came too late.
-        match queue(&address, &wanted).await {
+        match queue(&address, &wanted, &theirs).await {
             Ok(mut queued) => {
                 let _ = send.send(Told::Queued);
                 let _ = send.send(Told::Over(queued.end().await));
@@ -82,26 +97,19 @@ pub fn stop(
             Err(BusError::Stop(error)) => drop(send.send(Told::Over(Err(error)))),
         }
     });
-    let Ok(told) = told else { return with_systemctl() };
-    match told_by(&told, deadline.min(Instant::now() + PATIENCE), interrupt) {
-        Some(Told::Over(result)) => result,
-        Some(Told::Queued) => match told_by(&told, deadline, interrupt) {
-            Some(Told::Over(result)) => result,
-            Some(Told::Queued) | None => Err(StopError::Late),
+    let told = told.ok()?;
+    match interrupt.receive(&told, deadline.min(Instant::now() + PATIENCE)) {
+        Some(Told::Over(result)) => Some(result),
+        Some(Told::Queued) => match interrupt.receive(&told, deadline) {
+            Some(Told::Over(result)) => Some(result),
+            Some(Told::Queued) | None => Some(Err(StopError::Late)),
         },
-        None if interrupt.has_come() => Err(StopError::Late),
-        None => with_systemctl(),
-    }
-}
-
-/// What the other thread tells until then, or until something ends us.
-fn told_by(told: &Receiver<Told>, deadline: Instant, interrupt: &Interrupt) -> Option<Told> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match told.recv_timeout(left.min(LISTEN_AGAIN)) {
-            Err(RecvTimeoutError::Timeout) if !left.is_zero() && !interrupt.has_come() => {}
-            told => return told.ok(),
-        }
+        None => match (leave.call_off(), interrupt.has_come()) {
+            (true, true) => Some(Err(StopError::Late)),
+            (true, false) => Some(Err(StopError::Unclear(format!("no answer within {}", timespan::show(PATIENCE))))),
+            (false, true) => Some(Err(StopError::NotAsked)),
+            (false, false) => None,
+        },
     }
 }
 
@@ -146,13 +154,16 @@ struct Queued {
     removed: JobRemovedStream,
 }
 
-async fn queue(address: &str, unit: &UnitName) -> Result<Queued, BusError> {
+async fn queue(address: &str, unit: &UnitName, leave: &Leave) -> Result<Queued, BusError> {
     let bus = zbus::connection::Builder::address(address).method_timeout(PATIENCE).build().await?;
     let jobs = JobsProxy::builder(&bus).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
     // Listened for before the job is there, so that its end cannot be missed.
     let removed = jobs.receive_job_removed().await?;
     jobs.subscribe().await?;
-    let job = jobs.stop_unit(unit.as_str(), "fail").await.map_err(|error| refused(&error))?;
+    if !leave.take() {
+        return Err(BusError::Stop(StopError::NotAsked));
+    }
+    let job = jobs.stop_unit(unit.as_str(), "fail").await.map_err(|error| BusError::Stop(not_queued(&error)))?;
     Ok(Queued { job, removed })
 }
 
@@ -167,25 +178,47 @@ impl Queued {
                 };
             }
         }
-        Err(StopError::Failed("connection lost".to_owned()))
+        Err(StopError::Unclear("connection lost".to_owned()))
     }
 }
 
-/// What systemd answers, in its own words. No answer in time is none: systemd may be busy, and queue the job later.
-fn refused(error: &zbus::Error) -> BusError {
-    let is_no_reply = |error: &zbus::fdo::Error| {
-        matches!(error, zbus::fdo::Error::NoReply(_) | zbus::fdo::Error::Timeout(_) | zbus::fdo::Error::TimedOut(_))
-    };
-    let why = if let zbus::Error::MethodError(name, text, _) = error {
-        text.clone().unwrap_or_else(|| name.to_string())
-    } else if let zbus::Error::FDO(error) = error
-        && !is_no_reply(error)
-    {
-        error.to_string()
+/// What the bus says in the place of systemd, which may have the message or not: `NoReply` also where it has executed itself
+/// anew meanwhile.
+const OF_THE_BUS: [&str; 6] = ["NoReply", "Timeout", "TimedOut", "Disconnected", "ServiceUnknown", "NameHasNoOwner"];
+
+/// What systemd answers, in its own words; anything else says nothing of what it does.
+fn not_queued(error: &zbus::Error) -> StopError {
+    let (name, why) = if let zbus::Error::MethodError(name, text, _) = error {
+        (name.to_string(), text.clone().unwrap_or_else(|| name.to_string()))
+    } else if let zbus::Error::FDO(error) = error {
+        (zbus::DBusError::name(&**error).to_string(), error.to_string())
     } else {
-        return BusError::NotReached;
+        return StopError::Unclear(error.to_string());
     };
-    BusError::Stop(StopError::Refused(why))
+    let of_the_bus = name.strip_prefix("org.freedesktop.DBus.Error.").is_some_and(|name| OF_THE_BUS.contains(&name));
+    if of_the_bus { StopError::Unclear(why) } else { StopError::Refused(why) }
+}
+
+/// What `systemctl` says where the connection went after it had asked, or it was itself ended.
+const LOST: [&str; 7] = [
+    "Connection reset by peer",
+    "Connection terminated",
+    "Connection timed out",
+    "Transport endpoint is not connected",
+    "Message recipient disconnected",
+    "Did not receive a reply",
+    "ended with signal",
+];
+
+fn not_stopped(why: String) -> StopError {
+    if LOST.iter().any(|words| why.contains(words)) {
+        StopError::Unclear(why)
+    } else if why.starts_with("Failed to stop") || why.contains(manager::NOT_CONNECTED) {
+        // As systemctl says it where there is no job at all.
+        StopError::Refused(why)
+    } else {
+        StopError::Failed(why)
+    }
 }
 
 fn stop_with_systemctl(
@@ -195,23 +228,100 @@ fn stop_with_systemctl(
     deadline: Instant,
     interrupt: &Interrupt,
 ) -> Result<(), StopError> {
-    let (wanted, run) = (unit.clone(), run.to_owned());
+    let leave = Arc::new(Leave::default());
+    let (wanted, run, theirs) = (unit.clone(), run.to_owned(), Arc::clone(&leave));
     let (send, told) = mpsc::channel();
     manager::spawn(Box::new(move || {
         let arguments = ["stop", "--job-mode=fail", "--", wanted.as_str()];
-        let result = match manager::systemctl(scope, &run, &arguments, deadline) {
-            Ok(_) => Ok(()),
-            Err(_) if Instant::now() >= deadline => Err(StopError::Late),
-            // As systemctl says it where there is no job at all.
-            Err(why) if why.starts_with("Failed to stop") => Err(StopError::Refused(why)),
-            Err(why) => Err(StopError::Failed(why)),
-        };
-        let _ = send.send(Told::Over(result));
+        let result = Systemctl { scope, run: &run, deadline }.job(&arguments, &theirs);
+        let is_late = Instant::now() >= deadline;
+        let _ = send.send(result.map_err(|why| if is_late { StopError::Late } else { not_stopped(why) }));
     }))
     .map_err(StopError::Refused)?;
     // It knows the deadline, and what it says then is worth a moment.
-    match told_by(&told, deadline + LISTEN_AGAIN, interrupt) {
-        Some(Told::Over(result)) => result,
-        Some(Told::Queued) | None => Err(StopError::Late),
+    match interrupt.receive(&told, deadline + LISTEN_AGAIN) {
+        Some(result) => result,
+        None if leave.call_off() => Err(StopError::Late),
+        None => Err(StopError::NotAsked),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use nix::sys::wait::{WaitStatus, waitpid};
+
+    use super::*;
+
+    /// What a stop comes to in a process of its own, over a bus that takes connections and says nothing, where SIGTERM
+    /// comes so long after its beginning; and whether it was called at all.
+    fn interrupted_after(wait: Duration) -> (Result<(), StopError>, bool) {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = UnixListener::bind(folder.path().join("bus")).unwrap();
+        bus.set_nonblocking(true).unwrap();
+        let interrupt = Interrupt::listen();
+        let come = move || {
+            std::thread::sleep(wait);
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
+        };
+        if wait.is_zero() {
+            come();
+        } else {
+            std::thread::spawn(come);
+        }
+        let unit = "old.service".parse().unwrap();
+        let result = stop(&unit, Scope::User, folder.path(), true, Duration::from_secs(30), &interrupt);
+        (result, bus.accept().is_ok())
+    }
+
+    #[test]
+    fn nothing_is_asked_for_once_we_are_to_end() {
+        for (wait, called) in [(Duration::ZERO, false), (Duration::from_millis(200), true)] {
+            let Some(child) = crate::sys::fork().unwrap() else {
+                let is_right = interrupted_after(wait) == (Err(StopError::NotAsked), called);
+                std::process::exit(if is_right { 7 } else { 1 });
+            };
+            let ended = waitpid(nix::unistd::Pid::from_raw(child.0), None).unwrap();
+            assert!(matches!(ended, WaitStatus::Exited(_, 7)), "{wait:?}: {ended:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_lost_after_it_was_asked_for_is_no_refusal() {
+        use zbus::fdo::Error;
+        let fdo = |error| not_queued(&zbus::Error::FDO(Box::new(error)));
+        for lost in [Error::NoReply(String::new()), Error::TimedOut(String::new()), Error::Disconnected(String::new())]
+        {
+            let shown = lost.to_string();
+            assert!(matches!(fdo(lost), StopError::Unclear(_)), "{shown}");
+        }
+        assert!(matches!(fdo(Error::AccessDenied(String::new())), StopError::Refused(_)));
+        let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert!(matches!(not_queued(&broken.into()), StopError::Unclear(_)));
+    }
+
+    #[test]
+    fn what_systemctl_says_tells_a_lost_answer_from_a_refusal() {
+        let told = |why: &str| match not_stopped(why.to_owned()) {
+            StopError::Unclear(_) => "unclear",
+            StopError::Refused(_) => "refused",
+            StopError::Failed(_) => "failed",
+            StopError::Late | StopError::NotAsked => "else",
+        };
+        for (why, expected) in [
+            ("Failed to stop old.service: Connection reset by peer", "unclear"),
+            ("Failed to wait for response: Connection reset by peer", "unclear"),
+            ("Failed to stop old.service: Message recipient disconnected from message bus without replying", "unclear"),
+            ("systemctl ended with signal: 15 (SIGTERM)", "unclear"),
+            ("Failed to connect to bus: Connection refused", "refused"),
+            (
+                "Failed to stop old.service: Operation refused, unit old.service may be requested by dependency only",
+                "refused",
+            ),
+            ("Job for old.service canceled.", "failed"),
+        ] {
+            assert_eq!(told(why), expected, "{why}");
+        }
     }
 }

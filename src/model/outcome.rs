@@ -87,8 +87,8 @@ pub enum Outcome {
     Interrupted {
         /// By this signal.
         signal: Signal,
-        /// From this process; 0 for the kernel, and for what is outside of this pid namespace.
-        sender: Pid,
+        /// From this process; `None` for the kernel, and for what is outside of this pid namespace.
+        sender: Option<Pid>,
         /// So long after the beginning.
         took: Duration,
         /// What had been asked to end.

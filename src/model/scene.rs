@@ -324,6 +324,8 @@ pub struct UnitFacts {
     pub triggered_by: Vec<UnitName>,
     /// `KillSignal=`.
     pub kill_signal: Option<Signal>,
+    /// `RestartKillSignal=`, where it is another; by these two the manager ends a command in front of the start as well.
+    pub restart_kill_signal: Option<Signal>,
     /// `FinalKillSignal=`.
     pub final_kill_signal: Option<Signal>,
     /// `SendSIGHUP=`.

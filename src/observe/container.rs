@@ -15,6 +15,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 
 use super::cgroup::unit_cgroup;
 use super::proc::Facts;
+use crate::interrupt::Interrupt;
 use crate::model::{CgroupPath, Container, Engine, Owner, Port, Protocol};
 use crate::pipe::read_until;
 
@@ -203,23 +204,29 @@ impl Docker {
 
     /// The name of the container with this id; else the id as Docker prints it.
     #[must_use]
-    pub fn name_of(&self, id: &str) -> String {
-        self.name(&Question::Id(id.to_owned())).unwrap_or_else(|| short_id(id))
+    pub fn name_of(&self, id: &str, interrupt: &Interrupt) -> String {
+        self.name(&Question::Id(id.to_owned()), interrupt).unwrap_or_else(|| short_id(id))
     }
 
     /// The name of the container that publishes this port; `None` where there is none, or Docker does not say.
     #[must_use]
-    pub fn name_by_port(&self, protocol: Protocol, port: Port, address: Option<String>) -> Option<String> {
-        self.name(&Question::Published { protocol, port, address })
+    pub fn name_by_port(
+        &self,
+        protocol: Protocol,
+        port: Port,
+        address: Option<String>,
+        interrupt: &Interrupt,
+    ) -> Option<String> {
+        self.name(&Question::Published { protocol, port, address }, interrupt)
     }
 
-    fn name(&self, question: &Question) -> Option<String> {
+    fn name(&self, question: &Question, interrupt: &Interrupt) -> Option<String> {
         if let Some(known) = self.answers.borrow().get(question) {
             return known.clone();
         }
         let begin = Instant::now();
         let left = *self.left.borrow();
-        let name = ask(&self.socket, question, begin + left).and_then(|reply| name_in(&reply, question));
+        let name = ask(&self.socket, question, begin + left, interrupt).and_then(|reply| name_in(&reply, question));
         *self.left.borrow_mut() = left.saturating_sub(begin.elapsed());
         self.answers.borrow_mut().insert(question.clone(), name.clone());
         name
@@ -228,7 +235,7 @@ impl Docker {
 
 /// One request of Docker's Engine API (`GET /containers/json`, any version of it), by HTTP/1.0, so that the reply ends
 /// with the connection and is in no chunks.
-fn ask(path: &Path, question: &Question, deadline: Instant) -> Option<String> {
+fn ask(path: &Path, question: &Question, deadline: Instant, interrupt: &Interrupt) -> Option<String> {
     let filter = match question {
         Question::Id(id) => format!("%7B%22id%22%3A%5B%22{id}%22%5D%7D"),
         Question::Published { protocol, port, .. } => {
@@ -241,7 +248,7 @@ fn ask(path: &Path, question: &Question, deadline: Instant) -> Option<String> {
     connect(socket.as_raw_fd(), &UnixAddr::new(path).ok()?).ok()?;
     let mut stream = UnixStream::from(socket);
     write!(stream, "GET /containers/json?filters={filter} HTTP/1.0\r\nHost: docker\r\n\r\n").ok()?;
-    String::from_utf8(read_until(stream, deadline).ok()?).ok()
+    String::from_utf8(read_until(stream, deadline, interrupt).ok()?).ok()
 }
 
 /// The name of the container that the reply is about.
@@ -412,7 +419,7 @@ mod tests {
         let docker = Docker::new(folder.path());
         let begin = Instant::now();
         for digit in 0..10 {
-            assert_eq!(docker.name(&Question::Id(digit.to_string())), None);
+            assert_eq!(docker.name(&Question::Id(digit.to_string()), &Interrupt::default()), None);
         }
         let took = begin.elapsed();
         assert!(took >= PATIENCE && took < PATIENCE * 4, "{took:?}");
@@ -431,7 +438,7 @@ mod tests {
         });
         let docker = Docker::new(folder.path());
         for _ in 0..2 {
-            assert_eq!(docker.name(&published(None)).as_deref(), Some("web"));
+            assert_eq!(docker.name(&published(None), &Interrupt::default()).as_deref(), Some("web"));
         }
         let request = daemon.join().unwrap();
         let line = "GET /containers/json?filters=%7B%22publish%22%3A%5B%228080%2Ftcp%22%5D%7D HTTP/1.0\r\n";

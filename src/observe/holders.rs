@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use rustix::fs::{RawDir, readlinkat_raw};
 
 use super::proc::{is_gone, list_pids, open_dir, open_dir_at};
+use crate::interrupt::Interrupt;
 use crate::model::{Inode, Pid};
 use crate::sys;
 
@@ -20,6 +21,8 @@ use crate::sys;
 const LISTING_BYTES: usize = 16 * 1024;
 /// More than `socket:[18446744073709551615]`; what fills it is a link of another kind.
 const LINK_BYTES: usize = 32;
+/// So many open files are looked at before it is looked again whether something has come to end us: some milliseconds.
+const FILES_BETWEEN: usize = 4096;
 /// At most so many cgroups below one are asked for their processes.
 const CGROUPS: usize = 4096;
 
@@ -44,6 +47,8 @@ pub struct Search<'a> {
     pub cgroups: &'a [PathBuf],
     /// Whether to look further.
     pub thorough: Thorough,
+    /// What ends the search in its middle: those that were not looked at by then count as hidden.
+    pub interrupt: &'a Interrupt,
 }
 
 /// Who was found.
@@ -88,7 +93,7 @@ pub struct Open {
 /// Which of these sockets a process has open, in any of its threads.
 #[must_use]
 pub fn holds(proc: &Path, pid: Pid, inodes: &[Inode]) -> Open {
-    match Scan::new(proc, inodes) {
+    match Scan::new(proc, inodes, &Interrupt::default()) {
         Ok(mut scan) => scan.process(pid, Threads::All),
         Err(_) => Open { inodes: Vec::new(), sight: Sight::Hidden },
     }
@@ -101,7 +106,7 @@ pub fn holds(proc: &Path, pid: Pid, inodes: &[Inode]) -> Open {
 #[must_use]
 pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
     let inodes: Vec<Inode> = inodes.iter().copied().filter(|inode| inode.0 != 0).collect();
-    let Ok(mut scan) = Scan::new(search.proc, &inodes) else {
+    let Ok(mut scan) = Scan::new(search.proc, &inodes, search.interrupt) else {
         return Holders { hidden: 1, ..Holders::default() };
     };
     match search.thorough {
@@ -212,6 +217,7 @@ enum Threads {
 struct Scan<'a> {
     proc: OwnedFd,
     wanted: &'a [Inode],
+    interrupt: &'a Interrupt,
     listing: Vec<MaybeUninit<u8>>,
 }
 
@@ -224,13 +230,17 @@ enum Table {
 }
 
 impl<'a> Scan<'a> {
-    fn new(proc: &Path, wanted: &'a [Inode]) -> io::Result<Self> {
-        Ok(Self { proc: open_dir(proc)?, wanted, listing: vec![MaybeUninit::uninit(); LISTING_BYTES] })
+    fn new(proc: &Path, wanted: &'a [Inode], interrupt: &'a Interrupt) -> io::Result<Self> {
+        Ok(Self { proc: open_dir(proc)?, wanted, interrupt, listing: vec![MaybeUninit::uninit(); LISTING_BYTES] })
     }
 
     fn all(&mut self, pids: &[Pid], threads: Threads) -> Holders {
         let mut holders = Holders::default();
         for &pid in pids {
+            if self.interrupt.has_come() {
+                holders.hidden += 1;
+                break;
+            }
             let Open { inodes, sight } = self.process(pid, threads);
             for inode in inodes {
                 holders.by_inode.entry(inode).or_default().push(pid);
@@ -274,8 +284,7 @@ impl<'a> Scan<'a> {
 
     /// One table of open files.
     fn table(&mut self, path: &str, inodes: &mut Vec<Inode>) -> Table {
-        let result =
-            open_dir_at(&self.proc, path).and_then(|dir| scan_table(&dir, self.wanted, &mut self.listing, inodes));
+        let result = open_dir_at(&self.proc, path).and_then(|dir| self.scan(&dir, inodes));
         match result {
             Ok(files) => Table::Read { files },
             Err(error) if is_gone(&error) => Table::Gone,
@@ -283,36 +292,35 @@ impl<'a> Scan<'a> {
             Err(_) => Table::Hidden,
         }
     }
-}
 
-/// Adds the wanted sockets among the links in this directory; returns how many links it has.
-fn scan_table(
-    dir: impl AsFd,
-    wanted: &[Inode],
-    listing: &mut [MaybeUninit<u8>],
-    inodes: &mut Vec<Inode>,
-) -> io::Result<usize> {
-    let dir = dir.as_fd();
-    let mut entries = RawDir::new(dir, listing);
-    let mut files = 0;
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        if entry.file_name().to_bytes().starts_with(b".") {
-            continue;
+    /// Adds the wanted sockets among the links in this directory; returns how many links it has.
+    fn scan(&mut self, dir: impl AsFd, inodes: &mut Vec<Inode>) -> io::Result<usize> {
+        let dir = dir.as_fd();
+        let mut entries = RawDir::new(dir, &mut self.listing);
+        let mut files = 0_usize;
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            if entry.file_name().to_bytes().starts_with(b".") {
+                continue;
+            }
+            files += 1;
+            if files.is_multiple_of(FILES_BETWEEN) && self.interrupt.has_come() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let mut link = [MaybeUninit::uninit(); LINK_BYTES];
+            let link = match readlinkat_raw(dir, entry.file_name(), &mut link[..]) {
+                Ok((link, _)) => &*link,
+                // Closed since it was listed.
+                Err(rustix::io::Errno::NOENT) => continue,
+                Err(errno) => return Err(errno.into()),
+            };
+            let wanted = |inode: &Inode| self.wanted.contains(inode) && !inodes.contains(inode);
+            if let Some(inode) = socket_inode(link).filter(wanted) {
+                inodes.push(inode);
+            }
         }
-        files += 1;
-        let mut link = [MaybeUninit::uninit(); LINK_BYTES];
-        let link = match readlinkat_raw(dir, entry.file_name(), &mut link[..]) {
-            Ok((link, _)) => &*link,
-            // Closed since it was listed.
-            Err(rustix::io::Errno::NOENT) => continue,
-            Err(errno) => return Err(errno.into()),
-        };
-        if let Some(inode) = socket_inode(link).filter(|inode| wanted.contains(inode) && !inodes.contains(inode)) {
-            inodes.push(inode);
-        }
+        Ok(files)
     }
-    Ok(files)
 }
 
 /// The N of `socket:[N]`.
@@ -326,6 +334,7 @@ mod tests {
     use std::net::{TcpListener, UdpSocket};
     use std::os::fd::OwnedFd;
     use std::process::{Command, Stdio};
+    use std::sync::LazyLock;
 
     use nix::sys::stat::fstat;
 
@@ -334,12 +343,15 @@ mod tests {
 
     const PROC: &str = "/proc";
 
+    /// Never comes.
+    static NOBODY: LazyLock<Interrupt> = LazyLock::new(Interrupt::default);
+
     fn inode_of(socket: impl AsFd) -> Inode {
         Inode(fstat(socket).unwrap().st_ino)
     }
 
     fn search(cgroups: &[PathBuf], thorough: Thorough) -> Search<'_> {
-        Search { proc: Path::new(PROC), cgroups, thorough }
+        Search { proc: Path::new(PROC), cgroups, thorough, interrupt: &NOBODY }
     }
 
     #[test]
@@ -461,11 +473,27 @@ mod tests {
     fn nobody_is_free_of_suspicion_where_the_listing_has_no_pid_1() {
         let proc = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(proc.path().join("7/fd")).unwrap();
-        let search = Search { proc: proc.path(), cgroups: &[], thorough: Thorough::Always };
+        let search = Search { proc: proc.path(), cgroups: &[], thorough: Thorough::Always, interrupt: &NOBODY };
         assert_eq!(holders(&search, &[Inode(1)]).hidden, 1);
         std::fs::create_dir_all(proc.path().join("1/fd")).unwrap();
         assert_eq!(holders(&search, &[Inode(1)]), Holders { walked: true, ..Holders::default() });
         let nothing = Search { proc: Path::new("/nonexistent"), ..search };
         assert_eq!(holders(&nothing, &[Inode(1)]).hidden, 1);
+    }
+
+    /// In a process of its own, as what holds signals back is its first thread's.
+    #[test]
+    fn a_walk_ends_when_something_comes_to_end_us_and_says_that_not_all_was_seen() {
+        let child = Child::spawn(Role::Listen, &[]);
+        let inode = child.inode();
+        let Some(us) = sys::fork().unwrap() else {
+            let interrupt = Interrupt::listen();
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
+            let found = holders(&Search { interrupt: &interrupt, ..search(&[], Thorough::Always) }, &[inode]);
+            std::process::exit(if found.by_inode.is_empty() && found.hidden > 0 { 7 } else { 1 });
+        };
+        let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(us.0), None).unwrap();
+        assert!(matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 7)), "{ended:?}");
+        assert!(holders(&search(&[], Thorough::Always), &[inode]).has(inode, child.pid()));
     }
 }

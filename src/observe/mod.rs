@@ -26,6 +26,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::interrupt::Interrupt;
 use crate::manager::Scope;
 use crate::model::{
     BlindSpot, CgroupId, CgroupPath, Container, Endpoint, EndpointScene, Engine, HeldSocket, Inode, InvocationId,
@@ -86,6 +87,17 @@ pub struct Place {
     no_bus: RefCell<Option<String>>,
 }
 
+/// What a look is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The guarded unit.
+    pub unit: &'a UnitName,
+    /// Its rules.
+    pub rules: &'a Rules,
+    /// What ends a look in its middle. What was seen by then is not the whole, and nobody's to judge.
+    pub interrupt: &'a Interrupt,
+}
+
 /// What a look has seen.
 #[derive(Debug)]
 pub struct Look {
@@ -140,11 +152,11 @@ impl Place {
     /// [`Thorough::IfNobodyFound`] looks for holders where they are likely, which is enough to refuse; before anything is
     /// stopped, [`Thorough::Always`] has to see that nobody else holds the same sockets.
     #[must_use]
-    pub fn look(&self, unit: &UnitName, rules: &Rules, thorough: Thorough) -> Look {
+    pub fn look(&self, wanted: &Wanted<'_>, thorough: Thorough) -> Look {
         let mut looks = 1;
         loop {
-            let (mut look, steady) = self.look_once(unit, rules, thorough);
-            if steady || looks == MAX_LOOKS {
+            let (mut look, steady) = self.look_once(wanted, thorough);
+            if steady || looks == MAX_LOOKS || wanted.interrupt.has_come() {
                 if !steady {
                     look.scene.blind_spots.push(BlindSpot::Unsteady);
                 }
@@ -165,7 +177,8 @@ impl Place {
     /// `None` where it does not explain everything, or is not worth it: there are more endpoints than the kernel is asked
     /// for one by one, or one of UDP is not free.
     #[must_use]
-    pub fn quick_look(&self, unit: &UnitName, rules: &Rules) -> Option<Look> {
+    pub fn quick_look(&self, wanted: &Wanted<'_>) -> Option<Look> {
+        let rules = wanted.rules;
         if rules.endpoints.len() > sock_diag::PORTS_ASKED_ONE_BY_ONE {
             return None;
         }
@@ -176,43 +189,50 @@ impl Place {
         }
         let addresses: Vec<SocketAddr> = in_question().flat_map(Endpoint::likely_addresses).collect();
         let tables = sock_diag::listeners_at(&addresses).ok().filter(|tables| are_explained(&probed, tables))?;
-        let seen = self.seen(probed, tables, Thorough::Never);
+        let seen = self.seen(probed, tables, Thorough::Never, wanted.interrupt);
         if seen.tables.iter().any(|socket| seen.has_nobody(socket)) {
             return None;
         }
-        let (look, steady) = self.picture(unit, rules, seen, Vec::new());
+        let (look, steady) = self.picture(wanted, seen, Vec::new());
         steady.then_some(look)
     }
 
     /// A look, and whether nothing ended in the middle of it.
-    fn look_once(&self, unit: &UnitName, rules: &Rules, thorough: Thorough) -> (Look, bool) {
+    fn look_once(&self, wanted: &Wanted<'_>, thorough: Thorough) -> (Look, bool) {
         let mut blind_spots = Vec::new();
-        let probed = probed(rules);
-        let tables = self.tables(&probed).unwrap_or_else(|why| {
+        let probed = probed(wanted.rules);
+        let tables = self.tables(&probed, wanted.interrupt).unwrap_or_else(|why| {
             blind_spots.push(BlindSpot::Sockets(why));
             Vec::new()
         });
-        let seen = self.seen(probed, tables, thorough);
+        let seen = self.seen(probed, tables, thorough, wanted.interrupt);
         if seen.holders.hidden > 0 && seen.tables.iter().any(|socket| seen.has_nobody(socket)) {
             blind_spots.push(BlindSpot::Processes { hidden: seen.holders.hidden });
         }
-        self.picture(unit, rules, seen, blind_spots)
+        self.picture(wanted, seen, blind_spots)
     }
 
     /// Where these sockets were born, and who has them.
-    fn seen(&self, probed: Vec<(Endpoint, Probe)>, tables: Vec<Socket>, thorough: Thorough) -> Seen {
+    fn seen(
+        &self,
+        probed: Vec<(Endpoint, Probe)>,
+        tables: Vec<Socket>,
+        thorough: Thorough,
+        interrupt: &Interrupt,
+    ) -> Seen {
         let born = self.birthplaces(&tables);
-        let holders = self.holders(&tables, &born, thorough);
+        let holders = self.holders(&tables, &born, thorough, interrupt);
         Seen { probed, tables, born, holders }
     }
 
     /// All that is known of what was seen, and whether nothing ended in the middle of it.
-    fn picture(&self, unit: &UnitName, rules: &Rules, seen: Seen, mut blind_spots: Vec<BlindSpot>) -> (Look, bool) {
+    fn picture(&self, wanted: &Wanted<'_>, seen: Seen, mut blind_spots: Vec<BlindSpot>) -> (Look, bool) {
+        let &Wanted { unit, rules, interrupt } = wanted;
         let Seen { probed, tables, born, holders } = seen;
         let mut pins = Pins::default();
-        let (processes, vanished) = self.processes(&holders, &tables, &mut pins);
+        let (processes, vanished) = self.processes(&holders, &tables, &mut pins, interrupt);
         let question = self.question(unit, rules, &processes, &tables, &born);
-        let answer = if tables.is_empty() { Ok(Answer::default()) } else { self.ask(&question) };
+        let answer = if tables.is_empty() { Ok(Answer::default()) } else { self.ask(&question, interrupt) };
         let answer = answer.unwrap_or_else(|why| {
             blind_spots.push(BlindSpot::Manager(why));
             Answer::default()
@@ -245,14 +265,14 @@ impl Place {
 
     /// The sockets that have one of the wanted ports: those that wait for somebody; and where these do not explain each
     /// busy endpoint, all others too.
-    fn tables(&self, probed: &[(Endpoint, Probe)]) -> Result<Vec<Socket>, String> {
+    fn tables(&self, probed: &[(Endpoint, Probe)], interrupt: &Interrupt) -> Result<Vec<Socket>, String> {
         let wanted = &wanted(probed)[..];
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
         // The tables of /proc/net have listeners and all others in one.
         let from_proc = |netlink| {
-            let from_tables = net_tables::sockets(&self.roots.proc, wanted);
+            let from_tables = net_tables::sockets(&self.roots.proc, wanted, interrupt);
             from_tables.map_err(|tables| format!("netlink: {netlink}; /proc/net: {tables}"))
         };
         let waiting = match sock_diag::listeners(wanted) {
@@ -278,7 +298,13 @@ impl Place {
             .collect()
     }
 
-    fn holders(&self, tables: &[Socket], born: &HashMap<CgroupId, CgroupPath>, thorough: Thorough) -> Holders {
+    fn holders(
+        &self,
+        tables: &[Socket],
+        born: &HashMap<CgroupId, CgroupPath>,
+        thorough: Thorough,
+        interrupt: &Interrupt,
+    ) -> Holders {
         // A socket that nobody can have does not make it worth a walk of all processes.
         let inodes: Vec<Inode> =
             tables.iter().filter(|socket| socket.state != SocketState::TimeWait).map(|socket| socket.inode).collect();
@@ -287,18 +313,27 @@ impl Place {
         }
         let likely: BTreeSet<&CgroupPath> = born.values().chain(&self.within).filter(|path| path.0 != "/").collect();
         let cgroups: Vec<PathBuf> = likely.into_iter().filter_map(|path| self.directory(path)).collect();
-        let search = Search { proc: &self.roots.proc, cgroups: &cgroups, thorough };
+        let search = Search { proc: &self.roots.proc, cgroups: &cgroups, thorough, interrupt };
         holders::holders(&search, &inodes)
     }
 
     /// The facts of each holder, and whether one of them was gone, or on its way out, before they could be read.
-    fn processes(&self, holders: &Holders, tables: &[Socket], pins: &mut Pins) -> (HashMap<Pid, Process>, bool) {
+    fn processes(
+        &self,
+        holders: &Holders,
+        tables: &[Socket],
+        pins: &mut Pins,
+        interrupt: &Interrupt,
+    ) -> (HashMap<Pid, Process>, bool) {
         let own = own_pid();
         let ancestors = proc::ancestors(&self.roots.proc, own);
         let everybody: BTreeSet<Pid> = holders.by_inode.values().flatten().copied().collect();
         let mut processes = HashMap::new();
         let mut vanished = false;
         for pid in everybody {
+            if interrupt.has_come() {
+                return (processes, true);
+            }
             let facts = if pins.add(pid) { proc::process(&self.roots.proc, pid) } else { Ok(None) };
             let Ok(Some(facts)) = facts else {
                 vanished = true;
@@ -317,7 +352,7 @@ impl Place {
             };
             let held = tables.iter().filter(|socket| holders.has(socket.inode, pid));
             let trace = container::trace(&facts, &owner);
-            let container = trace.and_then(|trace| self.container(trace, pid, &owner, held));
+            let container = trace.and_then(|trace| self.container(trace, pid, &owner, held, interrupt));
             processes.insert(pid, facts.into_process(owner, container, lineage));
         }
         (processes, vanished)
@@ -330,20 +365,22 @@ impl Place {
         pid: Pid,
         owner: &Owner,
         held: impl Iterator<Item = &'a Socket>,
+        interrupt: &Interrupt,
     ) -> Option<Container> {
         // A daemon knows its own: the system's nothing of a user's, nor the other way round.
         let is_users = matches!(owner, Owner::UserUnit { .. });
         let docker = (is_users == (self.scope == Scope::User)).then_some(&self.docker);
         let (engine, name) = match trace {
             Trace::Known(container) => return Some(container),
-            Trace::DockerId(id) => {
-                (Engine::Docker, Some(docker.map_or_else(|| container::short_id(&id), |docker| docker.name_of(&id))))
-            }
+            Trace::DockerId(id) => (
+                Engine::Docker,
+                Some(docker.map_or_else(|| container::short_id(&id), |docker| docker.name_of(&id, interrupt))),
+            ),
             Trace::PodmanId(id) => (Engine::Podman, Some(self.podman_name(pid, &id))),
             Trace::DockerPort { address, certain } => {
                 let mut ports = held.filter_map(|socket| Some((socket.protocol, Port::new(socket.local.port())?)));
                 let name = docker.and_then(|docker| {
-                    ports.find_map(|(protocol, port)| docker.name_by_port(protocol, port, address.clone()))
+                    ports.find_map(|(protocol, port)| docker.name_by_port(protocol, port, address.clone(), interrupt))
                 });
                 (Engine::Docker, if certain || name.is_some() { name } else { return None })
             }
@@ -453,8 +490,8 @@ impl Place {
         }
     }
 
-    fn ask(&self, question: &Question) -> Result<Answer, String> {
-        let answer = systemd::ask(question, PATIENCE, self.no_bus.borrow().clone());
+    fn ask(&self, question: &Question, interrupt: &Interrupt) -> Result<Answer, String> {
+        let answer = systemd::ask(question, PATIENCE, self.no_bus.borrow().clone(), interrupt);
         // A bus that hangs costs a second once, not at every look.
         *self.no_bus.borrow_mut() = match &answer {
             Ok(answer) => answer.fallback.clone(),
@@ -607,7 +644,13 @@ mod tests {
         let roots = Roots { run: run.path().to_owned(), cgroup: cgroup2(), ..Roots::of_host(false) };
         let unit: UnitName = "app.service".parse().unwrap();
         let place = Place::here(roots, &unit, false);
-        let look = |endpoints: &[Endpoint]| place.quick_look(&unit, &rules(endpoints.to_vec()));
+        let look = |endpoints: &[Endpoint]| {
+            place.quick_look(&Wanted {
+                unit: &unit,
+                rules: &rules(endpoints.to_vec()),
+                interrupt: &Interrupt::default(),
+            })
+        };
 
         let held = Endpoint { host: Host::Any, port: child.port(), protocol: Protocol::Tcp };
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();

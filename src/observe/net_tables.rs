@@ -13,7 +13,11 @@ use std::path::{Path, PathBuf};
 use procfs::net::{TcpNetEntries, TcpState, UdpNetEntries, UdpState};
 use procfs::{FromBufReadSI, ProcError};
 
+use crate::interrupt::Interrupt;
 use crate::model::{Inode, Port, Protocol, Socket, SocketState};
+
+/// So many lines are read before it is looked again whether something has come to end us: some milliseconds.
+const LINES_BETWEEN: usize = 4096;
 
 /// Why a table could not be read.
 #[derive(Debug)]
@@ -58,8 +62,8 @@ impl std::error::Error for NetTablesError {
 /// `proc` is the mount of procfs. The sockets are those of the calling network namespace.
 ///
 /// # Errors
-/// A table that cannot be read or parsed; the tables of IPv6 are not there where IPv6 is off, which is no error.
-pub fn sockets(proc: &Path, wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, NetTablesError> {
+/// A table that cannot be read or parsed, or not before something came to end us; the tables of IPv6 are not there where IPv6 is off, which is no error.
+pub fn sockets(proc: &Path, wanted: &[(Protocol, Port)], interrupt: &Interrupt) -> Result<Vec<Socket>, NetTablesError> {
     let mut found = Vec::new();
     for (protocol, tables) in [(Protocol::Tcp, ["net/tcp", "net/tcp6"]), (Protocol::Udp, ["net/udp", "net/udp6"])] {
         let ports: Vec<Port> = wanted.iter().filter(|(p, _)| *p == protocol).map(|&(_, port)| port).collect();
@@ -68,7 +72,7 @@ pub fn sockets(proc: &Path, wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, 
         }
         for table in tables {
             let path = proc.join(table);
-            let lines = match File::open(&path).and_then(|file| lines_of(BufReader::new(file), &ports)) {
+            let lines = match File::open(&path).and_then(|file| lines_of(BufReader::new(file), &ports, interrupt)) {
                 Ok(lines) => lines,
                 Err(source) if source.kind() == io::ErrorKind::NotFound && table.ends_with('6') => continue,
                 Err(source) => return Err(NetTablesError::Read { path, source }),
@@ -81,17 +85,22 @@ pub fn sockets(proc: &Path, wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, 
 }
 
 /// The header and those lines whose local port is wanted: the table can be large, and the parser keeps all it gets.
-fn lines_of(mut table: impl BufRead, ports: &[Port]) -> io::Result<Vec<u8>> {
+fn lines_of(mut table: impl BufRead, ports: &[Port], interrupt: &Interrupt) -> io::Result<Vec<u8>> {
     let endings: Vec<String> = ports.iter().map(|port| format!(":{:04X}", port.get())).collect();
     let mut kept = Vec::new();
     table.read_until(b'\n', &mut kept)?;
     let mut line = Vec::new();
+    let mut lines = 0_usize;
     while table.read_until(b'\n', &mut line)? > 0 {
         let local = line.split(|&byte| byte == b' ').filter(|field| !field.is_empty()).nth(1).unwrap_or_default();
         if endings.iter().any(|ending| local.ends_with(ending.as_bytes())) {
             kept.append(&mut line);
         }
         line.clear();
+        lines += 1;
+        if lines.is_multiple_of(LINES_BETWEEN) && interrupt.has_come() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
     }
     Ok(kept)
 }
@@ -196,7 +205,11 @@ mod tests {
 
     fn find(wanted: &[(Protocol, Port)], socket: impl AsFd) -> Socket {
         let inode = Inode(fstat(socket).unwrap().st_ino);
-        sockets(Path::new("/proc"), wanted).unwrap().into_iter().find(|socket| socket.inode == inode).unwrap()
+        sockets(Path::new("/proc"), wanted, &Interrupt::default())
+            .unwrap()
+            .into_iter()
+            .find(|socket| socket.inode == inode)
+            .unwrap()
     }
 
     #[test]
@@ -228,7 +241,7 @@ mod tests {
     fn only_lines_with_a_wanted_local_port_are_kept() {
         let table = "  sl  local_address rem_address\n   0: 0100007F:1F90 00000000:0000 0A\n   \
                      1: 0100007F:1F91 0100007F:1F90 01\n\n";
-        let kept = lines_of(table.as_bytes(), &[Port::new(8080).unwrap()]).unwrap();
+        let kept = lines_of(table.as_bytes(), &[Port::new(8080).unwrap()], &Interrupt::default()).unwrap();
         assert_eq!(String::from_utf8(kept).unwrap().lines().count(), 2);
     }
 
@@ -236,7 +249,7 @@ mod tests {
     fn a_line_that_reads_as_another_port_is_none_that_was_asked_for() {
         let table = "  sl\n   0: 0100007F:00007F:1F90 00000000:0000 07 0:0 00:0 0 0 0 1 2 0 0\n";
         let ports = [Port::new(8080).unwrap()];
-        let lines = lines_of(table.as_bytes(), &ports).unwrap();
+        let lines = lines_of(table.as_bytes(), &ports, &Interrupt::default()).unwrap();
         assert_eq!(rows(Protocol::Udp, &lines).unwrap().len(), 1);
         assert_eq!(parse(Protocol::Udp, &lines, &ports).unwrap(), []);
     }
@@ -245,11 +258,11 @@ mod tests {
     fn without_ipv6_its_tables_are_not_there_and_without_any_table_it_is_an_error() {
         let proc = tempfile::tempdir().unwrap();
         let wanted = [(Protocol::Tcp, Port::new(8080).unwrap())];
-        assert!(matches!(sockets(proc.path(), &wanted), Err(NetTablesError::Read { .. })));
+        assert!(matches!(sockets(proc.path(), &wanted, &Interrupt::default()), Err(NetTablesError::Read { .. })));
         std::fs::create_dir(proc.path().join("net")).unwrap();
         std::fs::write(proc.path().join("net/tcp"), "header\n").unwrap();
-        assert_eq!(sockets(proc.path(), &wanted).unwrap(), []);
+        assert_eq!(sockets(proc.path(), &wanted, &Interrupt::default()).unwrap(), []);
         std::fs::write(proc.path().join("net/tcp"), "header\n 0: 0100007F:1F90 0100007F:0000 rubbish\n").unwrap();
-        assert!(matches!(sockets(proc.path(), &wanted), Err(NetTablesError::Parse { .. })));
+        assert!(matches!(sockets(proc.path(), &wanted, &Interrupt::default()), Err(NetTablesError::Parse { .. })));
     }
 }

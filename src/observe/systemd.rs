@@ -14,7 +14,8 @@ use zbus::fdo::PropertiesProxy;
 use zbus::names::InterfaceName;
 use zbus::{ObjectPath, OwnedObjectPath, OwnedVariant};
 
-use crate::manager::{self, Scope};
+use crate::interrupt::Interrupt;
+use crate::manager::{self, Scope, Systemctl};
 use crate::model::{
     ActiveState, Inode, InvocationId, Pid, Protocol, Signal, SocketUnit, UnitFacts, UnitName, UnitState, UnitType,
 };
@@ -89,13 +90,18 @@ impl std::error::Error for ManagerError {}
 /// another try.
 ///
 /// # Errors
-/// Neither of the two answered in time.
-pub fn ask(question: &Question, patience: Duration, no_bus: Option<String>) -> Result<Answer, ManagerError> {
-    let bus = match no_bus.map_or_else(|| ask_bus(question, patience), Err) {
+/// Neither of the two answered in time, or before something came to end us.
+pub fn ask(
+    question: &Question,
+    patience: Duration,
+    no_bus: Option<String>,
+    interrupt: &Interrupt,
+) -> Result<Answer, ManagerError> {
+    let bus = match no_bus.map_or_else(|| ask_bus(question, patience, interrupt), Err) {
         Ok(answer) => return Ok(answer),
         Err(why) => why,
     };
-    match ask_systemctl(question, patience) {
+    match ask_systemctl(question, patience, interrupt) {
         Ok(answer) => Ok(Answer { fallback: Some(bus), ..answer }),
         Err(systemctl) => Err(ManagerError { bus, systemctl }),
     }
@@ -130,14 +136,15 @@ trait Manager {
     ) -> zbus::Result<Vec<(String, u32, u32, u32, u64, u32, u32, String, u32)>>;
 }
 
-fn ask_bus(question: &Question, patience: Duration) -> Result<Answer, String> {
+fn ask_bus(question: &Question, patience: Duration, interrupt: &Interrupt) -> Result<Answer, String> {
     let question = question.clone();
     let answer = manager::in_thread(move |send| async move {
         let answer = ask_everything(&question, patience).await.map_err(|error| error.to_string());
         // The receiver is gone if this came too late.
         let _ = send.send(answer);
     })?;
-    answer.recv_timeout(patience).unwrap_or_else(|_| Err(format!("no answer within {}", timespan::show(patience))))
+    let answer = interrupt.receive(&answer, Instant::now() + patience);
+    answer.unwrap_or_else(|| Err(format!("no answer within {}", timespan::show(patience))))
 }
 
 async fn ask_everything(question: &Question, patience: Duration) -> zbus::Result<Answer> {
@@ -418,6 +425,7 @@ fn facts(all: &impl Properties) -> UnitFacts {
         control_pid: all.pid("ControlPID"),
         triggered_by: all.units("TriggeredBy"),
         kill_signal: all.number("KillSignal").map(Signal),
+        restart_kill_signal: all.number("RestartKillSignal").map(Signal),
         final_kill_signal: all.number("FinalKillSignal").map(Signal),
         send_sighup: all.flag("SendSIGHUP"),
         send_sigkill: all.flag("SendSIGKILL"),
@@ -524,18 +532,18 @@ impl Properties for HashMap<&str, &str> {
 const STARTING: &[&str] = &["condition", "start-pre"];
 
 const WANTED: &str = "Id,ActiveState,SubState,InvocationID,InactiveEnterTimestampMonotonic,MainPID,ControlPID,\
-    TriggeredBy,KillSignal,FinalKillSignal,SendSIGHUP,SendSIGKILL,TimeoutStopUSec,TimeoutStartUSec,TimeoutUSec,\
+    TriggeredBy,KillSignal,RestartKillSignal,FinalKillSignal,SendSIGHUP,SendSIGKILL,TimeoutStopUSec,TimeoutStartUSec,TimeoutUSec,\
     User,NotifyAccess";
 
 /// [`DEPENDENTS`], and what else there is in a [`Linked`].
 const LINKS: &str = "ActiveState,CanStop,RequiredBy,RequisiteOf,BoundBy,ConsistsOf,PropagatesStopTo";
 
 /// `systemctl` has no question for "whose is this process" that all versions know; the cgroup answers that.
-fn ask_systemctl(question: &Question, patience: Duration) -> Result<Answer, String> {
-    let deadline = Instant::now() + patience;
+fn ask_systemctl(question: &Question, patience: Duration, interrupt: &Interrupt) -> Result<Answer, String> {
+    let systemctl = Systemctl { scope: question.scope, run: &question.run, deadline: Instant::now() + patience };
     let show = |units: &[&str], wanted: &str| {
         let arguments = [&["show", "--property", wanted, "--"], units].concat();
-        manager::systemctl(question.scope, &question.run, &arguments, deadline)
+        systemctl.ask(&arguments, interrupt)
     };
     let unit = show(&[question.unit.as_str()], WANTED)?;
     let unit = blocks(&unit).next().map(|all| facts(&all)).unwrap_or_default();
@@ -610,7 +618,7 @@ mod tests {
     #[test]
     fn what_systemctl_shows_is_understood() {
         let text = "Id=app.service\nActiveState=activating\nSubState=start-pre\nMainPID=0\nControlPID=77\nInvocationID=0123456789abcdef0123456789abcdef\n\
-            InactiveEnterTimestampMonotonic=1500000\nTriggeredBy=a.socket b.socket\nKillSignal=15\nSendSIGHUP=no\n\
+            InactiveEnterTimestampMonotonic=1500000\nTriggeredBy=a.socket b.socket\nKillSignal=15\nRestartKillSignal=28\nSendSIGHUP=no\n\
             SendSIGKILL=yes\nTimeoutStopUSec=1min 30s\nTimeoutStartUSec=infinity\nNotifyAccess=exec\n";
         let facts = blocks(text).next().map(|all| facts(&all)).unwrap();
         assert_eq!(
@@ -625,6 +633,7 @@ mod tests {
                 control_pid: Some(Pid(77)),
                 triggered_by: vec!["a.socket".parse().unwrap(), "b.socket".parse().unwrap()],
                 kill_signal: Some(Signal(15)),
+                restart_kill_signal: Some(Signal(28)),
                 final_kill_signal: None,
                 send_sighup: Some(false),
                 send_sigkill: Some(true),

@@ -375,7 +375,8 @@ pub(super) fn outcome(outcome: &Outcome, about: &About, endpoints: &[Endpoint], 
             Level::Warn,
             id::INTERRUPTED,
             vec![format!(
-                "ended by {signal} from pid {sender} after {}, before {ports} was seen free for {unit}; {}",
+                "ended by {signal} from {} after {}, before {ports} was seen free for {unit}; {}",
+                sender.map_or_else(|| "the kernel or another pid namespace".to_owned(), |pid| format!("pid {pid}")),
                 timespan::show(*took),
                 words_for(asked),
             )],
@@ -498,11 +499,22 @@ mod tests {
             Outcome::WouldWait,
             Outcome::Refused { stopped: Stopped::default(), why: None },
             Outcome::StillHeld { took, why: "it does not end".to_owned(), hindrance: None },
-            Outcome::Interrupted { signal: Signal(15), sender: Pid(7), took, asked: Asked::default() },
+            Outcome::Interrupted { signal: Signal(15), sender: Some(Pid(7)), took, asked: Asked::default() },
             Outcome::NotPermitted("why".to_owned()),
             Outcome::BadPolicy(vec!["policy.toml:3:1: unknown key".to_owned()]),
             Outcome::Internal("why".to_owned()),
         ]
+    }
+
+    #[test]
+    fn who_has_ended_it_is_named_only_where_it_is_known() {
+        for (sender, words) in [(Some(Pid(7)), "from pid 7"), (None, "from the kernel or another pid namespace")] {
+            let (took, asked) = (Duration::from_millis(12), Asked::default());
+            let entries =
+                outcome(&Outcome::Interrupted { signal: Signal(15), sender, took, asked }, &about(), &[], &[]);
+            let said = format!("ended by SIGTERM {words} after 12ms");
+            assert!(entries[0].message.starts_with(&said), "{}", entries[0].message);
+        }
     }
 
     #[test]

@@ -451,6 +451,44 @@ pub(super) fn manager_that_begins_anew_loses_no_job(m: &Machine) {
     finding(m, APP, &[("RELATION", "predecessor"), ("ACTION", "stop-unit")]);
 }
 
+/// What `systemctl` is here, which goes by `systemctl.real`: of a stop it loses the answer, and by then the unit is up anew.
+const LOSES_THE_ANSWER: &str = "\
+#!/bin/sh
+case \"$*\" in *stop*--job-mode=fail*) ;; *) exec /usr/bin/systemctl.real \"$@\";; esac
+echo asked >>/run/asked
+systemctl.real \"$@\" || exit
+echo PORT=8081 >/run/old-port
+systemctl.real start old.service
+echo 'Failed to wait for response: Connection reset by peer' >&2
+exit 1
+";
+
+pub(super) fn unit_that_came_up_anew_while_the_answer_was_lost_is_not_stopped(m: &Machine) {
+    m.given("old.service, which the guarded service replaces, and a system without its bus");
+    m.write("/run/old-port", "PORT=8080\n");
+    m.unit(
+        "old.service",
+        "[Service]\nType=notify\nEnvironmentFile=/run/old-port\nExecStart=/usr/bin/python3 /opt/lab/app.py ${PORT}/tcp 0\n",
+    );
+    m.ok("systemctl start old.service");
+    let old = m.main_pid("old.service");
+    app_replaces(m, "\"old.service\"");
+    take_the_bus_away(m);
+
+    m.when("the guarded service is started, and the answer to the stop is lost, after which old.service is up at another port");
+    m.write("/opt/lab/systemctl", LOSES_THE_ANSWER);
+    m.ok("cp /usr/bin/systemctl /usr/bin/systemctl.real && install -m 755 /opt/lab/systemctl /usr/bin/systemctl");
+    let start = m.start(APP);
+    m.ok("mv -f /usr/bin/systemctl.real /usr/bin/systemctl");
+
+    m.then("it is up, old.service was stopped once, and what it is now lives");
+    assert!(start.status.success(), "{start:?}\n{}", m.journal(APP));
+    assert_up_without(m, "8080/tcp", &[old]);
+    assert_eq!(m.ok("cat /run/asked"), "asked\n");
+    assert_eq!(m.holders("8081/tcp"), [m.main_pid("old.service")]);
+    assert_names(&m.journal(APP), &["what came of that is not known", "looking again"]);
+}
+
 /// What is not told of the unit may be that it must never be killed.
 pub(super) fn silent_manager_gets_nobody_killed(m: &Machine) {
     m.given("a leftover that ignores SIGTERM, of a unit that must not be killed");

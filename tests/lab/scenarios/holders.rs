@@ -489,20 +489,46 @@ pub(super) fn start_that_is_called_off_in_the_midst_of_a_look_signals_nobody(m: 
     m.when("the service is restarted, and stopped while portguard looks");
     m.ok(&format!("systemctl restart --no-block {APP}"));
     m.wait_until("portguard runs", SOON, || m.show(APP, "SubState") == "start-pre");
+    let begin = Instant::now();
     m.ok(&format!("systemctl stop {APP}"));
+    let took = begin.elapsed();
     m.ok(&format!("kill -CONT {bus}"));
 
-    m.then("the leftover was not touched, and the last line says that nobody was signalled");
+    m.then("the look is over at once, the leftover was not touched, and the last line says that nobody was signalled");
+    assert!(took < Duration::from_millis(600), "it took {took:?}, and the bus alone would have had a second");
     assert_unharmed(m, "8080/tcp", old);
     assert_nobody_signalled(m, APP);
     let verdict = finding(m, APP, &[("VERDICT", "interrupted")]);
     assert_names(message(&verdict), &["ended by SIGTERM from pid 1", "nobody was signalled"]);
 }
 
+pub(super) fn start_that_is_called_off_by_another_signal_ends_at_once(m: &Machine) {
+    // One that ends a process, one that ends nobody (as that of httpd), and one without a name of its own.
+    for (signal, status) in [("SIGUSR1", "138"), ("SIGWINCH", "156"), ("SIGRTMIN+3", "165")] {
+        m.given(&format!("a port held by web.service, a policy that waits for it, and KillSignal={signal}"));
+        let web = held_by_web(m, "50s");
+        m.unit(&format!("{APP}.d/kill.conf"), &format!("[Service]\nKillSignal={signal}\nTimeoutStopSec=20s\n"));
+        m.ok("journalctl --rotate --vacuum-time=1s >/dev/null 2>&1");
+
+        m.when("the guarded service is started, and stopped while portguard waits");
+        start_until(m, "start", "waiting for it");
+        let begin = Instant::now();
+        m.stop(APP);
+
+        m.then("the start is over at once, and the last line says by what");
+        assert!(begin.elapsed() < BOUND, "{signal}: it took {:?}", begin.elapsed());
+        let verdict = finding(m, APP, &[("VERDICT", "interrupted"), ("EXIT_STATUS", status)]);
+        assert_names(message(&verdict), &[&format!("ended by {signal} from pid 1"), "nobody was signalled"]);
+        assert_unharmed(m, "8080/tcp", web);
+        m.sh(&format!("systemctl stop web.service; systemctl reset-failed {APP}"));
+    }
+}
+
 pub(super) fn sigterm_of_somebody_else_does_not_let_the_service_start(m: &Machine) {
-    m.given("a leftover that ignores SIGTERM, and half a minute for it to end");
+    m.given("a leftover that ignores SIGTERM, half a minute for it to end, and a service for which 143 is a success");
     let old = started_guarded_app(m, "8080/tcp 1 stubborn")[0];
     stop_timeout(m, "30s");
+    m.unit(&format!("{APP}.d/success.conf"), "[Service]\nSuccessExitStatus=143\n");
 
     m.when("the service is restarted, and somebody kills portguard while it waits for the leftover");
     start_until(m, "restart", "sending SIGTERM");
