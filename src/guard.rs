@@ -5,17 +5,16 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sd_notify::NotifyState;
-
 use crate::act::units::StopError;
-use crate::act::{self, ActError, Budget, Eyes, Ladder, Step, Target, units};
+use crate::act::{self, ActError, Eyes, Step, Target, units};
 use crate::cli::Cli;
+use crate::deadlines::Deadlines;
 use crate::interrupt::{self, Interrupt, Interruption};
 use crate::judge::judge;
 use crate::ledger;
 use crate::model::{
     Action, ActiveState, Asked, BlindSpot, Finding, ForeignRule, Outcome, Phase, Probe, Process, Relation, Rules,
-    SocketState, StopRules, Stopped, UnitName, Verdict,
+    SocketState, Stopped, UnitName, Verdict,
 };
 use crate::observe::holders::Thorough;
 use crate::observe::pin::Pins;
@@ -24,16 +23,12 @@ use crate::observe::{Look, Place, Wanted};
 use crate::policy;
 use crate::probe::probe;
 use crate::report::Report;
-use crate::sys;
 
 /// A holder that starts anew whenever it is stopped is given up after so many times.
 const MAX_STOPS: usize = 8;
 
 /// How long what changes under the eyes gets to come to rest.
 const SETTLE: Duration = Duration::from_millis(20);
-
-/// How long a word to the manager may take: a full socket blocks.
-const NOTIFY_PATIENCE: Duration = Duration::from_millis(100);
 
 /// How often a wait looks again for what nobody tells: the end of a `TIME_WAIT`.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -43,12 +38,6 @@ const WAIT: Duration = Duration::from_secs(30);
 
 /// How long a holder gets that is on its way down already.
 const WAIT_FOR_STOPPING: Duration = Duration::from_secs(10);
-
-/// How long the processes of a unit get that is down by now: systemd does not wait for all that it has killed.
-const AFTERMATH: Duration = Duration::from_secs(1);
-
-/// A unit that has no bound for its stop is waited for so long, where the start has no bound either.
-const LONGEST_STOP: Duration = Duration::from_hours(1);
 
 /// A little more than `TCP_TIMEWAIT_LEN` (60 s, Linux `include/net/tcp.h`), the longest that a `TIME_WAIT` lasts.
 const WAIT_FOR_TIME_WAIT: Duration = Duration::from_secs(62);
@@ -273,8 +262,7 @@ impl Guard<'_> {
         if !refused.iter().all(went_down) {
             return Ok(false);
         }
-        let until = *deadlines.aftermath.get_or_insert(Instant::now() + AFTERMATH);
-        let left = until.saturating_duration_since(Instant::now());
+        let left = deadlines.aftermath_left();
         if left.is_zero() {
             return Ok(false);
         }
@@ -324,10 +312,10 @@ impl Guard<'_> {
         self.stopped.processes += count.ended;
         if look.facts.active == ActiveState::Unknown {
             // The manager may tell the unit's own times by now, and those begin anew then.
-            deadlines.stop_by = None;
+            deadlines.stop_begins_anew();
         } else if count.alive > 0 {
             // The whole ladder was climbed. One more look tells whether it was enough.
-            deadlines.stop_by = Some(Instant::now());
+            deadlines.stop_is_over();
         }
         if count.alive == 0 && count.ended == 0 {
             // All of them were gone or changed: whatever goes on there, it is not to be watched in a tight loop.
@@ -389,15 +377,15 @@ impl Guard<'_> {
     fn wait(&mut self, findings: &[Finding], deadlines: &mut Deadlines, pins: &Pins) -> Result<Round, ActError> {
         let waited_for: Vec<&Finding> = findings.iter().filter(|finding| finding.action == Action::Wait).collect();
         let closings = closings(waited_for.iter().copied());
-        deadlines.wait_for(waited_for.iter().map(|finding| patience_with(finding, self.rules)).max());
+        let extend = deadlines.wait_for(waited_for.iter().map(|finding| patience_with(finding, self.rules)).max());
         let holders = pinned(&waited_for, pins);
-        deadlines.tell_manager(deadlines.extend_wait, "waiting for a port that is held");
+        deadlines.tell_manager(extend, "waiting for a port that is held");
         // Whoever opens and closes sockets of that port all the time must not have us look all the time.
         std::thread::sleep(SETTLE.saturating_sub(self.looked.elapsed()));
-        while Instant::now() < deadlines.wait_until {
+        while !deadlines.wait_left().is_zero() {
             // Before the first wait as well: it may have gone before it was listened for.
             let is_free = |finding: &&Finding| probe(&finding.endpoint, self.rules.reuse_address) == Probe::Free;
-            let left = deadlines.wait_until.saturating_duration_since(Instant::now()).min(LOOK_AGAIN);
+            let left = deadlines.wait_left().min(LOOK_AGAIN);
             if waited_for.iter().any(is_free) || act::wait_for_one(&holders, closings.as_ref(), &self.interrupt, left)?
             {
                 return Ok(Round::Waited);
@@ -495,176 +483,4 @@ fn targets<'a>(findings: &'a [Finding], pins: &'a Pins) -> Vec<Target<'a>> {
         }
     }
     all
-}
-
-/// By when all has to be over. What the manager has not told yet is not known.
-struct Deadlines {
-    /// When the first wait after the last stop began.
-    waiting_since: Option<Instant>,
-    /// When waiting has to be over; set when it begins.
-    wait_until: Instant,
-    extend_wait: Option<Duration>,
-    may_notify: bool,
-    /// When the start has to be over, but for a word to the manager.
-    give_up_at: Option<Instant>,
-    /// Until when the processes of a unit that went down may take to be gone; set when the first after a stop is seen.
-    aftermath: Option<Instant>,
-    /// When stopping has to be over; set when it begins.
-    stop_by: Option<Instant>,
-}
-
-impl Deadlines {
-    fn new() -> Self {
-        Self {
-            waiting_since: None,
-            wait_until: Instant::now(),
-            extend_wait: None,
-            may_notify: false,
-            give_up_at: None,
-            aftermath: None,
-            stop_by: None,
-        }
-    }
-
-    /// `run`: where the manager's own socket is.
-    fn know(&mut self, look: &Look, run: &Path) {
-        // The unit's environment can name any other: root does not write there.
-        let socket = std::env::var_os("NOTIFY_SOCKET");
-        let is_managers = socket.is_some_and(|socket| Path::new(&socket) == run.join("systemd/notify"));
-        self.may_notify = look.facts.helpers_may_notify && is_managers;
-        self.give_up_at = look.left.map(|left| Instant::now() + left.saturating_sub(Budget::GRACE.min(left / 10)));
-    }
-
-    /// What was stopped may have taken its time, which is no wait's; and its own processes get theirs to be gone.
-    fn stopped(&mut self) {
-        self.waiting_since = None;
-        self.aftermath = None;
-    }
-
-    /// Waits that follow each other are one, which a stop before it does not use up. It must not outlive the start.
-    fn wait_for(&mut self, patience: Option<Duration>) {
-        self.wait_until = *self.waiting_since.get_or_insert_with(Instant::now) + patience.unwrap_or_default();
-        match self.give_up_at {
-            Some(_) if self.may_notify => {
-                let wanted = self.wait_until.saturating_duration_since(Instant::now());
-                self.extend_wait = Some(wanted + Budget::GRACE);
-            }
-            Some(give_up_at) => self.wait_until = self.wait_until.min(give_up_at),
-            None => {}
-        }
-    }
-
-    /// The ladder, and the time that is left for it; `None` once it is used up.
-    fn ladder(&mut self, rules: &StopRules, look: &Look) -> Option<(Ladder, Budget)> {
-        let ladder = Ladder::new(rules, &look.facts);
-        let budget = self.budget(ladder.patience, look)?;
-        Some((ladder, budget))
-    }
-
-    /// The time for a unit to stop, which systemd itself bounds by that unit's `TimeoutStopSec=`: whatever the start has
-    /// left, and where it can ask for more, no less than the default of that.
-    fn budget_for_unit(&self, look: &Look) -> Budget {
-        let left = look.left.map_or(LONGEST_STOP, |left| left.saturating_sub(Budget::GRACE * 3));
-        Budget::fit(left.max(Ladder::DEFAULT_PATIENCE), look.left, self.may_notify)
-    }
-
-    /// The time that is left for a stop that may take `patience`; `None` once it is used up.
-    fn budget(&mut self, patience: Duration, look: &Look) -> Option<Budget> {
-        let budget = Budget::fit(patience, look.left, self.may_notify);
-        let now = Instant::now();
-        let stop_by = *self.stop_by.get_or_insert(now + budget.patience + budget.grace);
-        let left = stop_by.checked_duration_since(now).filter(|left| !left.is_zero())?;
-        let patience = budget.patience.min(left.saturating_sub(budget.grace));
-        Some(Budget { patience, ..budget })
-    }
-
-    /// Tells the manager what is going on, and asks it for time, if it listens to a command like this one: one that
-    /// does not would log a warning about it.
-    fn tell_manager(&self, extend: Option<Duration>, status: &str) {
-        if !self.may_notify {
-            return;
-        }
-        let mut message = vec![NotifyState::Status(status)];
-        if let Some(extend) = extend {
-            message.push(NotifyState::ExtendTimeoutUsec(u32::try_from(extend.as_micros()).unwrap_or(u32::MAX)));
-        }
-        // The manager can be busy, and its queue full.
-        // Without an answer it is as if it had not been asked.
-        sys::arm_alarm(NOTIFY_PATIENCE);
-        let _ = sd_notify::notify(&message);
-        sys::disarm_alarm();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::model::{Guarded, Phase, Scene, UnitFacts};
-
-    fn look(left: Option<Duration>) -> Look {
-        let guarded = Guarded {
-            unit: "app.service".parse().unwrap(),
-            user: None,
-            phase: Phase::Within,
-            invocation: None,
-            ended: None,
-            known: Vec::new(),
-            triggered_by: Vec::new(),
-            runs: Vec::new(),
-            stored: None,
-            program: None,
-        };
-        let scene = Scene { guarded, endpoints: Vec::new(), units: BTreeMap::new(), blind_spots: Vec::new() };
-        let active = ActiveState::Up;
-        let facts = UnitFacts { active, timeout_stop: Some(Duration::from_secs(10)), ..UnitFacts::default() };
-        Look { scene, facts, pins: Pins::default(), left, fallback: None }
-    }
-
-    #[test]
-    fn all_rounds_of_stopping_share_one_deadline_which_a_wait_does_not_use_up() {
-        let mut deadlines = Deadlines::new();
-        let (_, first) = deadlines.ladder(&StopRules::default(), &look(None)).unwrap();
-        assert_eq!(first.patience, Duration::from_secs(10));
-        deadlines.stop_by = deadlines.stop_by.and_then(|by| by.checked_sub(Duration::from_secs(4)));
-        let (_, second) = deadlines.ladder(&StopRules::default(), &look(None)).unwrap();
-        assert!(second.patience <= Duration::from_secs(6), "{second:?}");
-        deadlines.stop_by = Some(Instant::now());
-        assert!(deadlines.ladder(&StopRules::default(), &look(None)).is_none());
-    }
-
-    #[test]
-    fn waits_that_follow_each_other_are_one_until_something_is_stopped() {
-        let wait = Some(Duration::from_secs(3));
-        let mut deadlines = Deadlines::new();
-        deadlines.wait_for(wait);
-        deadlines.waiting_since = deadlines.waiting_since.and_then(|since| since.checked_sub(Duration::from_secs(2)));
-        deadlines.wait_for(wait);
-        assert!(deadlines.wait_until <= Instant::now() + Duration::from_secs(1));
-        deadlines.stopped();
-        deadlines.wait_for(wait);
-        assert!(deadlines.wait_until > Instant::now() + Duration::from_secs(2));
-    }
-
-    #[test]
-    fn each_unit_that_is_stopped_has_its_own_time_for_what_it_leaves() {
-        let mut deadlines = Deadlines::new();
-        deadlines.aftermath = Some(Instant::now());
-        deadlines.stopped();
-        assert_eq!(deadlines.aftermath, None);
-    }
-
-    #[test]
-    fn a_wait_does_not_outlive_the_start() {
-        let wait = Some(Duration::from_secs(100));
-        let mut bounded = Deadlines::new();
-        bounded.know(&look(Some(Duration::from_secs(20))), Path::new("/run"));
-        bounded.wait_for(wait);
-        assert!(bounded.wait_until <= Instant::now() + Duration::from_secs(18));
-        let mut unbounded = Deadlines::new();
-        unbounded.know(&look(None), Path::new("/run"));
-        unbounded.wait_for(wait);
-        assert!(unbounded.wait_until > Instant::now() + Duration::from_secs(90));
-    }
 }

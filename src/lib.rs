@@ -6,6 +6,7 @@
 
 pub mod act;
 pub mod cli;
+mod deadlines;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

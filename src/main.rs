@@ -1,7 +1,8 @@
 //! args → run → exit status. What happens in between is `guard::run`.
 //!
 //! This is the C library's `main`: what Rust's own start-up does before its `main` (a handler for stack overflows, a
-//! look at `/proc/self/maps`, a signal stack) is a fifth of the system calls of a start whose ports are free.
+//! look at `/proc/self/maps`, a signal stack) is a fifth of the system calls of a start whose ports are free. What it does
+//! about standard streams that are closed is in `sys::open_first`.
 
 #![no_main]
 #![expect(unsafe_code, reason = "the C library looks for its main by that name")]

@@ -2,8 +2,10 @@
 
 #![expect(unsafe_code, reason = "each block says why it is sound")]
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::libc;
@@ -123,6 +125,29 @@ pub(crate) fn ignore_sigpipe() {
     // SAFETY: SIG_IGN is no handler, so nothing of ours ever runs in a signal's context.
     let before = unsafe { nix::sys::signal::signal(nix::sys::signal::SIGPIPE, nix::sys::signal::SigHandler::SigIgn) };
     debug_assert!(before.is_ok(), "SIGPIPE can be ignored: signal(2)");
+}
+
+/// Opens the first file of all. Its number is the lowest there is: where that is one of the three standard streams, which
+/// whoever has started us has closed, `/dev/null` takes its place, or a message would be written to whatever gets the
+/// number later. Rust's own start-up asks for that with a system call of its own.
+///
+/// # Errors
+/// open(2).
+pub(crate) fn open_first(path: &Path) -> io::Result<File> {
+    let is_standard = |file: &File| file.as_raw_fd() <= libc::STDERR_FILENO;
+    let first = File::open(path);
+    if first.as_ref().is_ok_and(|file| !is_standard(file)) {
+        return first;
+    }
+    // Its number is the first to be taken.
+    drop(first);
+    while let Ok(null) = File::options().read(true).write(true).open("/dev/null")
+        && is_standard(&null)
+    {
+        // It stays open until the exit.
+        let _ = null.into_raw_fd();
+    }
+    File::open(path)
 }
 
 /// Whether a signal is ignored, as whoever has started us may have seen to: nohup(1), a shell with a job in the background.
@@ -368,6 +393,26 @@ mod tests {
     fn an_alarm_ends_a_call_that_blocks() {
         let child = Child::spawn(Role::Alarmed, &[]);
         assert_eq!(child.said(), format!("{:?}", rustix::io::Errno::INTR));
+    }
+
+    #[test]
+    fn a_standard_stream_that_was_closed_is_nobodys_when_the_first_file_is_open() {
+        for closed in [&[2][..], &[0, 2], &[0, 1, 2], &[1], &[]] {
+            let Some(child) = fork().unwrap() else {
+                for stream in closed {
+                    nix::unistd::close(*stream).unwrap();
+                }
+                let first = open_first(Path::new("/proc/self/cgroup"));
+                let is_null = |stream: &i32| {
+                    let open = std::fs::read_link(format!("/proc/self/fd/{stream}"));
+                    open.is_ok_and(|path| path == Path::new("/dev/null"))
+                };
+                let is_right = first.is_ok_and(|first| first.as_raw_fd() > 2) && closed.iter().all(is_null);
+                std::process::exit(if is_right { 7 } else { 1 });
+            };
+            let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child.0), None).unwrap();
+            assert!(matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 7)), "{closed:?}: {ended:?}");
+        }
     }
 
     #[test]

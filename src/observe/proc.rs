@@ -20,6 +20,7 @@ use rustix::io::{Errno, read, retry_on_intr};
 use crate::model::{
     CgroupPath, Container, FileId, Invocation, InvocationId, Lineage, Owner, Pid, Process, StartTime, Terminal,
 };
+use crate::sys::open_first;
 
 /// At most so many bytes of the arguments are kept.
 const ARGV_BYTES: u64 = 4 * 1024;
@@ -202,10 +203,10 @@ fn file_at(dir: impl AsFd, path: impl rustix::path::Arg) -> Option<FileId> {
     Some(FileId { device: makedev(stat.stx_dev_major, stat.stx_dev_minor), inode: stat.stx_ino })
 }
 
-/// The cgroup of the calling process; `None` where it cannot be read.
+/// The cgroup of the calling process; `None` where it cannot be read. No file was opened before.
 #[must_use]
 pub fn own_cgroup(proc: &Path) -> Option<CgroupPath> {
-    let file = File::open(proc.join("self/cgroup")).ok()?;
+    let file = open_first(&proc.join("self/cgroup")).ok()?;
     let mut bytes = Vec::with_capacity(4096);
     // The kernel has it in one piece (`proc_single_show()`, Linux `fs/proc/base.c`): what leaves room is the whole.
     retry_on_intr(|| read(&file, spare_capacity(&mut bytes))).ok()?;

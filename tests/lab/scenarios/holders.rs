@@ -472,6 +472,8 @@ pub(super) fn start_that_is_called_off_while_systemd_stops_a_predecessor_ends_at
 
         m.when("it is started, and stopped while portguard waits for old.service to be down");
         start_until(m, "start", "asking systemd to stop old.service");
+        // It is said before it is asked for.
+        m.wait_until("old.service is being stopped", SOON, || m.show("old.service", "ActiveState") == "deactivating");
 
         m.then("the start is over at once, and the last line says what goes on");
         assert_called_off(m, &["nobody was signalled, and systemd had been asked to stop old.service"]);

@@ -1,0 +1,214 @@
+//! By when all of one run has to be over: its waits, its stops, and what systemd gives the start.
+//!
+//! It has the clock, and the word to the manager that asks for more time. What is done in that time is others' to say.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+
+use crate::act::{Budget, Ladder};
+use crate::model::StopRules;
+use crate::observe::Look;
+use crate::sys;
+
+/// How long a word to the manager may take: a full socket blocks.
+const NOTIFY_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long the processes of a unit get that is down by now: systemd does not wait for all that it has killed.
+const AFTERMATH: Duration = Duration::from_secs(1);
+
+/// A unit that has no bound for its stop is waited for so long, where the start has no bound either.
+const LONGEST_STOP: Duration = Duration::from_hours(1);
+
+/// By when all has to be over. What the manager has not told yet is not known.
+#[derive(Debug)]
+pub(crate) struct Deadlines {
+    /// When the first wait after the last stop began.
+    waiting_since: Option<Instant>,
+    /// When waiting has to be over; set when it begins.
+    wait_until: Instant,
+    may_notify: bool,
+    /// When the start has to be over, but for a word to the manager.
+    give_up_at: Option<Instant>,
+    /// Until when the processes of a unit that went down may take to be gone; set when the first after a stop is seen.
+    aftermath: Option<Instant>,
+    /// When stopping has to be over; set when it begins.
+    stop_by: Option<Instant>,
+}
+
+impl Deadlines {
+    pub(crate) fn new() -> Self {
+        Self {
+            waiting_since: None,
+            wait_until: Instant::now(),
+            may_notify: false,
+            give_up_at: None,
+            aftermath: None,
+            stop_by: None,
+        }
+    }
+
+    /// `run`: where the manager's own socket is.
+    pub(crate) fn know(&mut self, look: &Look, run: &Path) {
+        // The unit's environment can name any other: root does not write there.
+        let socket = std::env::var_os("NOTIFY_SOCKET");
+        let is_managers = socket.is_some_and(|socket| Path::new(&socket) == run.join("systemd/notify"));
+        self.may_notify = look.facts.helpers_may_notify && is_managers;
+        self.give_up_at = look.left.map(|left| Instant::now() + left.saturating_sub(Budget::GRACE.min(left / 10)));
+    }
+
+    /// What was stopped may have taken its time, which is no wait's; and its own processes get theirs to be gone.
+    pub(crate) fn stopped(&mut self) {
+        self.waiting_since = None;
+        self.aftermath = None;
+    }
+
+    /// Waits that follow each other are one, which a stop before it does not use up. It must not outlive the start; for how
+    /// much more time the manager has to be asked, where it listens.
+    pub(crate) fn wait_for(&mut self, patience: Option<Duration>) -> Option<Duration> {
+        self.wait_until = *self.waiting_since.get_or_insert_with(Instant::now) + patience.unwrap_or_default();
+        let give_up_at = self.give_up_at?;
+        if self.may_notify {
+            return Some(self.wait_left() + Budget::GRACE);
+        }
+        self.wait_until = self.wait_until.min(give_up_at);
+        None
+    }
+
+    /// What is left of the wait.
+    pub(crate) fn wait_left(&self) -> Duration {
+        self.wait_until.saturating_duration_since(Instant::now())
+    }
+
+    /// What the processes of a unit that went down have left; it begins with the first question.
+    pub(crate) fn aftermath_left(&mut self) -> Duration {
+        let until = *self.aftermath.get_or_insert_with(|| Instant::now() + AFTERMATH);
+        until.saturating_duration_since(Instant::now())
+    }
+
+    /// The next stop has all its time again.
+    pub(crate) fn stop_begins_anew(&mut self) {
+        self.stop_by = None;
+    }
+
+    /// There is no time for another stop.
+    pub(crate) fn stop_is_over(&mut self) {
+        self.stop_by = Some(Instant::now());
+    }
+
+    /// The ladder, and the time that is left for it; `None` once it is used up.
+    pub(crate) fn ladder(&mut self, rules: &StopRules, look: &Look) -> Option<(Ladder, Budget)> {
+        let ladder = Ladder::new(rules, &look.facts);
+        let budget = self.budget(ladder.patience, look)?;
+        Some((ladder, budget))
+    }
+
+    /// The time for a unit to stop, which systemd itself bounds by that unit's `TimeoutStopSec=`: whatever the start has
+    /// left, and where it can ask for more, no less than the default of that.
+    pub(crate) fn budget_for_unit(&self, look: &Look) -> Budget {
+        let left = look.left.map_or(LONGEST_STOP, |left| left.saturating_sub(Budget::GRACE * 3));
+        Budget::fit(left.max(Ladder::DEFAULT_PATIENCE), look.left, self.may_notify)
+    }
+
+    /// The time that is left for a stop that may take `patience`; `None` once it is used up.
+    fn budget(&mut self, patience: Duration, look: &Look) -> Option<Budget> {
+        let budget = Budget::fit(patience, look.left, self.may_notify);
+        let now = Instant::now();
+        let stop_by = *self.stop_by.get_or_insert(now + budget.patience + budget.grace);
+        let left = stop_by.checked_duration_since(now).filter(|left| !left.is_zero())?;
+        let patience = budget.patience.min(left.saturating_sub(budget.grace));
+        Some(Budget { patience, ..budget })
+    }
+
+    /// Tells the manager what is going on, and asks it for time, if it listens to a command like this one: one that
+    /// does not would log a warning about it.
+    pub(crate) fn tell_manager(&self, extend: Option<Duration>, status: &str) {
+        if !self.may_notify {
+            return;
+        }
+        let mut message = vec![NotifyState::Status(status)];
+        if let Some(extend) = extend {
+            message.push(NotifyState::ExtendTimeoutUsec(u32::try_from(extend.as_micros()).unwrap_or(u32::MAX)));
+        }
+        // The manager can be busy, and its queue full.
+        // Without an answer it is as if it had not been asked.
+        sys::arm_alarm(NOTIFY_PATIENCE);
+        let _ = sd_notify::notify(&message);
+        sys::disarm_alarm();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::model::{ActiveState, Guarded, Phase, Scene, UnitFacts};
+    use crate::observe::pin::Pins;
+
+    fn look(left: Option<Duration>) -> Look {
+        let guarded = Guarded {
+            unit: "app.service".parse().unwrap(),
+            user: None,
+            phase: Phase::Within,
+            invocation: None,
+            ended: None,
+            known: Vec::new(),
+            triggered_by: Vec::new(),
+            runs: Vec::new(),
+            stored: None,
+            program: None,
+        };
+        let scene = Scene { guarded, endpoints: Vec::new(), units: BTreeMap::new(), blind_spots: Vec::new() };
+        let active = ActiveState::Up;
+        let facts = UnitFacts { active, timeout_stop: Some(Duration::from_secs(10)), ..UnitFacts::default() };
+        Look { scene, facts, pins: Pins::default(), left, fallback: None }
+    }
+
+    #[test]
+    fn all_rounds_of_stopping_share_one_deadline_which_a_wait_does_not_use_up() {
+        let mut deadlines = Deadlines::new();
+        let (_, first) = deadlines.ladder(&StopRules::default(), &look(None)).unwrap();
+        assert_eq!(first.patience, Duration::from_secs(10));
+        deadlines.stop_by = deadlines.stop_by.and_then(|by| by.checked_sub(Duration::from_secs(4)));
+        let (_, second) = deadlines.ladder(&StopRules::default(), &look(None)).unwrap();
+        assert!(second.patience <= Duration::from_secs(6), "{second:?}");
+        deadlines.stop_is_over();
+        assert!(deadlines.ladder(&StopRules::default(), &look(None)).is_none());
+    }
+
+    #[test]
+    fn waits_that_follow_each_other_are_one_until_something_is_stopped() {
+        let wait = Some(Duration::from_secs(3));
+        let mut deadlines = Deadlines::new();
+        let _ = deadlines.wait_for(wait);
+        deadlines.waiting_since = deadlines.waiting_since.and_then(|since| since.checked_sub(Duration::from_secs(2)));
+        let _ = deadlines.wait_for(wait);
+        assert!(deadlines.wait_until <= Instant::now() + Duration::from_secs(1));
+        deadlines.stopped();
+        let _ = deadlines.wait_for(wait);
+        assert!(deadlines.wait_until > Instant::now() + Duration::from_secs(2));
+    }
+
+    #[test]
+    fn each_unit_that_is_stopped_has_its_own_time_for_what_it_leaves() {
+        let mut deadlines = Deadlines::new();
+        deadlines.aftermath = Some(Instant::now());
+        deadlines.stopped();
+        assert_eq!(deadlines.aftermath, None);
+    }
+
+    #[test]
+    fn a_wait_does_not_outlive_the_start() {
+        let wait = Some(Duration::from_secs(100));
+        let mut bounded = Deadlines::new();
+        bounded.know(&look(Some(Duration::from_secs(20))), Path::new("/run"));
+        let _ = bounded.wait_for(wait);
+        assert!(bounded.wait_until <= Instant::now() + Duration::from_secs(18));
+        let mut unbounded = Deadlines::new();
+        unbounded.know(&look(None), Path::new("/run"));
+        let _ = unbounded.wait_for(wait);
+        assert!(unbounded.wait_until > Instant::now() + Duration::from_secs(90));
+    }
+}
