@@ -477,7 +477,7 @@ pub(super) fn unit_that_came_up_anew_while_the_answer_was_lost_is_not_stopped(m:
 
     m.when("the guarded service is started, and the answer to the stop is lost, after which old.service is up at another port");
     m.write("/opt/lab/systemctl", LOSES_THE_ANSWER);
-    m.ok("cp /usr/bin/systemctl /usr/bin/systemctl.real && install -m 755 /opt/lab/systemctl /usr/bin/systemctl");
+    m.ok("cp $(command -v systemctl) /usr/bin/systemctl.real && install -m 755 /opt/lab/systemctl /usr/bin/systemctl");
     let start = m.start(APP);
     m.ok("mv -f /usr/bin/systemctl.real /usr/bin/systemctl");
 
