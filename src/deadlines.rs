@@ -58,6 +58,11 @@ impl Deadlines {
         self.give_up_at = look.left.map(|left| Instant::now() + left.saturating_sub(Budget::GRACE.min(left / 10)));
     }
 
+    /// Whether something was waited for after the last stop.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting_since.is_some()
+    }
+
     /// What was stopped may have taken its time, which is no wait's; and its own processes get theirs to be gone.
     pub(crate) fn stopped(&mut self) {
         self.waiting_since = None;
@@ -182,11 +187,14 @@ mod tests {
     fn waits_that_follow_each_other_are_one_until_something_is_stopped() {
         let wait = Some(Duration::from_secs(3));
         let mut deadlines = Deadlines::new();
+        assert!(!deadlines.is_waiting());
         let _ = deadlines.wait_for(wait);
+        assert!(deadlines.is_waiting());
         deadlines.waiting_since = deadlines.waiting_since.and_then(|since| since.checked_sub(Duration::from_secs(2)));
         let _ = deadlines.wait_for(wait);
         assert!(deadlines.wait_until <= Instant::now() + Duration::from_secs(1));
         deadlines.stopped();
+        assert!(!deadlines.is_waiting());
         let _ = deadlines.wait_for(wait);
         assert!(deadlines.wait_until > Instant::now() + Duration::from_secs(2));
     }

@@ -177,7 +177,7 @@ impl Guard<'_> {
 
     fn round(&mut self, deadlines: &mut Deadlines) -> Result<Round, ActError> {
         self.looked = Instant::now();
-        let (look, verdict) = self.judged();
+        let (look, verdict) = self.judged(deadlines.is_waiting());
         self.listen_for_the_units_own(&look);
         // What was seen may not be the whole then.
         if self.interrupt.has_come() {
@@ -212,14 +212,16 @@ impl Guard<'_> {
     }
 
     /// What is in the way, judged. Nothing counts of a quick look but that it refuses, and that only while no unit was seen
-    /// on its way down: whether all that is refused is of such units is for a look at all. A look that would lead to a
+    /// on its way down: whether all that is refused is of such units is for a look at all; and while nothing is waited for,
+    /// as each round would take both looks. A look that would lead to a
     /// signal is taken again, at every process there is. So is one that has found a manager in the way: the service to
     /// which it has passed its socket has to go as well.
-    fn judged(&self) -> (Look, Verdict) {
+    fn judged(&self, is_waiting: bool) -> (Look, Verdict) {
         let judge = |look: &Look| judge(&look.scene, self.rules);
         let wanted = Wanted { unit: &self.args.unit, rules: self.rules, interrupt: &self.interrupt };
         let mut thorough = Thorough::IfNobodyFound;
-        if self.stopped.is_nothing()
+        if !is_waiting
+            && self.stopped.is_nothing()
             && self.going.is_empty()
             && let Some(quick) = self.place.quick_look(&wanted)
         {

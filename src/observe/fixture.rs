@@ -78,7 +78,7 @@ impl Child {
         Inode(self.field(0).parse().unwrap())
     }
 
-    /// The port of its listener, on 127.0.0.1.
+    /// The port of its listener.
     pub(crate) fn port(&self) -> Port {
         Port::new(self.field(1).parse().unwrap()).unwrap()
     }
@@ -146,8 +146,10 @@ fn a_child_plays_its_role() {
     }
 }
 
+/// At `PORTGUARD_TEST_ADDRESS`, else at some port of 127.0.0.1.
 fn listen() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = std::env::var("PORTGUARD_TEST_ADDRESS").unwrap_or_else(|_| "127.0.0.1:0".to_owned());
+    let listener = TcpListener::bind(&address[..]).unwrap();
     let (inode, port) = (fstat(&listener).unwrap().st_ino, listener.local_addr().unwrap().port());
     ready(&format!("{inode} {port} {}", own_pid()));
 }

@@ -594,7 +594,8 @@ mod tests {
 
     use super::fixture::{Cgroup, Child, Role, cgroup2};
     use super::*;
-    use crate::model::{ForeignRule, Host, LookalikeRule, StaleRule, StopRules};
+    use crate::judge::judge;
+    use crate::model::{ForeignRule, Host, LookalikeRule, StaleRule, StopRules, Verdict};
 
     fn rules(endpoints: Vec<Endpoint>) -> Rules {
         Rules {
@@ -674,6 +675,58 @@ mod tests {
         let later = Cgroup::create("later");
         std::fs::write(later.dir().join("cgroup.procs"), child.pid().to_string()).unwrap();
         assert!(look(&[held]).is_none());
+    }
+
+    /// The same place, rules and moment: whatever the quick look has, the full look has as well, and in the same words.
+    #[test]
+    fn a_quick_look_at_real_listeners_shows_what_a_full_look_shows_of_them() {
+        let cgroup = Cgroup::create("both");
+        let dir = cgroup.dir().to_str().unwrap();
+        let listens = |address: &str| {
+            Child::spawn(Role::Listen, &[("PORTGUARD_TEST_CGROUP", dir), ("PORTGUARD_TEST_ADDRESS", address)])
+        };
+        let run = tempfile::tempdir().unwrap();
+        let roots = Roots { run: run.path().to_owned(), cgroup: cgroup2(), ..Roots::of_host(false) };
+        let unit: UnitName = "app.service".parse().unwrap();
+        let place = Place::here(roots, &unit, false);
+
+        // The second listener has the port of the first. With how many listeners each look has to come back.
+        let rows = [
+            ("127.0.0.1", None, "any", 1, 1),
+            ("0.0.0.0", None, "any", 1, 1),
+            ("[::1]", None, "any", 1, 1),
+            ("[::]", None, "any", 1, 1),
+            ("127.0.0.1", None, "127.0.0.1", 1, 1),
+            ("0.0.0.0", None, "127.0.0.1", 1, 1),
+            ("[::]", None, "127.0.0.1", 1, 1),
+            ("[::]", None, "::1", 1, 1),
+            ("[::]", None, "0.0.0.0", 1, 1),
+            ("127.0.0.3", None, "127.0.0.3", 1, 1),
+            ("127.0.0.1", Some("[::1]"), "any", 2, 2),
+            ("127.0.0.1", Some("127.0.0.2"), "any", 1, 2),
+            ("127.0.0.1", Some("127.0.0.2"), "0.0.0.0", 1, 2),
+        ];
+        for (first, second, wanted, in_quick, in_full) in rows {
+            let first_child = listens(&format!("{first}:0"));
+            let port = first_child.port();
+            let _second_child = second.map(|address| listens(&format!("{address}:{port}")));
+            let host = if wanted == "any" { Host::Any } else { Host::Ip(wanted.parse().unwrap()) };
+            let rules = rules(vec![Endpoint { host, port, protocol: Protocol::Tcp }]);
+            let row = format!("{wanted} beside {first} and {second:?}");
+            let interrupt = Interrupt::default();
+            let wanted = Wanted { unit: &unit, rules: &rules, interrupt: &interrupt };
+            let quick = place.quick_look(&wanted).unwrap_or_else(|| panic!("{row}: no quick look"));
+            let full = place.look(&wanted, Thorough::IfNobodyFound);
+            let (seen, all) = (&quick.scene.endpoints[0], &full.scene.endpoints[0]);
+            assert_eq!((seen.sockets.len(), all.sockets.len()), (in_quick, in_full), "{row}");
+            assert!(seen.sockets.iter().all(|held| held.holders.len() == 1 && all.sockets.contains(held)), "{row}");
+            assert_eq!((seen.probe, all.probe), (Probe::Busy, Probe::Busy), "{row}");
+            assert_eq!((&quick.scene.guarded, &quick.scene.units), (&full.scene.guarded, &full.scene.units), "{row}");
+            assert_eq!(quick.scene.blind_spots, full.scene.blind_spots, "{row}");
+            let verdicts = [judge(&quick.scene, &rules), judge(&full.scene, &rules)];
+            assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Refuse(_))), "{row}: {verdicts:?}");
+            assert!(verdicts[0].findings().iter().all(|finding| verdicts[1].findings().contains(finding)), "{row}");
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Which sockets have a port, asked of the kernel over `NETLINK_SOCK_DIAG` (`sock_diag(7)`),
 //! filtered there by port and state.
 //!
-//! It owns the netlink socket, and the rules of a dump and of a lookup; `codec` owns the bytes. It must not look at processes, nor
-//! decide which socket is in whose way. No privilege is needed. Sockets are those of the calling network namespace.
+//! It owns the netlink socket, and the rules of a dump and of a lookup; `codec` owns the bytes. It must not look at
+//! processes, nor decide which socket is in whose way. No privilege is needed. Sockets are those of the calling network namespace.
 
 mod codec;
 
@@ -46,7 +46,7 @@ pub enum SockDiagError {
     Refused(Errno),
     /// No answer in time.
     Timeout,
-    /// Each of several dumps was inconsistent, or lost a part.
+    /// Each of several dumps was inconsistent, or lost a part; or the answer to a lookup is another's, or lost.
     Unsteady,
     /// An answer that breaks off, or is not formed as rtnetlink(7) says.
     Malformed,
@@ -60,7 +60,7 @@ impl fmt::Display for SockDiagError {
             Self::Receive(errno) => write!(f, "sock_diag answer not received: {errno}"),
             Self::Refused(errno) => write!(f, "sock_diag refused: {errno}"),
             Self::Timeout => f.write_str("sock_diag did not answer in time"),
-            Self::Unsteady => f.write_str("the socket tables changed during each of several sock_diag dumps"),
+            Self::Unsteady => f.write_str("the socket tables changed during each of several sock_diag requests"),
             Self::Malformed => f.write_str("malformed sock_diag answer"),
         }
     }
@@ -265,16 +265,7 @@ impl Asker {
         let request = Request { family, protocol, states, port: Some(port), at: Some(address) };
         self.send(request)?;
         let ports = [port];
-        let mut answer = Dump::new(self.sequence, request, &ports);
-        match receive(&self.socket, buffer)? {
-            Received::FromKernel(datagram) => match answer.take(datagram) {
-                Ok(_) => Ok(answer.sockets.pop()),
-                // ENOENT: none is there.
-                Err(SockDiagError::Refused(_)) => Ok(None),
-                Err(error) => Err(error),
-            },
-            Received::Nothing | Received::Lost => Ok(None),
-        }
+        looked_up(&receive(&self.socket, buffer)?, Dump::new(self.sequence, request, &ports), family)
     }
 
     fn try_dump(&mut self, request: Request, ports: &[Port]) -> Result<Outcome, SockDiagError> {
@@ -294,6 +285,22 @@ impl Asker {
             }
         }
         Err(SockDiagError::Timeout)
+    }
+}
+
+/// What the answer to a lookup says. That nobody listens there is for the kernel to say, and for nothing else: an answer that
+/// is missing, or any other error, is none.
+fn looked_up(received: &Received<'_>, mut answer: Dump<'_>, family: Family) -> Result<Option<Socket>, SockDiagError> {
+    let Received::FromKernel(datagram) = received else { return Err(SockDiagError::Unsteady) };
+    match answer.take(datagram) {
+        Ok(_) if codec::messages(datagram).flatten().all(|message| message.sequence != answer.sequence) => {
+            Err(SockDiagError::Unsteady)
+        }
+        Ok(_) => Ok(answer.sockets.pop()),
+        Err(SockDiagError::Refused(Errno::ENOENT)) => Ok(None),
+        // A kernel without IPv6 (`inet_diag_find_one_icsk()`).
+        Err(SockDiagError::Refused(Errno::EINVAL)) if family == Family::V6 => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

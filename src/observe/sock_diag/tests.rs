@@ -94,6 +94,33 @@ fn a_dump_never_ends_in_silence_when_something_is_missing() {
     }
 }
 
+#[test]
+fn a_lookup_has_no_listener_only_where_the_kernel_says_that_there_is_none() {
+    let error = |errno: Errno| message(2, 0, 5, &(-(errno as i32)).to_ne_bytes());
+    let listener = message(20, 0, 5, &encode_reply(&reply("127.0.0.1:80", 10)));
+    let connection = message(20, 0, 5, &encode_reply(&reply("127.0.0.1:80", 1)));
+    let refused = |errno| Err(SockDiagError::Refused(errno));
+    let rows = [
+        (Received::FromKernel(&listener), Ok(true), Ok(true)),
+        (Received::FromKernel(&connection), Ok(false), Ok(false)),
+        (Received::FromKernel(&error(Errno::ENOENT)), Ok(false), Ok(false)),
+        (Received::FromKernel(&error(Errno::EINVAL)), refused(Errno::EINVAL), Ok(false)),
+        (Received::FromKernel(&error(Errno::EPERM)), refused(Errno::EPERM), refused(Errno::EPERM)),
+        (Received::FromKernel(&error(Errno::ENOMEM)), refused(Errno::ENOMEM), refused(Errno::ENOMEM)),
+        (Received::FromKernel(&[1, 2, 3]), Err(SockDiagError::Malformed), Err(SockDiagError::Malformed)),
+        (Received::FromKernel(&message(20, 0, 4, &[])), Err(SockDiagError::Unsteady), Err(SockDiagError::Unsteady)),
+        (Received::Nothing, Err(SockDiagError::Unsteady), Err(SockDiagError::Unsteady)),
+        (Received::Lost, Err(SockDiagError::Unsteady), Err(SockDiagError::Unsteady)),
+    ];
+    let ports = [Port::new(80).unwrap()];
+    for (row, (received, of_v4, of_v6)) in rows.iter().enumerate() {
+        for (family, expected) in [(Family::V4, of_v4), (Family::V6, of_v6)] {
+            let found = looked_up(received, Dump::new(5, REQUEST, &ports), family);
+            assert_eq!(&found.map(|listener| listener.is_some()), expected, "row {row}, {family:?}");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn a_dump_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
