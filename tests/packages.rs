@@ -124,6 +124,42 @@ fn packages_have_what_make_install_installs() {
     assert_eq!(normal(of_rpm.collect()), installed);
 }
 
+/// No loader, so that it runs on every release, and none of the tables by which a stack is unwound. A distribution's flags
+/// do not change that: `make build` sees to it, and is asked here.
+#[test]
+fn binary_in_the_packages_is_static_and_has_no_tables_to_unwind_its_stack() {
+    let unpacked = tempfile::tempdir().unwrap();
+    run(Command::new("dpkg-deb").arg("-x").args([&deb(), unpacked.path()]));
+    let of_deb = unpacked.path().join("usr/bin/portguard");
+    let of_rpm = unpacked.path().join("of-rpm");
+    fs::create_dir(&of_rpm).unwrap();
+    run(Command::new("sh")
+        .args(["-c", "rpm2cpio \"$1\" | (cd \"$2\" && cpio -idm --quiet)", "sh"])
+        .arg(rpm())
+        .arg(&of_rpm));
+    for binary in [of_deb, of_rpm.join("usr/bin/portguard")] {
+        let parts = parts(&binary);
+        assert!(parts.contains("GNU_RELRO") && parts.contains(".text"), "{parts}");
+        for part in ["INTERP", ".eh_frame", ".gcc_except_table"] {
+            assert!(!parts.contains(part), "{} has {part}: {parts}", binary.display());
+        }
+    }
+    // This program unwinds.
+    assert!(parts(&std::env::current_exe().unwrap()).contains(".eh_frame"));
+    for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"] {
+        let plan = run(Command::new("make").args(["--dry-run", "build"]));
+        assert!(plan.contains(&format!(" -u {name} ")), "{plan}");
+    }
+}
+
+/// The names of the program headers and sections.
+fn parts(binary: &Path) -> String {
+    run(Command::new("readelf")
+        .args(["--program-headers", "--section-headers", "--wide"])
+        .arg(binary)
+        .env("LC_ALL", "C"))
+}
+
 #[test]
 fn rpm_is_installed_verified_run_and_erased() {
     let folder = tempfile::tempdir().unwrap();
