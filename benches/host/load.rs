@@ -9,8 +9,13 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
+use nix::libc::linger;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{setsockopt, sockopt};
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
 /// What one tenant has open: 50 files with its standard ones.
 const CONNECTIONS: u16 = 40;
@@ -25,43 +30,91 @@ const SERVER_PORT: u16 = 7000;
 /// One server takes no more connections, whatever the limit of open files; one address has 28,000 ephemeral ports.
 const MOST_ACCEPTED: u64 = 10_000;
 
+/// What there may be besides the load: the bench itself, the holders, what was just measured.
+const OTHERS: u64 = 100;
+
 /// The load so far.
 #[derive(Default)]
 pub(crate) struct Load {
-    tenants: u16,
-    servers: u8,
+    tenants: Vec<Child>,
+    servers: Vec<Child>,
 }
 
 impl Load {
-    /// Adds processes of 50 open files, 40 connections and 2 listeners each, until there are so many; their
-    /// connections end in few servers, as those of a real host do.
-    pub(crate) fn grow_to(&mut self, tenants: u16) -> Result<(), String> {
+    /// Processes of 50 open files, 40 connections and 2 listeners each, so many; their connections end in few servers, as
+    /// those of a real host do. Those that are there stay, as far as they are wanted.
+    ///
+    /// # Errors
+    /// A part did not come up, or the kernel does not count what was wanted.
+    pub(crate) fn set(&mut self, tenants: u16) -> Result<(), String> {
         let per_server = per_server()?;
-        for tenant in self.tenants..tenants {
-            let server = u64::from(tenant) * u64::from(CONNECTIONS) / per_server;
-            let server = u8::try_from(server).map_err(|_| "too many servers".to_owned())?;
-            if server == self.servers {
-                part(&["--server", &server.to_string()])?;
-                self.servers += 1;
-            }
-            part(&["--tenant", &tenant.to_string(), &server.to_string()])?;
+        let server_of = |tenant: u16| u64::from(tenant) * u64::from(CONNECTIONS) / per_server;
+        let servers = tenants.checked_sub(1).map_or(0, |last| server_of(last) + 1);
+        let surplus = |parts: &mut Vec<Child>, wanted: usize| parts.split_off(wanted.min(parts.len()));
+        let servers_wanted = usize::try_from(servers).map_err(|error| error.to_string())?;
+        end(surplus(&mut self.tenants, tenants.into()))?;
+        end(surplus(&mut self.servers, servers_wanted))?;
+        for server in self.servers.len()..servers_wanted {
+            let number = u8::try_from(server).map_err(|_| "too many servers".to_owned())?;
+            self.servers.push(part(&["--server", &number.to_string()])?);
         }
-        self.tenants = tenants;
-        Ok(())
+        for tenant in u16::try_from(self.tenants.len()).unwrap_or(u16::MAX)..tenants {
+            self.tenants.push(part(&["--tenant", &tenant.to_string(), &server_of(tenant).to_string()])?);
+        }
+        check(tenants)
     }
 
-    /// What is really there, as the kernel counts it: processes, open files, TCP sockets.
+    /// What is really there, as the kernel counts it.
     pub(crate) fn counted() -> String {
+        let Count { processes, files, sockets } = Count::now();
+        format!("{processes} processes, {files} open files, {sockets} TCP sockets")
+    }
+}
+
+/// Our own children, not yet waited for. All are told before the first is waited for.
+fn end(mut parts: Vec<Child>) -> Result<(), String> {
+    let killed = parts.iter_mut().try_for_each(Child::kill);
+    let ended = killed.and_then(|()| parts.iter_mut().try_for_each(|part| part.wait().map(drop)));
+    ended.map_err(|error| format!("a part of the load: {error}"))
+}
+
+/// Waits until all of it is there, and nothing that was there before: a host that is not full is quick.
+fn check(tenants: u16) -> Result<(), String> {
+    let wanted = u64::from(tenants);
+    let is_there = |count: u64, each: u64| (each * wanted..=(each + 5) * wanted + OTHERS).contains(&count);
+    // At both ends of a connection is a socket, and a file.
+    let (sockets, files) = (u64::from(2 * CONNECTIONS + LISTENERS), u64::from(50 + CONNECTIONS));
+    for _ in 0..200 {
+        let now = Count::now();
+        let processes = (wanted..=wanted + OTHERS).contains(&now.processes);
+        if processes && is_there(now.sockets, sockets) && is_there(now.files, files) {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Err(format!("{tenants} tenants were wanted, and there are {}", Load::counted()))
+}
+
+/// In this PID and network namespace.
+struct Count {
+    processes: u64,
+    files: u64,
+    /// TCP, without those in `TIME_WAIT`.
+    sockets: u64,
+}
+
+impl Count {
+    fn now() -> Self {
         let (mut processes, mut files) = (0, 0);
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()) {
                 processes += 1;
-                files += fs::read_dir(entry.path().join("fd")).into_iter().flatten().count();
+                files += fs::read_dir(entry.path().join("fd")).into_iter().flatten().count() as u64;
             }
         }
-        let sockets = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
-        let sockets = sockets.lines().find_map(|line| line.strip_prefix("TCP: inuse ")?.split(' ').next());
-        format!("{processes} processes, {files} open files, {} TCP sockets", sockets.unwrap_or("?"))
+        let text = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+        let inuse = text.lines().find_map(|line| line.strip_prefix("TCP: inuse ")?.split(' ').next()?.parse().ok());
+        Self { processes, files, sockets: inuse.unwrap_or(0) }
     }
 }
 
@@ -75,12 +128,13 @@ fn per_server() -> Result<u64, String> {
 }
 
 /// Starts another copy of this program, and waits until it says that it has everything.
-fn part(arguments: &[&str]) -> Result<(), String> {
+fn part(arguments: &[&str]) -> Result<Child, String> {
     let ours = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = Command::new(ours);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("{arguments:?}: {error}"))?;
-    wait_until_ready(&mut child).map_err(|error| format!("{arguments:?}: {error}"))
+    wait_until_ready(&mut child).map_err(|error| format!("{arguments:?}: {error}"))?;
+    Ok(child)
 }
 
 fn wait_until_ready(child: &mut Child) -> io::Result<()> {
@@ -102,18 +156,33 @@ fn address_of(server: u8) -> (Ipv4Addr, u16) {
     (Ipv4Addr::new(127, 0, 1, server + 1), SERVER_PORT)
 }
 
-/// `--server NUMBER`: accepts everything, and keeps it.
+/// `--server NUMBER`: accepts everything, and keeps it as long as its other end is there.
 pub(crate) fn serve(server: u8) -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     let listener = TcpListener::bind(address_of(server))?;
+    let ready = epoll::create(CreateFlags::CLOEXEC)?;
+    epoll::add(&ready, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     println!("ready");
     let mut kept = Vec::new();
-    for connection in listener.incoming() {
-        kept.push(connection?);
+    let mut events = Vec::with_capacity(64);
+    loop {
+        epoll::wait(&ready, spare_capacity(&mut events), None)?;
+        for event in events.drain(..) {
+            if event.data.u64() == LISTENER {
+                let (connection, _) = listener.accept()?;
+                let number = EventData::new_u64(kept.len() as u64);
+                epoll::add(&ready, &connection, number, EventFlags::RDHUP)?;
+                kept.push(Some(connection));
+            } else if let Some(ended) = usize::try_from(event.data.u64()).ok().and_then(|number| kept.get_mut(number)) {
+                *ended = None;
+            }
+        }
     }
-    Ok(())
 }
+
+/// No connection has this number.
+const LISTENER: u64 = u64::MAX;
 
 /// `--tenant NUMBER SERVER`.
 pub(crate) fn tenant(number: u16, server: u8) -> io::Result<()> {
@@ -122,6 +191,10 @@ pub(crate) fn tenant(number: u16, server: u8) -> io::Result<()> {
     let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
     let connections = (0..CONNECTIONS).map(|_| TcpStream::connect(address_of(server)));
     let connections = connections.collect::<io::Result<Vec<_>>>()?;
+    // A load that shrinks leaves nothing in `TIME_WAIT`.
+    for connection in &connections {
+        setsockopt(connection, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 })?;
+    }
     let files = (0..FILES).map(|_| File::open("/etc/passwd")).collect::<io::Result<Vec<_>>>()?;
     let pipes = (0..PIPES).map(|_| io::pipe()).collect::<io::Result<Vec<_>>>()?;
     rest((listeners, connections, files, pipes))
@@ -205,7 +278,7 @@ impl Drop for Cgroup {
             if !self.dir.exists() {
                 break;
             }
-            thread::sleep(std::time::Duration::from_millis(10));
+            thread::sleep(Duration::from_millis(10));
         }
     }
 }

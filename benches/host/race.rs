@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -86,19 +86,25 @@ impl Contender {
         let ours = std::env::current_exe().map_err(|error| error.to_string())?;
         let output = self.under(&ours, &["--peak-rss"]).output().map_err(|error| error.to_string())?;
         let text = String::from_utf8_lossy(&output.stdout);
+        self.has_ended(output.status)?;
         text.trim().parse().map_err(|_| format!("no peak of memory of {}: {text}", self.name))
+    }
+
+    /// Whether a tool that ends as what it runs does has run this as it should be: a guard that breaks off costs little.
+    pub(crate) fn has_ended(&self, status: ExitStatus) -> Result<(), String> {
+        if status.code() == Some(self.status) { Ok(()) } else { Err(format!("{}, under a tool: {status}", self.name)) }
     }
 }
 
-/// `--peak-rss PROGRAM ARGUMENTS`.
-pub(crate) fn print_peak_rss(command: &[String]) -> Result<(), String> {
+/// `--peak-rss PROGRAM ARGUMENTS`; ends as the program does.
+pub(crate) fn print_peak_rss(command: &[String]) -> Result<ExitCode, String> {
     let (program, arguments) = command.split_first().ok_or("of what?")?;
     let mut child = Command::new(program);
     let child = child.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    child.status().map_err(|error| error.to_string())?;
+    let status = child.status().map_err(|error| error.to_string())?;
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).map_err(|error| error.to_string())?;
     println!("{}", usage.max_rss());
-    Ok(())
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 /// How long one contender took, the shortest first.
@@ -122,6 +128,47 @@ impl Times {
     pub(crate) fn most(&self) -> Duration {
         self.0[self.0.len() - 1]
     }
+}
+
+/// Rounds of one try.
+const SHORT: usize = 21;
+
+/// By how much the same may differ from one time to another on a machine that is quiet.
+pub(crate) const NOISE: f64 = 1.25;
+
+/// Many short races of one contender, the quietest of which counts: noise makes a time longer, and never shorter.
+#[derive(Debug, Default)]
+pub(crate) struct Tries(Vec<Times>);
+
+impl Tries {
+    pub(crate) fn quietest(&self) -> Times {
+        self.0.iter().min_by_key(|times| times.median()).cloned().unwrap_or_else(|| Times(vec![Duration::ZERO]))
+    }
+
+    /// Whether the machine was quiet at least once: then the median of that try is near the shortest time of all.
+    pub(crate) fn were_quiet(&self) -> bool {
+        let least = self.0.iter().map(Times::least).min().unwrap_or_default();
+        self.quietest().median().div_duration_f64(least) <= NOISE
+    }
+
+    pub(crate) fn push(&mut self, times: Times) {
+        self.0.push(times);
+    }
+
+    pub(crate) fn append(&mut self, mut more: Self) {
+        self.0.append(&mut more.0);
+    }
+}
+
+/// So many short races of all of them.
+pub(crate) fn tries<const N: usize>(contenders: [&Contender; N], count: usize) -> Result<[Tries; N], String> {
+    let mut tries: [Tries; N] = std::array::from_fn(|_| Tries::default());
+    for _ in 0..count {
+        for (tries, times) in tries.iter_mut().zip(race(contenders, SHORT)?) {
+            tries.push(times);
+        }
+    }
+    Ok(tries)
 }
 
 /// Runs all of them `rounds` times, one after the other, after a round that does not count.

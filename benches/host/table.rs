@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::race::Times;
+use crate::race::{NOISE, Times, Tries};
 
 /// What a number must not be above, or below.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +38,26 @@ impl Row {
         Self::new(what, ratio, &format!("{ratio:.2} x"), &format!("least {least:.2} x"), bound, " x")
     }
 
+    /// Of the quietest tries. Where the machine was too busy to say, no bound is kept: what comes on top of both sides hides
+    /// what is between them. `other` is what cannot cost more.
+    pub(crate) fn quiet_ratio(what: &str, ours: &Tries, other: &Tries, bound: Bound) -> Self {
+        let ratio = ours.quietest().median().div_duration_f64(other.quietest().median());
+        let row = Self::new(what, ratio, &format!("{ratio:.2} x"), "of the quietest tries", bound, " x");
+        row.where_told(ours.were_quiet() && other.were_quiet() && ratio >= 1.0 / NOISE)
+    }
+
+    /// What a larger load costs, with the tries of `/bin/true` beside each side, which no load makes slower.
+    pub(crate) fn growth(what: &str, large: &[Tries; 2], small: &[Tries; 2], bound: Bound) -> Self {
+        let [ours, idle] = std::array::from_fn(|n| Self::quiet_ratio(what, &large[n], &small[n], bound));
+        let differs = large[1].quietest().median().div_duration_f64(small[1].quietest().median());
+        let told = idle.kept && (1.0 / NOISE..=NOISE).contains(&differs);
+        Self { spread: format!("/bin/true {differs:.2} x"), ..ours }.where_told(told)
+    }
+
+    fn where_told(self, told: bool) -> Self {
+        if told { self } else { Self { text: format!("{}, noise", self.text), kept: false, ..self } }
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "counts and sizes that are far from 2^52")]
     pub(crate) fn count(what: &str, count: u64, bound: Bound, unit: &str) -> Self {
         Self::new(what, count as f64, &format!("{count}{unit}"), "", bound, unit)
@@ -47,6 +67,14 @@ impl Row {
         #[expect(clippy::cast_precision_loss, reason = "sizes that are far from 2^52")]
         let mib = kib as f64 / 1024.0;
         Self::new(what, mib, &format!("{mib:.2} MiB"), "", bound, " MiB")
+    }
+
+    pub(crate) fn is_kept(&self) -> bool {
+        self.kept
+    }
+
+    pub(crate) fn note_again(&self) {
+        Table::note(&format!("measured again: {} was {}, not {}", self.what.trim(), self.text, self.bound));
     }
 
     fn new(what: &str, value: f64, text: &str, spread: &str, bound: Bound, unit: &str) -> Self {
@@ -60,7 +88,7 @@ impl Row {
 }
 
 /// So often a race is run whose bounds are not kept: on a busy machine a time can be anything, but not again and again.
-const ATTEMPTS: usize = 3;
+pub(crate) const ATTEMPTS: usize = 3;
 
 /// Rows in the order in which they were measured; each is printed at once.
 #[derive(Default)]
@@ -93,7 +121,7 @@ impl Table {
         let mut rows = measure()?;
         for _ in 1..ATTEMPTS {
             let Some(row) = rows.iter().find(|row| !row.kept) else { break };
-            Self::note(&format!("measured again: {} was {}, not {}", row.what.trim(), row.text, row.bound));
+            row.note_again();
             rows = measure()?;
         }
         for row in &rows {
