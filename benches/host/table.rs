@@ -41,21 +41,21 @@ impl Row {
     /// Of the quietest tries. Where the machine was too busy to say, no bound is kept: what comes on top of both sides hides
     /// what is between them. `other` is what cannot cost more.
     pub(crate) fn quiet_ratio(what: &str, ours: &Tries, other: &Tries, bound: Bound) -> Self {
-        let ratio = ours.quietest().median().div_duration_f64(other.quietest().median());
-        let row = Self::new(what, ratio, &format!("{ratio:.2} x"), "of the quietest tries", bound, " x");
-        row.where_told(ours.were_quiet() && other.were_quiet() && ratio >= 1.0 / NOISE)
+        Self::of_tries(what, (ours, other), "of the quietest tries", bound, is_told(ours, other))
     }
 
     /// What a larger load costs, with the tries of `/bin/true` beside each side, which no load makes slower.
-    pub(crate) fn growth(what: &str, large: &[Tries; 2], small: &[Tries; 2], bound: Bound) -> Self {
-        let [ours, idle] = std::array::from_fn(|n| Self::quiet_ratio(what, &large[n], &small[n], bound));
-        let differs = large[1].quietest().median().div_duration_f64(small[1].quietest().median());
-        let told = idle.kept && (1.0 / NOISE..=NOISE).contains(&differs);
-        Self { spread: format!("/bin/true {differs:.2} x"), ..ours }.where_told(told)
+    pub(crate) fn growth(what: &str, [large, idle]: &[Tries; 2], [small, before]: &[Tries; 2], bound: Bound) -> Self {
+        let spread = format!("/bin/true {:.2} x", ratio_of(idle, before));
+        let told = is_told(large, small) && is_told(idle, before) && is_told(before, idle);
+        Self::of_tries(what, (large, small), &spread, bound, told)
     }
 
-    fn where_told(self, told: bool) -> Self {
-        if told { self } else { Self { text: format!("{}, noise", self.text), kept: false, ..self } }
+    fn of_tries(what: &str, (ours, other): (&Tries, &Tries), spread: &str, bound: Bound, told: bool) -> Self {
+        let ratio = ratio_of(ours, other);
+        let noise = if told { "" } else { ", noise" };
+        let row = Self::new(what, ratio, &format!("{ratio:.2} x{noise}"), spread, bound, " x");
+        Self { kept: row.kept && told, ..row }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "counts and sizes that are far from 2^52")]
@@ -85,6 +85,16 @@ impl Row {
         };
         Self { what: what.to_owned(), text: text.to_owned(), spread: spread.to_owned(), bound, kept }
     }
+}
+
+fn ratio_of(ours: &Tries, other: &Tries) -> f64 {
+    ours.quietest().median().div_duration_f64(other.quietest().median())
+}
+
+/// Whether the machine was quiet enough to compare them: each at least once, and `ours` took no less than what cannot
+/// cost more.
+fn is_told(ours: &Tries, other: &Tries) -> bool {
+    ours.were_quiet() && other.were_quiet() && ratio_of(ours, other) >= 1.0 / NOISE
 }
 
 /// So often a race is run whose bounds are not kept: on a busy machine a time can be anything, but not again and again.
