@@ -4,8 +4,6 @@
 //! says what then; whoever waits for something else waits for this as well.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal as Known};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -41,9 +39,6 @@ const HARMLESS: [Known; 2] = [Known::SIGWINCH, Known::SIGURG];
 
 /// What would leave a core.
 const WITH_A_CORE: [Known; 3] = [Known::SIGQUIT, Known::SIGABRT, Known::SIGXCPU];
-
-/// How often it is looked, while a thread is waited for, whether something has come to end us.
-pub const LISTEN_AGAIN: Duration = Duration::from_millis(100);
 
 /// A signal that was to end this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,17 +112,6 @@ impl Interrupt {
         let info = self.0.as_ref()?.fd.read_signal().ok()??;
         let (signal, sender) = (info.ssi_signo.try_into().ok()?, info.ssi_pid.try_into().ok()?);
         Some(Interruption { signal: Signal(signal), sender: Some(Pid(sender)).filter(|sender| sender.0 != 0) })
-    }
-
-    /// What another thread says until then, or until one has come.
-    pub(crate) fn receive<T>(&self, told: &Receiver<T>, deadline: Instant) -> Option<T> {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match told.recv_timeout(left.min(LISTEN_AGAIN)) {
-                Err(RecvTimeoutError::Timeout) if !left.is_zero() && !self.has_come() => {}
-                told => return told.ok(),
-            }
-        }
     }
 
     /// Holds nothing back any more: what has come since the last one was taken ends this process now, as it would any

@@ -23,6 +23,7 @@ pub mod probe;
 pub mod report;
 mod sys;
 pub mod timespan;
+mod word;
 
 /// See `sys::ignore_sigpipe`.
 pub fn ignore_sigpipe() {

@@ -4,12 +4,12 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use crate::interrupt::Interrupt;
 use crate::pipe::read_until;
 use crate::sys;
+use crate::word::{Listener, Teller, channel};
 
 /// Which manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,20 +35,21 @@ pub(crate) fn bus_address(scope: Scope, run: &Path) -> String {
 /// # Errors
 /// There is no thread to be had.
 pub(crate) fn in_thread<T: Send + 'static, F: Future<Output = ()>>(
-    conversation: impl FnOnce(Sender<T>) -> F + Send + 'static,
-) -> Result<Receiver<T>, String> {
-    let (send, receive) = mpsc::channel();
-    spawn(Box::new(move || zbus::block_on(conversation(send))))?;
-    Ok(receive)
+    conversation: impl FnOnce(Teller<T>) -> F + Send + 'static,
+) -> Result<Listener<T>, String> {
+    spawn(|teller| zbus::block_on(conversation(teller)))
 }
 
-/// Runs it in a thread of its own. It is boxed so that what makes a thread is in the binary once.
+/// Runs it in a thread of its own.
 ///
 /// # Errors
 /// There is no thread to be had.
-pub(crate) fn spawn(work: Box<dyn FnOnce() + Send>) -> Result<(), String> {
-    let thread = std::thread::Builder::new().name("manager".to_owned()).spawn(work);
-    thread.map(drop).map_err(|error| format!("no thread for it: {error}"))
+pub(crate) fn spawn<T: Send + 'static>(work: impl FnOnce(Teller<T>) + Send + 'static) -> Result<Listener<T>, String> {
+    // Boxed, so that what makes a thread is in the binary once.
+    let start = |work: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name("manager".to_owned()).spawn(work);
+    let (teller, listener) = channel().map_err(|error| error.to_string())?;
+    let thread = start(Box::new(move || work(teller)));
+    thread.map(|_| listener).map_err(|error| format!("no thread for it: {error}"))
 }
 
 /// What is said where PID 1 executes itself anew: meanwhile it takes no connections, and those that it had are gone.

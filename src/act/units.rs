@@ -7,19 +7,22 @@ use std::fmt;
 use std::future::poll_fn;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use zbus::OwnedObjectPath;
 use zbus::export::futures_core::Stream;
 
-use crate::interrupt::{Interrupt, LISTEN_AGAIN};
+use crate::interrupt::Interrupt;
 use crate::manager::{self, Leave, Scope, Systemctl};
 use crate::model::UnitName;
 use crate::timespan;
 
 /// How long the manager may take to answer that it has queued a job.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// systemctl is ended at the deadline, and what it says then is worth a moment.
+const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// Why a unit was not stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,21 +89,20 @@ fn stop_over_bus(
 ) -> Option<Result<(), StopError>> {
     let leave = Arc::new(Leave::default());
     let (address, wanted, theirs) = (manager::bus_address(scope, run), unit.clone(), Arc::clone(&leave));
-    let told = manager::in_thread(move |send| async move {
-        // The receiver is gone if this came too late.
+    let told = manager::in_thread(move |teller| async move {
         match queue(&address, &wanted, &theirs).await {
             Ok(mut queued) => {
-                let _ = send.send(Told::Queued);
-                let _ = send.send(Told::Over(queued.end().await));
+                teller.tell(Told::Queued);
+                teller.tell(Told::Over(queued.end().await));
             }
             Err(BusError::NotReached) => {}
-            Err(BusError::Stop(error)) => drop(send.send(Told::Over(Err(error)))),
+            Err(BusError::Stop(error)) => teller.tell(Told::Over(Err(error))),
         }
     });
     let told = told.ok()?;
-    match interrupt.receive(&told, deadline.min(Instant::now() + PATIENCE)) {
+    match told.until(deadline.min(Instant::now() + PATIENCE), interrupt) {
         Some(Told::Over(result)) => Some(result),
-        Some(Told::Queued) => match interrupt.receive(&told, deadline) {
+        Some(Told::Queued) => match told.until(deadline, interrupt) {
             Some(Told::Over(result)) => Some(result),
             Some(Told::Queued) | None => Some(Err(StopError::Late)),
         },
@@ -230,16 +232,14 @@ fn stop_with_systemctl(
 ) -> Result<(), StopError> {
     let leave = Arc::new(Leave::default());
     let (wanted, run, theirs) = (unit.clone(), run.to_owned(), Arc::clone(&leave));
-    let (send, told) = mpsc::channel();
-    manager::spawn(Box::new(move || {
+    let told = manager::spawn(move |teller| {
         let arguments = ["stop", "--job-mode=fail", "--", wanted.as_str()];
         let result = Systemctl { scope, run: &run, deadline }.job(&arguments, &theirs);
         let is_late = Instant::now() >= deadline;
-        let _ = send.send(result.map_err(|why| if is_late { StopError::Late } else { not_stopped(why) }));
-    }))
+        teller.tell(result.map_err(|why| if is_late { StopError::Late } else { not_stopped(why) }));
+    })
     .map_err(StopError::Refused)?;
-    // It knows the deadline, and what it says then is worth a moment.
-    match interrupt.receive(&told, deadline + LISTEN_AGAIN) {
+    match told.until(deadline + LAST_WORD, interrupt) {
         Some(result) => result,
         None if leave.call_off() => Err(StopError::Late),
         None => Err(StopError::NotAsked),
