@@ -2,12 +2,21 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
 
 use crate::model::{EndpointRange, UnitName, UnitType};
 
-/// The command line.
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// To guard the start of a unit: options alone.
+    Guard(Cli),
+    /// One of the commands for people: a word comes first.
+    Command(Command),
+}
+
+/// The command line of the guard.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "portguard",
@@ -15,6 +24,7 @@ use crate::model::{EndpointRange, UnitName, UnitType};
     about = "Frees a systemd unit's ports of its own left-over processes before it starts, or says who is in the way",
     after_help = "Put it in front of a service, with the plus:\n\n    \
         ExecStartPre=+/usr/bin/portguard --unit %n\n\n\
+        For people: portguard help lists who and its kin.\n\n\
         Exit status: 0 free or freed, 64 usage, 69 held by something it may not touch, 70 internal error,\n\
         75 still held at the deadline, 77 not permitted to see or signal, 78 policy error."
 )]
@@ -47,6 +57,66 @@ pub struct Cli {
     /// Say more of what was seen
     #[arg(short, long)]
     pub verbose: bool,
+
+    /// Print how it ended as JSON as well, on standard output: portguard.schema.json
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The command line of the commands.
+#[derive(Debug, Parser)]
+#[command(
+    name = "portguard",
+    about = "Who holds a port, whose that is, and what to type next",
+    after_help = "Without a command it guards the start of a unit: portguard --help",
+    disable_help_flag = true
+)]
+struct Commands {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What people type.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Who holds an endpoint, whose that is, and what to type to free it
+    Who(Who),
+}
+
+/// What all commands know.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Common {
+    /// Ask the calling user's own manager
+    #[arg(long)]
+    pub user: bool,
+
+    /// Print JSON: portguard.schema.json
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `portguard who`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 somebody holds one of them, 1 nobody does, 64 usage, 77 not able to look, 78 policy error."
+)]
+pub struct Who {
+    /// What is asked about: 8080, 8080/tcp, 127.0.0.1:9090/tcp, [::1]:53/udp, 8000-8010/tcp; without any, the ports of
+    /// --unit, else all listeners
+    #[arg(value_name = "ENDPOINT")]
+    pub endpoints: Vec<EndpointRange>,
+
+    /// Say how each holder stands to this unit, and what portguard would do
+    #[arg(long, value_name = "NAME", value_parser = guardable)]
+    pub unit: Option<UnitName>,
+
+    /// Print columns, as lsof does
+    #[arg(short, long)]
+    pub long: bool,
+
+    /// Options of all commands.
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// A unit that can have an `ExecStartPre=` and a port: systemd.service(5), systemd.socket(5).
@@ -75,13 +145,19 @@ pub enum Otherwise {
     Usage(String),
 }
 
-impl Cli {
-    /// Reads the arguments of this process.
+impl Request {
+    /// Reads the arguments of this process. The commands are no part of the guard's parser, which is made at each start.
     ///
     /// # Errors
     /// They ask for a text, or make no sense.
     pub fn from_args() -> Result<Self, Otherwise> {
-        Self::try_parse().map_err(|error| {
+        let is_command = std::env::args_os().nth(1).is_some_and(|first| !first.as_encoded_bytes().starts_with(b"-"));
+        let request = if is_command {
+            Commands::try_parse().map(|all| Self::Command(all.command))
+        } else {
+            Cli::try_parse().map(Self::Guard)
+        };
+        request.map_err(|error| {
             if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
                 Otherwise::Show(error.to_string())
             } else {
@@ -108,5 +184,6 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         <Cli as clap::CommandFactory>::command().debug_assert();
+        <Commands as clap::CommandFactory>::command().debug_assert();
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod act;
 pub mod cli;
+pub mod commands;
 mod deadlines;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -10,10 +10,10 @@
 use std::io::Write;
 use std::mem::ManuallyDrop;
 
-use portguard::cli::{Cli, Otherwise};
+use portguard::cli::{Otherwise, Request};
 use portguard::observe::{Place, Roots};
 use portguard::report::Report;
-use portguard::{guard, policy};
+use portguard::{commands, guard, policy};
 
 /// `EX_USAGE`, sysexits.h.
 const USAGE: u8 = 64;
@@ -33,8 +33,9 @@ extern "C" fn main() -> i32 {
 
 /// Its arguments come from `std::env::args`, which the C library fills before `main`.
 fn run() -> u8 {
-    let args = match Cli::from_args() {
-        Ok(args) => args,
+    let args = match Request::from_args() {
+        Ok(Request::Guard(args)) => args,
+        Ok(Request::Command(command)) => return commands::run(&command),
         // Nobody to tell if these cannot be written.
         Err(Otherwise::Show(text)) => {
             let _ = std::io::stdout().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush());

@@ -84,6 +84,7 @@ fn held(holders: Vec<Process>) -> HeldSocket {
             uid: 0,
             device: None,
             cgroup: Some(CgroupId(60)),
+            backlog: None,
         },
         birthplace: None,
         holders,

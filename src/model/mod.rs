@@ -23,7 +23,7 @@ pub use scene::{
     ActiveState, BlindRule, BlindSpot, EndpointScene, ForeignRule, Guarded, HeldSocket, LookalikeRule, Phase, Probe,
     Program, Rules, Run, Scene, Signal, SocketUnit, StaleRule, StopRules, UnitFacts, UnitState,
 };
-pub use socket::{CgroupId, CgroupPath, Inode, Socket, SocketState};
+pub use socket::{Backlog, CgroupId, CgroupPath, Inode, Socket, SocketState};
 pub use text::printable;
 pub use unit::{UnitName, UnitNameError, UnitType};
 pub use unit_pattern::UnitPattern;

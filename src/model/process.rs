@@ -174,6 +174,28 @@ pub enum Owner {
     Unknown,
 }
 
+impl Owner {
+    /// The user in whose manager it is.
+    #[must_use]
+    pub fn uid(&self) -> Option<u32> {
+        match self {
+            Self::UserUnit { uid, .. } => Some(*uid),
+            Self::Unit(_) | Self::Session(_) | Self::Init | Self::Nobody | Self::Unknown => None,
+        }
+    }
+
+    /// The name of the unit, whosever manager has it.
+    #[must_use]
+    pub fn unit_name(&self) -> Option<String> {
+        match self {
+            Self::Unit(unit) | Self::UserUnit { unit, .. } => Some(unit.to_string()),
+            Self::Session(session) => Some(format!("session-{}.scope", session.id)),
+            Self::Init => Some("init.scope".to_owned()),
+            Self::Nobody | Self::Unknown => None,
+        }
+    }
+}
+
 /// A process that has a socket open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {

@@ -55,6 +55,15 @@ pub enum SocketState {
     TimeWait,
 }
 
+/// The connections that a listener has not accepted yet (listen(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// So many wait.
+    pub waiting: u32,
+    /// At most so many may.
+    pub limit: u32,
+}
+
 /// One socket of this network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Socket {
@@ -77,4 +86,6 @@ pub struct Socket {
     pub device: Option<String>,
     /// The cgroup in which it was born; `None` before Linux 5.8 or where netlink is denied.
     pub cgroup: Option<CgroupId>,
+    /// For [`SocketState::Listen`], where netlink tells.
+    pub backlog: Option<Backlog>,
 }

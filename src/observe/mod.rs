@@ -13,6 +13,7 @@ pub mod pin;
 pub mod proc;
 pub mod sock_diag;
 pub mod systemd;
+pub mod units;
 pub mod users;
 
 #[cfg(test)]
@@ -29,15 +30,16 @@ use std::time::{Duration, Instant};
 use crate::interrupt::Interrupt;
 use crate::manager::Scope;
 use crate::model::{
-    BlindSpot, CgroupId, CgroupPath, Container, Endpoint, EndpointScene, Engine, HeldSocket, Inode, InvocationId,
-    Lineage, Owner, Phase, Pid, Port, Probe, Process, Protocol, Rules, Scene, Socket, SocketState, SocketUnit,
-    UnitFacts, UnitName, UnitType,
+    BlindSpot, CgroupId, CgroupPath, Container, Endpoint, EndpointScene, Engine, Guarded, HeldSocket, Host, Inode,
+    InvocationId, Lineage, Owner, Phase, Pid, Port, Probe, Process, Protocol, Rules, Scene, Socket, SocketState,
+    SocketUnit, UnitFacts, UnitName, UnitType,
 };
 use crate::probe::probe;
 use cgroup::PathLookup;
 use container::{Docker, Trace};
 use holders::{Holders, Search, Thorough};
 use pin::Pins;
+use sock_diag::SockDiagError;
 use systemd::{Answer, Question};
 
 /// The bus, and after it `systemctl`, have so long to answer.
@@ -225,10 +227,82 @@ impl Place {
         Seen { probed, tables, born, holders }
     }
 
+    /// Who has the sockets of these ports, or those that are connected through them where none waits there, whatever a
+    /// bind would say: each socket is the scene of an endpoint of its own, which counts as busy.
+    #[must_use]
+    pub fn survey(&self, wanted: &Wanted<'_>, ports: &[(Protocol, Port)]) -> Scene {
+        let mut blind_spots = Vec::new();
+        let tables = self.sockets_of(ports, wanted.interrupt).unwrap_or_else(|why| {
+            blind_spots.push(BlindSpot::Sockets(why));
+            Vec::new()
+        });
+        let seen = self.seen(Vec::new(), tables, Thorough::Always, wanted.interrupt);
+        if seen.holders.hidden > 0 {
+            blind_spots.push(BlindSpot::Processes { hidden: seen.holders.hidden });
+        }
+        let known = self.known(wanted, seen, blind_spots);
+        let scene_of = |held: HeldSocket| {
+            let Socket { protocol, local, .. } = held.socket;
+            let port = Port::new(local.port())?;
+            let endpoint = Endpoint { host: Host::Ip(local.ip()), port, protocol };
+            Some(EndpointScene { endpoint, probe: Probe::Busy, sockets: vec![held] })
+        };
+        let endpoints = known.held.into_iter().filter_map(scene_of).collect();
+        Scene { guarded: known.guarded, endpoints, units: known.answer.states, blind_spots: known.blind_spots }
+    }
+
+    fn sockets_of(&self, ports: &[(Protocol, Port)], interrupt: &Interrupt) -> Result<Vec<Socket>, String> {
+        let waiting = match sock_diag::listeners(ports) {
+            Ok(sockets) => sockets,
+            Err(netlink) => return self.sockets_of_proc(ports, &netlink, interrupt),
+        };
+        let is_explained = |(protocol, port): &(Protocol, Port)| {
+            waiting.iter().any(|socket| socket.protocol == *protocol && socket.local.port() == port.get())
+        };
+        let open: Vec<(Protocol, Port)> = ports.iter().filter(|wanted| !is_explained(wanted)).copied().collect();
+        if open.is_empty() || open.len() > sock_diag::PORTS_ASKED_ONE_BY_ONE {
+            return Ok(waiting);
+        }
+        let others = sock_diag::others(&open).or_else(|netlink| self.sockets_of_proc(&open, &netlink, interrupt))?;
+        Ok(waiting.into_iter().chain(others).collect())
+    }
+
+    /// The tables of /proc/net have listeners and all others in one.
+    fn sockets_of_proc(
+        &self,
+        wanted: &[(Protocol, Port)],
+        netlink: &SockDiagError,
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Socket>, String> {
+        let from_tables = net_tables::sockets(&self.roots.proc, wanted, interrupt);
+        from_tables.map_err(|tables| format!("netlink: {netlink}; /proc/net: {tables}"))
+    }
+
     /// All that is known of what was seen, and whether nothing ended in the middle of it.
-    fn picture(&self, wanted: &Wanted<'_>, seen: Seen, mut blind_spots: Vec<BlindSpot>) -> (Look, bool) {
+    fn picture(&self, wanted: &Wanted<'_>, mut seen: Seen, blind_spots: Vec<BlindSpot>) -> (Look, bool) {
+        let probed = std::mem::take(&mut seen.probed);
+        let Known { held, guarded, answer, pins, vanished, blind_spots } = self.known(wanted, seen, blind_spots);
+        let endpoints: Vec<EndpointScene> = probed
+            .into_iter()
+            .map(|(endpoint, probe)| {
+                let sockets = held.iter().filter(|held| endpoint.is_contested_by(&held.socket)).cloned().collect();
+                EndpointScene { endpoint, probe, sockets }
+            })
+            .collect();
+        let steady = !vanished && !has_changed(&endpoints, wanted.rules);
+        // systemd arms the timer anew for each command of ExecStartPre=: service_run_next_control() and
+        // service_spawn(), systemd v257 src/core/service.c.
+        let timeout = answer.unit.timeout_start.unwrap_or(DEFAULT_TIMEOUT);
+        let bounded = guarded.phase == Phase::Within && timeout != Duration::MAX;
+        let left = bounded.then(|| timeout.saturating_sub(self.began.elapsed()));
+        let scene = Scene { guarded, endpoints, units: answer.states, blind_spots };
+        (Look { scene, facts: answer.unit, pins, left, fallback: answer.fallback }, steady)
+    }
+
+    /// The sockets with their holders, and whose those are.
+    fn known(&self, wanted: &Wanted<'_>, seen: Seen, mut blind_spots: Vec<BlindSpot>) -> Known {
         let &Wanted { unit, rules, interrupt } = wanted;
-        let Seen { probed, tables, born, holders } = seen;
+        let Seen { tables, born, holders, .. } = seen;
         let mut pins = Pins::default();
         let (processes, vanished) = self.processes(&holders, &tables, &mut pins, interrupt);
         let question = self.question(unit, rules, &processes, &tables, &born);
@@ -246,21 +320,7 @@ impl Place {
             .into_iter()
             .map(|socket| self.assemble(socket, &born, &holders, &processes, &answer.socket_units))
             .collect();
-        let endpoints: Vec<EndpointScene> = probed
-            .into_iter()
-            .map(|(endpoint, probe)| {
-                let sockets = held.iter().filter(|held| endpoint.is_contested_by(&held.socket)).cloned().collect();
-                EndpointScene { endpoint, probe, sockets }
-            })
-            .collect();
-        let steady = !vanished && !has_changed(&endpoints, rules);
-        // systemd arms the timer anew for each command of ExecStartPre=: service_run_next_control() and
-        // service_spawn(), systemd v257 src/core/service.c.
-        let timeout = answer.unit.timeout_start.unwrap_or(DEFAULT_TIMEOUT);
-        let bounded = guarded.phase == Phase::Within && timeout != Duration::MAX;
-        let left = bounded.then(|| timeout.saturating_sub(self.began.elapsed()));
-        let scene = Scene { guarded, endpoints, units: answer.states, blind_spots };
-        (Look { scene, facts: answer.unit, pins, left, fallback: answer.fallback }, steady)
+        Known { held, guarded, answer, pins, vanished, blind_spots }
     }
 
     /// The sockets that have one of the wanted ports: those that wait for somebody; and where these do not explain each
@@ -270,19 +330,14 @@ impl Place {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        // The tables of /proc/net have listeners and all others in one.
-        let from_proc = |netlink| {
-            let from_tables = net_tables::sockets(&self.roots.proc, wanted, interrupt);
-            from_tables.map_err(|tables| format!("netlink: {netlink}; /proc/net: {tables}"))
-        };
         let waiting = match sock_diag::listeners(wanted) {
             Ok(sockets) => sockets,
-            Err(netlink) => return from_proc(netlink),
+            Err(netlink) => return self.sockets_of_proc(wanted, &netlink, interrupt),
         };
         if are_explained(probed, &waiting) {
             return Ok(waiting);
         }
-        let others = sock_diag::others(wanted).or_else(from_proc)?;
+        let others = sock_diag::others(wanted).or_else(|netlink| self.sockets_of_proc(wanted, &netlink, interrupt))?;
         Ok(waiting.into_iter().chain(others).collect())
     }
 
@@ -507,6 +562,17 @@ struct Seen {
     tables: Vec<Socket>,
     born: HashMap<CgroupId, CgroupPath>,
     holders: Holders,
+}
+
+/// The same, with all that is known of them.
+struct Known {
+    held: Vec<HeldSocket>,
+    guarded: Guarded,
+    answer: Answer,
+    pins: Pins,
+    /// A process was gone, or on its way out, before it could be read.
+    vanished: bool,
+    blind_spots: Vec<BlindSpot>,
 }
 
 impl Seen {

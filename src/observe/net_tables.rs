@@ -183,7 +183,18 @@ impl Row {
             IpAddr::V4(_) => false,
             IpAddr::V6(ip) => !ip.is_unspecified(),
         };
-        Socket { protocol, local, peer, v6only, state, inode: Inode(inode), uid, device: None, cgroup: None }
+        Socket {
+            protocol,
+            local,
+            peer,
+            v6only,
+            state,
+            inode: Inode(inode),
+            uid,
+            device: None,
+            cgroup: None,
+            backlog: None,
+        }
     }
 }
 

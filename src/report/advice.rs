@@ -294,7 +294,9 @@ fn as_user(uid: u32, about: &About) -> String {
     format!("{become_them} env XDG_RUNTIME_DIR=/run/user/{uid}")
 }
 
-pub(super) fn is_root() -> bool {
+/// Whether it is root that asks.
+#[must_use]
+pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
@@ -303,7 +305,8 @@ fn own_uid() -> u32 {
 }
 
 /// A unit name as a shell takes it: `\x2d` needs its quotes.
-fn shell(unit: &UnitName) -> String {
+#[must_use]
+pub fn shell(unit: &UnitName) -> String {
     let quoted = if unit.as_str().contains('\\') { format!("'{unit}'") } else { unit.to_string() };
     if quoted.starts_with(['-', '\'']) && unit.as_str().starts_with('-') { format!("-- {quoted}") } else { quoted }
 }

@@ -4,9 +4,11 @@
 //! It decides nothing.
 
 mod advice;
+pub mod document;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod journal;
+pub mod shape;
 mod words;
 
 use std::collections::BTreeSet;
@@ -16,6 +18,9 @@ use log::Level;
 
 use crate::act::Step;
 use crate::cli::Cli;
+pub use advice::{is_root, shell};
+pub use words::{About, unit_of};
+
 use crate::model::{Action, BlindSpot, Endpoint, Finding, Hindrance, Outcome, Pid, Process, printable};
 
 /// So many holders are named a line each; more are counted.
@@ -121,13 +126,9 @@ impl Report {
     }
 }
 
-/// The field for the unit of a holder.
-fn holder_unit(process: &Process) -> Option<String> {
-    use crate::model::Owner;
-    match &process.owner {
-        Owner::Unit(unit) | Owner::UserUnit { unit, .. } => Some(unit.to_string()),
-        Owner::Session(session) => Some(format!("session-{}.scope", session.id)),
-        Owner::Init => Some("init.scope".to_owned()),
-        Owner::Nobody | Owner::Unknown => None,
-    }
+/// What to type about a holder that is not to be touched: a sentence, and the command in it.
+#[must_use]
+pub fn next(finding: &Finding, about: &About) -> (String, String) {
+    let advice = advice::advice(finding, about);
+    (advice.text, advice.command)
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use log::Level;
 
+use super::Entry;
 use super::advice::{Advice, advice, advice_for_hindered, is_root};
-use super::{Entry, holder_unit};
 use crate::act::Step;
 use crate::model::{
     Action, ActiveState, Asked, Endpoint, Finding, Hindrance, Obstacle, Outcome, Owner, Pid, Probe, Process, Relation,
@@ -34,15 +34,18 @@ mod id {
 }
 
 /// Whom the sentences are about, and where they are said.
-pub(super) struct About {
-    pub(super) unit: UnitName,
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The guarded unit.
+    pub unit: UnitName,
     /// The unit is in the calling user's own manager.
-    pub(super) user: bool,
-    pub(super) dry_run: bool,
+    pub user: bool,
+    /// Nothing is done.
+    pub dry_run: bool,
     /// The folder of passwd.
-    pub(super) etc: PathBuf,
+    pub etc: PathBuf,
     /// procfs, for what the kernel is set to.
-    pub(super) proc: PathBuf,
+    pub proc: PathBuf,
 }
 
 /// At most so many units are named that would be stopped with another.
@@ -139,7 +142,8 @@ fn device(finding: &Finding) -> String {
 }
 
 /// The socket unit for which a manager has the socket; else the unit of the process, or the one that made the socket.
-fn unit_of(finding: &Finding) -> Option<String> {
+#[must_use]
+pub fn unit_of(finding: &Finding) -> Option<String> {
     let held_for = if let Relation::OwnSocketUnit(unit) = &finding.relation {
         Some(unit)
     } else {
@@ -149,7 +153,7 @@ fn unit_of(finding: &Finding) -> Option<String> {
         Some(Owner::Unit(unit) | Owner::UserUnit { unit, .. }) => Some(unit),
         Some(Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown) | None => None,
     };
-    let of_process = || finding.holder.as_ref().and_then(holder_unit);
+    let of_process = || finding.holder.as_ref().and_then(|process| process.owner.unit_name());
     held_for.map(ToString::to_string).or_else(of_process).or_else(|| born_of.map(ToString::to_string))
 }
 
@@ -225,7 +229,7 @@ fn client(finding: &Finding) -> String {
     let peer = finding.socket.as_ref().and_then(|socket| socket.peer);
     let peer = peer.map(|peer| format!(" to {peer}")).unwrap_or_default();
     match (&finding.holder, &finding.birthplace) {
-        (Some(process), _) => match holder_unit(process) {
+        (Some(process), _) => match process.owner.unit_name() {
             Some(unit) => format!(", as the near end of a connection{peer}; it belongs to {unit}"),
             None => format!(", as the near end of a connection{peer}"),
         },
@@ -276,7 +280,7 @@ pub(super) fn step(step: &Step<'_>, unit: &UnitName, hindrance: &dyn Fn(&Process
         let who = format!("pid {} ({})", process.pid, printable(&process.comm));
         Entry::new(level, text.replacen("{who}", &who, 1))
             .with("PORTGUARD_HOLDER_PID", &process.pid)
-            .with_some("PORTGUARD_HOLDER_UNIT", holder_unit(process))
+            .with_some("PORTGUARD_HOLDER_UNIT", process.owner.unit_name())
     };
     let of_unit = |level, stopped: &UnitName, text: String| {
         Entry::new(level, text).with("PORTGUARD_HOLDER_UNIT", stopped).with("OBJECT_SYSTEMD_UNIT", stopped)

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nix::errno::Errno;
 
-use crate::model::{CgroupId, Inode, Port, Protocol, Socket, SocketState};
+use crate::model::{Backlog, CgroupId, Inode, Port, Protocol, Socket, SocketState};
 
 pub(super) const TCP_ESTABLISHED: u8 = 1;
 pub(super) const TCP_FIN_WAIT1: u8 = 4;
@@ -188,6 +188,9 @@ pub(super) struct Reply {
     pub(super) peer: SocketAddr,
     pub(super) uid: u32,
     pub(super) inode: u32,
+    /// For a listener, the connections that wait, and how many may (`tcp_diag_get_info()`, Linux 6.18
+    /// `net/ipv4/tcp_diag.c`).
+    pub(super) queue: (u32, u32),
     /// The number of the device to which it is bound; 0: to none.
     pub(super) device: u32,
     /// Only for sockets without a peer, and of IPv6.
@@ -216,6 +219,7 @@ impl Reply {
             uid: self.uid,
             device: None,
             cgroup: self.cgroup.map(CgroupId),
+            backlog: (state == SocketState::Listen).then_some(Backlog { waiting: self.queue.0, limit: self.queue.1 }),
         }
     }
 }
@@ -247,6 +251,7 @@ fn decode_fixed(bytes: &[u8]) -> Option<Reply> {
         state: bytes[1],
         local: end(4, 8)?,
         peer: end(6, 24)?,
+        queue: (u32_at(bytes, 56)?, u32_at(bytes, 60)?),
         uid: u32_at(bytes, 64)?,
         inode: u32_at(bytes, 68)?,
         device: u32_at(bytes, 40)?,
@@ -322,6 +327,8 @@ pub(super) mod tests {
                 IpAddr::V6(ip) => put(address_at, &ip.octets()),
             }
         }
+        put(56, &reply.queue.0.to_ne_bytes());
+        put(60, &reply.queue.1.to_ne_bytes());
         put(64, &reply.uid.to_ne_bytes());
         put(68, &reply.inode.to_ne_bytes());
         put(40, &reply.device.to_ne_bytes());
@@ -341,19 +348,20 @@ pub(super) mod tests {
             any::<([u8; 4], [u8; 4])>().prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
             any::<([u8; 16], [u8; 16])>().prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
         ];
-        let rest = any::<(u8, u16, u16, u32, u32, u32, Option<bool>, Option<u64>)>();
-        (ends, rest).prop_map(|((local, peer), (state, local_port, peer_port, uid, inode, device, v6only, cgroup))| {
-            Reply {
+        let rest = any::<(u8, u16, u16, u32, u32, u32, (u32, u32), Option<bool>, Option<u64>)>();
+        (ends, rest).prop_map(
+            |((local, peer), (state, local_port, peer_port, uid, inode, device, queue, v6only, cgroup))| Reply {
                 state,
                 local: SocketAddr::new(local, local_port),
                 peer: SocketAddr::new(peer, peer_port),
                 uid,
                 inode,
+                queue,
                 device,
                 v6only,
                 cgroup,
-            }
-        })
+            },
+        )
     }
 
     #[test]
@@ -406,7 +414,17 @@ pub(super) mod tests {
     #[test]
     fn attributes_that_are_too_short_are_as_good_as_absent() {
         let local = "[::]:1".parse().unwrap();
-        let reply = Reply { state: 10, local, peer: local, uid: 0, inode: 1, device: 0, v6only: None, cgroup: None };
+        let reply = Reply {
+            state: 10,
+            local,
+            peer: local,
+            uid: 0,
+            inode: 1,
+            queue: (0, 0),
+            device: 0,
+            v6only: None,
+            cgroup: None,
+        };
         let mut bytes = encode_reply(&reply);
         bytes.extend(attribute(INET_DIAG_SKV6ONLY, &[]));
         bytes.extend(attribute(INET_DIAG_CGROUP_ID, &[1, 2, 3]));

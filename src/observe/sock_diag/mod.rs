@@ -355,6 +355,7 @@ struct Dump<'a> {
     sequence: u32,
     protocol: Protocol,
     states: States,
+    /// In their order.
     ports: &'a [Port],
     interrupted: bool,
     sockets: Vec<Socket>,
@@ -389,7 +390,7 @@ impl<'a> Dump<'a> {
     fn keep(&mut self, payload: &[u8]) -> Result<(), SockDiagError> {
         let reply = codec::decode(payload).map_err(|codec::Malformed| SockDiagError::Malformed)?;
         let Some(state) = socket_state(self.protocol, reply.state, reply.inode) else { return Ok(()) };
-        let wanted = Port::new(reply.local.port()).is_some_and(|port| self.ports.contains(&port));
+        let wanted = Port::new(reply.local.port()).is_some_and(|port| self.ports.binary_search(&port).is_ok());
         if wanted && self.states.contains(reply.state) {
             let device = (reply.device != 0).then(|| device_name(reply.device));
             self.sockets.push(Socket { device, ..reply.into_socket(self.protocol, state) });

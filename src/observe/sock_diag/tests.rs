@@ -46,7 +46,17 @@ fn own_cgroup() -> CgroupId {
 
 fn reply(local: &str, state: u8) -> Reply {
     let peer = "0.0.0.0:0".parse().unwrap();
-    Reply { state, local: local.parse().unwrap(), peer, uid: 7, inode: 8, device: 0, v6only: None, cgroup: Some(9) }
+    Reply {
+        state,
+        local: local.parse().unwrap(),
+        peer,
+        uid: 7,
+        inode: 8,
+        queue: (2, 5),
+        device: 0,
+        v6only: None,
+        cgroup: Some(9),
+    }
 }
 
 #[test]
@@ -156,6 +166,8 @@ fn a_listener_is_found_with_its_address_user_inode_and_cgroup() {
             uid: nix::unistd::getuid().as_raw(),
             device: None,
             cgroup: Some(own_cgroup()),
+            // What the standard library asks for (listen(2)).
+            backlog: Some(crate::model::Backlog { waiting: 0, limit: 128 }),
         };
         assert_eq!(found, expected);
     }
