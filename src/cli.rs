@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
-use crate::model::{EndpointRange, UnitName, UnitType};
+use crate::model::{EndpointRange, UnitName, UnitNameError, UnitType};
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -81,6 +81,47 @@ struct Commands {
 pub enum Command {
     /// Who holds an endpoint, whose that is, and what to type to free it
     Who(Who),
+    /// The part of a policy for what a unit listens on as it runs now
+    Learn(Learn),
+    /// Put portguard in front of a unit's start: writes a drop-in, and its ports into the policy where it has none
+    Enable(Target),
+    /// Take away what enable has written
+    Disable(Target),
+}
+
+/// `portguard learn`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 ports of each unit were learnt, 1 not of all, 64 usage, 66 no such unit, 77 not able to look."
+)]
+pub struct Learn {
+    /// The units
+    #[arg(value_name = "UNIT", required = true, value_parser = guardable)]
+    pub units: Vec<UnitName>,
+
+    /// Options of all commands.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `portguard enable` and `portguard disable`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 done, or done before, 1 nothing to do it with, 64 usage, 66 no such unit, 73 a file cannot be \
+                  written or is not ours, 77 systemd does not answer, 78 policy error."
+)]
+pub struct Target {
+    /// The units, or templates
+    #[arg(value_name = "UNIT", required = true, value_parser = guardable_or_template)]
+    pub units: Vec<UnitName>,
+
+    /// Until the next boot: in /run
+    #[arg(long)]
+    pub runtime: bool,
+
+    /// Options of all commands.
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// What all commands know.
@@ -121,7 +162,12 @@ pub struct Who {
 
 /// A unit that can have an `ExecStartPre=` and a port: systemd.service(5), systemd.socket(5).
 fn guardable(text: &str) -> Result<UnitName, String> {
-    let unit = text.parse().and_then(UnitName::require_runnable).map_err(|error| error.to_string())?;
+    let unit: UnitName = text.parse().and_then(UnitName::require_runnable).map_err(|error| error.to_string())?;
+    guardable_or_template(unit.as_str())
+}
+
+fn guardable_or_template(text: &str) -> Result<UnitName, String> {
+    let unit: UnitName = text.parse().map_err(|error: UnitNameError| error.to_string())?;
     match unit.unit_type() {
         UnitType::Service | UnitType::Socket => Ok(unit),
         UnitType::Target

@@ -1,13 +1,24 @@
 //! What people type: `portguard who` and its kin. Each command looks, puts together one document, and has
 //! [`crate::report::document`] print it, as text or as JSON. None of them signals anybody.
 
+mod enable;
+mod learn;
 mod who;
 
 use std::io::Write as _;
+use std::path::Path;
 
 use crate::cli::Command;
-use crate::model::printable;
+use crate::interrupt::Interrupt;
+use crate::manager::Scope;
+use crate::model::{Port, Protocol, Rules, Scene, UnitName, printable};
+use crate::observe::units::{self, Properties};
+use crate::observe::{Place, Roots, Wanted};
+use crate::policy::{Policy, PolicyError};
 use crate::report::document::{self, Document};
+
+/// To a unit that is not there everybody is foreign.
+const NOBODY: &str = "portguard-nobody.service";
 
 /// Why a command could not do its work; the message is one line for standard error, or several of a policy.
 #[derive(Debug)]
@@ -18,13 +29,32 @@ pub struct CommandError {
 
 impl CommandError {
     /// The policy makes no sense (`EX_CONFIG`).
-    fn policy(error: &crate::policy::PolicyError) -> Self {
+    fn policy(error: &PolicyError) -> Self {
         Self { message: error.to_string(), status: 78 }
     }
 
     /// What is needed cannot be looked at (`EX_NOPERM`).
     fn blind(message: impl Into<String>) -> Self {
         Self { message: message.into(), status: 77 }
+    }
+
+    /// There is nothing to work with.
+    fn nothing(message: impl Into<String>) -> Self {
+        Self { message: message.into(), status: 1 }
+    }
+
+    /// No such unit (`EX_NOINPUT`).
+    fn no_unit(message: impl Into<String>) -> Self {
+        Self { message: message.into(), status: 66 }
+    }
+
+    fn is_of_unit(&self) -> bool {
+        self.status == 66
+    }
+
+    /// A file cannot be written (`EX_CANTCREAT`).
+    fn cannot_create(message: impl Into<String>) -> Self {
+        Self { message: message.into(), status: 73 }
     }
 }
 
@@ -33,6 +63,9 @@ impl CommandError {
 pub fn run(command: &Command) -> u8 {
     let done = match command {
         Command::Who(args) => who::run(args),
+        Command::Learn(args) => learn::run(args),
+        Command::Enable(target) => enable::enable(target),
+        Command::Disable(target) => enable::disable(target),
     };
     done.unwrap_or_else(|error| {
         for line in error.message.lines() {
@@ -48,4 +81,72 @@ fn show(document: &impl Document, json: bool, status: u8) -> Result<u8, CommandE
     let failed = |error: std::io::Error| CommandError { message: format!("cannot write: {error}"), status: 74 };
     document::show(document, json).map_err(failed)?;
     Ok(status)
+}
+
+/// Every port of both protocols.
+fn every_port() -> Vec<(Protocol, Port)> {
+    let ports = (1..=u16::MAX).filter_map(Port::new);
+    ports.flat_map(|port| [(Protocol::Tcp, port), (Protocol::Udp, port)]).collect()
+}
+
+/// What is so of a unit of which no policy speaks.
+fn no_rules(unit: &UnitName) -> Result<Rules, CommandError> {
+    Policy::default().rules_for(unit, &|_| None, &[]).map_err(|error| CommandError::policy(&error))
+}
+
+fn nobody() -> Result<UnitName, CommandError> {
+    NOBODY.parse().map_err(|_| CommandError::no_unit(NOBODY))
+}
+
+/// Who has the sockets of these ports, to whom nobody is compared.
+///
+/// # Errors
+/// The socket tables cannot be read.
+fn survey(roots: Roots, user: bool, ports: &[(Protocol, Port)]) -> Result<(Place, Scene), CommandError> {
+    let unit = nobody()?;
+    let place = Place::here(roots, &unit, user);
+    let rules = no_rules(&unit)?;
+    let scene = place.survey(&Wanted { unit: &unit, rules: &rules, interrupt: &Interrupt::default() }, ports);
+    seen(&scene)?;
+    Ok((place, scene))
+}
+
+/// Without the socket tables nothing can be said.
+fn seen(scene: &Scene) -> Result<(), CommandError> {
+    use crate::model::BlindSpot;
+    let unread = scene.blind_spots.iter().find(|spot| matches!(spot, BlindSpot::Sockets(_)));
+    unread.map_or(Ok(()), |spot| Err(CommandError::blind(spot.to_string())))
+}
+
+/// These units by their own names, whatever alias was given, with what the manager says of them.
+///
+/// # Errors
+/// One of them is not there, or is no service or socket; or the manager does not answer.
+fn known_units(scope: Scope, run: &Path, names: &[UnitName]) -> Result<Vec<(UnitName, Properties)>, CommandError> {
+    const WANTED: [&str; 6] = ["Id", "LoadState", "LoadError", "ActiveState", "TriggeredBy", "SocketBindAllow"];
+    let mut known: Vec<(UnitName, Properties)> = Vec::new();
+    // A template cannot be shown; its file can.
+    let runnable: Vec<UnitName> = names.iter().filter(|name| !name.is_template()).cloned().collect();
+    let shown = units::show(scope, run, &runnable, &WANTED);
+    let shown = shown.map_err(|why| CommandError::blind(format!("systemd could not be asked: {why}")))?;
+    let mut shown = runnable.iter().zip(shown);
+    for name in names {
+        let (unit, properties) = if name.is_template() {
+            let is_there = units::has_file(scope, run, name).map_err(CommandError::blind)?;
+            let load_state = if is_there { "loaded" } else { "not-found" };
+            (name.clone(), Properties::of(&[("LoadState", load_state)]))
+        } else {
+            let Some((_, properties)) = shown.next() else { continue };
+            (properties.get("Id").and_then(|id| id.parse().ok()).unwrap_or_else(|| name.clone()), properties)
+        };
+        match properties.get("LoadState") {
+            Some("not-found") => return Err(CommandError::no_unit(format!("there is no unit {name}"))),
+            Some("masked") => return Err(CommandError::no_unit(format!("{name} is masked: systemctl unmask {name}"))),
+            _ => {}
+        }
+        if known.iter().all(|(other, _)| *other != unit) {
+            known.push((unit, properties));
+        }
+    }
+    Ok(known)
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{CommandError, show};
+use super::{CommandError, every_port, no_rules, nobody, seen, show};
 use crate::cli;
 use crate::interrupt::Interrupt;
 use crate::judge::judge;
@@ -16,9 +16,6 @@ use crate::policy::{self, Policy};
 use crate::report::document::{Document, Page, Tone, age};
 use crate::report::shape::{Holder, Judgement, Socket, Unit, since};
 use crate::report::{self, About, shell};
-
-/// To a unit that is not there everybody is foreign.
-const NOBODY: &str = "portguard-who.service";
 
 /// Who has what.
 #[derive(Debug, Serialize)]
@@ -60,7 +57,7 @@ struct Owned {
 /// Exit status 0: somebody has one of them.
 pub(super) fn run(args: &cli::Who) -> Result<u8, CommandError> {
     let about = About {
-        unit: args.unit.clone().or_else(|| NOBODY.parse().ok()).ok_or_else(|| CommandError::blind("no unit"))?,
+        unit: args.unit.clone().map_or_else(nobody, Ok)?,
         user: args.common.user,
         dry_run: true,
         etc: "/etc".into(),
@@ -74,8 +71,7 @@ pub(super) fn run(args: &cli::Who) -> Result<u8, CommandError> {
     };
     let asked_about_all = args.endpoints.is_empty() && args.unit.is_none();
     let ports: Vec<(Protocol, Port)> = if asked_about_all {
-        let ports = (1..=u16::MAX).filter_map(Port::new);
-        ports.flat_map(|port| [(Protocol::Tcp, port), (Protocol::Udp, port)]).collect()
+        every_port()
     } else {
         let ports: BTreeSet<_> = wanted.iter().map(|endpoint| (endpoint.protocol, endpoint.port)).collect();
         ports.into_iter().collect()
@@ -84,6 +80,7 @@ pub(super) fn run(args: &cli::Who) -> Result<u8, CommandError> {
     let place = Place::here(Roots::of_host(about.user), &about.unit, about.user);
     let mut scene =
         place.survey(&Wanted { unit: &about.unit, rules: &rules, interrupt: &Interrupt::default() }, &ports);
+    seen(&scene)?;
     if !asked_about_all {
         let is_wanted = |socket: &_| wanted.iter().any(|endpoint| endpoint.is_contested_by(socket));
         scene.endpoints.retain(|seen| seen.sockets.iter().any(|held| is_wanted(&held.socket)));
@@ -95,21 +92,15 @@ pub(super) fn run(args: &cli::Who) -> Result<u8, CommandError> {
         unseen: unseen(&scene.blind_spots),
         columns: args.long,
     };
-    if let [BlindSpot::Sockets(why), ..] = &scene.blind_spots[..] {
-        return Err(CommandError::blind(format!("the socket tables could not be read: {why}")));
-    }
     let status = u8::from(who.sockets.is_empty());
     show(&who, args.common.json, status)
 }
 
 /// What the policy says of the unit; of none, what is so without a policy.
 fn rules(args: &cli::Who) -> Result<Rules, CommandError> {
-    let (policy, unit) = match &args.unit {
-        Some(unit) => (Policy::load(&policy::Roots::default()), unit.clone()),
-        None => (Ok(Policy::default()), NOBODY.parse().map_err(|_| CommandError::blind("no unit"))?),
-    };
-    let policy = policy.map_err(|error| CommandError::policy(&error))?;
-    policy.rules_for(&unit, &|name| std::env::var(name).ok(), &[]).map_err(|error| CommandError::policy(&error))
+    let Some(unit) = &args.unit else { return no_rules(&nobody()?) };
+    let policy = Policy::load(&policy::Roots::default()).map_err(|error| CommandError::policy(&error))?;
+    policy.rules_for(unit, &|name| std::env::var(name).ok(), &[]).map_err(|error| CommandError::policy(&error))
 }
 
 /// Each socket with its holders, those of one owner together, in the order of ports.

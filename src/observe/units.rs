@@ -52,6 +52,12 @@ impl Properties {
         Some(now_monotonic().saturating_sub(then))
     }
 
+    /// These, of a unit that is not asked about.
+    #[must_use]
+    pub fn of(all: &[(&str, &str)]) -> Self {
+        Self(all.iter().map(|(key, value)| ((*key).to_owned(), vec![(*value).to_owned()])).collect())
+    }
+
     fn parse(block: &str) -> Self {
         let mut all: HashMap<String, Vec<String>> = HashMap::new();
         for (key, value) in block.lines().filter_map(|line| line.split_once('=')).filter(|(_, value)| !value.is_empty())
@@ -94,6 +100,22 @@ pub fn show(scope: Scope, run: &Path, units: &[UnitName], wanted: &[&str]) -> Re
         }
     }
     Ok(shown)
+}
+
+/// Whether there is a unit file of this name: for a template, which is no unit.
+///
+/// # Errors
+/// The manager did not answer; the reason.
+pub fn has_file(scope: Scope, run: &Path, unit: &UnitName) -> Result<bool, String> {
+    let deadline = Instant::now() + PATIENCE;
+    let listed = Systemctl { scope, run, deadline }
+        .ask(&["list-unit-files", "--no-legend", "--full", unit.as_str()], &Interrupt::default());
+    match listed {
+        Ok(text) => Ok(text.split_whitespace().next() == Some(unit.as_str())),
+        // It succeeds where nothing is listed, but for those since 256.
+        Err(why) if why.contains("exit status: 1") => Ok(false),
+        Err(why) => Err(why),
+    }
 }
 
 /// The names of all units of these types that are loaded, or that have a file, but for templates.

@@ -154,6 +154,12 @@ impl Policy {
         Ok(rules)
     }
 
+    /// Whether the policy names a port of this unit, or of its template.
+    #[must_use]
+    pub fn has_ports(&self, unit: &UnitName) -> bool {
+        self.section_of(unit).ports.is_some_and(|ports| !ports.is_empty())
+    }
+
     fn section_of(&self, unit: &UnitName) -> Section {
         let own = self.units.get(unit).cloned().unwrap_or_default();
         match unit.template().and_then(|template| self.units.get(&template)) {

@@ -202,7 +202,7 @@ fn machine_unit(finding: &Finding) -> Option<String> {
 /// The port is one that the kernel gives to clients. The list is set as a whole, so what is in it has to stay in it.
 fn reserve(finding: &Finding, about: &About) -> Advice {
     let list = std::fs::read_to_string(about.proc.join("sys/net/ipv4/ip_local_reserved_ports")).unwrap_or_default();
-    let reserved = with_port(list.trim(), finding.endpoint.port.get());
+    let reserved = reserved_with(list.trim(), finding.endpoint.port.get());
     Advice::plain(in_network_of(finding, about, &format!("sysctl -w net.ipv4.ip_local_reserved_ports={reserved}")))
         .after("wait until the connection ends; and keep the port from clients: ")
         .before(" (and in /etc/sysctl.d, to last)")
@@ -217,7 +217,9 @@ fn in_network_of(finding: &Finding, about: &About, command: &str) -> String {
     }
 }
 
-fn with_port(reserved: &str, port: u16) -> String {
+/// The list of `ip_local_reserved_ports` with one port more, or as it is where that is in it.
+#[must_use]
+pub fn reserved_with(reserved: &str, port: u16) -> String {
     let covers = |part: &str| match part.split_once('-') {
         Some((from, to)) => {
             from.parse().is_ok_and(|from: u16| from <= port) && to.parse().is_ok_and(|to: u16| port <= to)
@@ -380,7 +382,7 @@ mod tests {
             ("8000-8100", "8000-8100"),
             ("22,8080", "22,8080"),
         ] {
-            assert_eq!(with_port(list, 8080), with);
+            assert_eq!(reserved_with(list, 8080), with);
         }
     }
 }

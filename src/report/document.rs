@@ -187,6 +187,11 @@ impl Page {
         }
     }
 
+    /// Text that is to go into a file as it is, and has nothing of others in it that is not printable.
+    pub fn verbatim(&mut self, text: &str) {
+        self.text.push_str(text);
+    }
+
     /// An empty line.
     pub fn gap(&mut self) {
         self.text.push('\n');

@@ -1,0 +1,342 @@
+//! `portguard enable` and `disable`: the drop-in that puts portguard in front of a unit's start, and the ports in the policy
+//! where it has none. Each file begins with a line that says who wrote it; one that does not is never touched.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::learn::{self, Stanza};
+use super::{CommandError, known_units, show};
+use crate::cli;
+use crate::interrupt::Interrupt;
+use crate::manager::{Scope, Systemctl};
+use crate::model::{UnitName, UnitType};
+use crate::observe::units;
+use crate::policy::{self, Policy};
+use crate::report::document::{Document, Page, Tone};
+
+/// The first line of what is written here. Whoever changes such a file takes it away, and it stays.
+const MARK: &str =
+    "# Written by portguard enable, which replaces it, as disable removes it, while this line is here.\n";
+
+/// The name that `systemctl edit --drop-in=10-portguard` would give.
+const DROP_IN: &str = "10-portguard.conf";
+
+/// How long a manager may take to read all units anew.
+const RELOAD: Duration = Duration::from_secs(90);
+
+/// What was done.
+#[derive(Debug, Default, Serialize)]
+struct Done {
+    steps: Vec<Step>,
+}
+
+/// One thing that was done, or was not necessary.
+#[derive(Debug, Serialize)]
+struct Step {
+    /// `wrote`, `removed`, `kept`, `reloaded`, `noted`.
+    what: &'static str,
+    /// The file.
+    path: Option<String>,
+    /// The unit.
+    unit: Option<String>,
+    /// In a sentence.
+    message: String,
+}
+
+impl Done {
+    fn note(&mut self, what: &'static str, path: Option<&Path>, unit: Option<&UnitName>, message: String) {
+        let path = path.map(|path| path.display().to_string());
+        self.steps.push(Step { what, path, unit: unit.map(ToString::to_string), message });
+    }
+
+    fn has_changed(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.what, "wrote" | "removed"))
+    }
+}
+
+/// Where the files of this manager are.
+struct Folders {
+    scope: Scope,
+    run: PathBuf,
+    /// The folders of units, and of the policy: the first is written to, all are cleared.
+    places: Vec<(PathBuf, Option<PathBuf>)>,
+}
+
+impl Folders {
+    fn of(target: &cli::Target) -> Result<Self, CommandError> {
+        let roots = crate::observe::Roots::of_host(target.common.user);
+        if target.common.user {
+            let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".config"));
+            let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+            let config = config.or_else(home).ok_or_else(|| CommandError::cannot_create("HOME is not set"))?;
+            let (lasting, runtime) = (config.join("systemd/user"), roots.run.join("systemd/user"));
+            let places = if target.runtime { vec![runtime] } else { vec![lasting, runtime] };
+            let places = places.into_iter().map(|units| (units, None)).collect();
+            return Ok(Self { scope: Scope::User, run: roots.run, places });
+        }
+        let of = |root: &str| (Path::new(root).join("systemd/system"), Some(Path::new(root).join("portguard/conf.d")));
+        let places = if target.runtime { vec![of("/run")] } else { vec![of("/etc"), of("/run")] };
+        Ok(Self { scope: Scope::System, run: roots.run, places })
+    }
+}
+
+/// Exit status 0: each unit is guarded now.
+pub(super) fn enable(target: &cli::Target) -> Result<u8, CommandError> {
+    let folders = Folders::of(target)?;
+    let units = units_of(target, &folders)?;
+    let program = installed_program(folders.scope)?;
+    let policy = Policy::load(&policy::Roots::default()).map_err(|error| CommandError::policy(&error))?;
+    let unknown: Vec<UnitName> = units.iter().filter(|unit| !policy.has_ports(unit)).cloned().collect();
+    let learnable: Vec<UnitName> = unknown.iter().filter(|unit| !unit.is_template()).cloned().collect();
+    let (learnt, _) =
+        if learnable.is_empty() { Default::default() } else { learn::learn(&learnable, target.common.user)? };
+    if let Some(unit) =
+        unknown.iter().find(|unit| !learnt.iter().any(|stanza| stanza.is_of(unit) && stanza.has_ports()))
+    {
+        let hint = format!("[unit.\"{unit}\"] with ports = [\"8080/tcp\"] in /etc/portguard/portguard.toml");
+        let why = if unit.is_template() { "a template listens on nothing" } else { "it listens on nothing now" };
+        return Err(CommandError::nothing(format!(
+            "no ports are known of {unit}, and none can be learnt, as {why}: start it first, or write {hint}; nothing was changed"
+        )));
+    }
+    let mut done = Done::default();
+    for unit in &units {
+        let stanza = learnt.iter().find(|stanza| stanza.is_of(unit));
+        enable_one(unit, stanza, &program, &folders, &mut done)?;
+    }
+    finish(&folders, &units, done, target.common.json, true)
+}
+
+fn enable_one(
+    unit: &UnitName,
+    learnt: Option<&Stanza>,
+    program: &Path,
+    folders: &Folders,
+    done: &mut Done,
+) -> Result<(), CommandError> {
+    let Some((unit_folder, policy_folder)) = folders.places.first() else { return Ok(()) };
+    let mut command = match folders.scope {
+        Scope::System => format!("+{} --unit %n", program.display()),
+        Scope::User => format!("{} --user --unit %n", program.display()),
+    };
+    match (learnt, policy_folder) {
+        (Some(stanza), Some(folder)) => {
+            let text = format!("{MARK}{}", stanza.toml());
+            write(&folder.join(format!("{unit}.toml")), &text, unit, "its ports, as it listens now", done)?;
+        }
+        // The policy is root's: the ports of a user's unit are in its command.
+        (Some(stanza), None) => {
+            for port in stanza.taken() {
+                command = format!("{command} --port {port}");
+            }
+        }
+        (None, _) => {}
+    }
+    let section = if unit.unit_type() == UnitType::Socket { "Socket" } else { "Service" };
+    let text = format!("{MARK}[{section}]\nExecStartPre={command}\n");
+    let path = unit_folder.join(format!("{unit}.d")).join(DROP_IN);
+    write(&path, &text, unit, "portguard runs before each start", done)
+}
+
+/// Exit status 0: none of the units has a drop-in of ours any more.
+pub(super) fn disable(target: &cli::Target) -> Result<u8, CommandError> {
+    let folders = Folders::of(target)?;
+    // A unit that is not there any more can have a drop-in all the same.
+    let units = units_of(target, &folders)
+        .or_else(|error| if error.is_of_unit() { Ok(target.units.clone()) } else { Err(error) })?;
+    let mut done = Done::default();
+    for unit in &units {
+        for (unit_folder, policy_folder) in &folders.places {
+            let folder = unit_folder.join(format!("{unit}.d"));
+            remove(&folder.join(DROP_IN), unit, &mut done)?;
+            // Only if it is empty.
+            let _ = fs::remove_dir(&folder);
+            if let Some(policy) = policy_folder {
+                remove(&policy.join(format!("{unit}.toml")), unit, &mut done)?;
+            }
+        }
+        if !done.steps.iter().any(|step| step.unit.as_deref() == Some(unit.as_str())) {
+            done.note("kept", None, Some(unit), format!("{unit} has no drop-in of portguard enable"));
+        }
+    }
+    finish(&folders, &units, done, target.common.json, false)
+}
+
+/// The units by their own names. Those that do not exist are an error.
+fn units_of(target: &cli::Target, folders: &Folders) -> Result<Vec<UnitName>, CommandError> {
+    Ok(known_units(folders.scope, &folders.run, &target.units)?.into_iter().map(|(unit, _)| unit).collect())
+}
+
+/// Has the manager read what was changed, and sees that it has.
+fn finish(
+    folders: &Folders,
+    units: &[UnitName],
+    mut done: Done,
+    json: bool,
+    enabled: bool,
+) -> Result<u8, CommandError> {
+    let deadline = Instant::now() + RELOAD;
+    if done.has_changed() {
+        let reloaded = Systemctl { scope: folders.scope, run: &folders.run, deadline }
+            .ask(&["daemon-reload"], &Interrupt::default());
+        reloaded
+            .map_err(|why| CommandError::blind(format!("systemd could not be told: {why}; systemctl daemon-reload")))?;
+        done.note("reloaded", None, None, "systemd has read its units anew".to_owned());
+    }
+    let mut status = 0;
+    let runnable: Vec<UnitName> = units.iter().filter(|unit| !unit.is_template()).cloned().collect();
+    let shown = units::show(folders.scope, &folders.run, &runnable, &["ExecStartPre", "ExecCondition"]);
+    for (unit, shown) in runnable.iter().zip(shown.map_err(CommandError::blind)?) {
+        let runs = |key| shown.all(key).iter().any(|command: &String| command.contains("/portguard "));
+        let is_guarded = runs("ExecStartPre") || runs("ExecCondition");
+        if is_guarded != enabled {
+            status = 1;
+            let which = format!("systemctl cat {unit}");
+            let message = if enabled {
+                format!("{unit} does not run portguard all the same: another drop-in hides this one, see {which}")
+            } else {
+                format!("{unit} still runs portguard, by a file that portguard enable has not written: see {which}")
+            };
+            done.note("noted", None, Some(unit), message);
+        }
+    }
+    show(&done, json, status)
+}
+
+/// The one that is installed, by which systemd will run it. What others can write is no program for root.
+fn installed_program(scope: Scope) -> Result<PathBuf, CommandError> {
+    let own =
+        std::env::current_exe().map_err(|error| CommandError::cannot_create(format!("/proc/self/exe: {error}")))?;
+    let is_installed = ["/usr/", "/opt/", "/nix/store/", "/gnu/store/"].iter().any(|root| own.starts_with(root));
+    let text = own.to_str().filter(|text| !text.contains([' ', '%', '"', '\'', '\\', '$', ';']));
+    if text.is_none() || (scope == Scope::System && !is_installed) {
+        let own = own.display();
+        return Err(CommandError::cannot_create(format!(
+            "{own} is no place from which systemd should run it: install it, to /usr/bin"
+        )));
+    }
+    Ok(own)
+}
+
+/// Writes a file whole or not at all, unless somebody else has written one there.
+fn write(path: &Path, text: &str, unit: &UnitName, what: &str, done: &mut Done) -> Result<(), CommandError> {
+    let failed = |error: io::Error| CommandError::cannot_create(format!("{}: {error}", path.display()));
+    match read(path).map_err(failed)? {
+        Some(old) if old == text => {
+            done.note("kept", Some(path), Some(unit), format!("{} is there already: {what}", path.display()));
+            return Ok(());
+        }
+        Some(old) if !old.starts_with(MARK) => {
+            let path = path.display();
+            return Err(CommandError::cannot_create(format!(
+                "{path} is there, and not from portguard enable: it is left as it is"
+            )));
+        }
+        Some(_) | None => {}
+    }
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(folder).map_err(failed)?;
+    let temporary = folder.join(format!(".{DROP_IN}.{}", std::process::id()));
+    let written = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
+        // Whatever the umask is: systemd and portguard read it as root, and people want to.
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    written().map_err(|error| {
+        let _ = fs::remove_file(&temporary);
+        failed(error)
+    })?;
+    done.note("wrote", Some(path), Some(unit), format!("{}: {what}", path.display()));
+    Ok(())
+}
+
+fn remove(path: &Path, unit: &UnitName, done: &mut Done) -> Result<(), CommandError> {
+    let failed = |error: io::Error| CommandError::cannot_create(format!("{}: {error}", path.display()));
+    match read(path).map_err(failed)? {
+        None => {}
+        Some(old) if old.starts_with(MARK) => {
+            fs::remove_file(path).map_err(failed)?;
+            done.note("removed", Some(path), Some(unit), path.display().to_string());
+        }
+        Some(_) => {
+            let message = format!("{} is not from portguard enable: it is left as it is", path.display());
+            done.note("kept", Some(path), Some(unit), message);
+        }
+    }
+    Ok(())
+}
+
+/// A file of ours is small, and no link. One that is neither is somebody else's: its text is not ours then.
+fn read(path: &Path) -> io::Result<Option<String>> {
+    match fs::symlink_metadata(path) {
+        Ok(status) if !status.is_file() || status.len() > policy::MAX_FILE_BYTES => return Ok(Some(String::new())),
+        Ok(_) => {}
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    }
+    fs::read(path).map(|bytes| Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+impl Document for Done {
+    const KIND: &'static str = "enable";
+
+    fn print(&self, page: &mut Page) {
+        for step in &self.steps {
+            let tone = if step.what == "noted" { Tone::Bad } else { Tone::Title };
+            page.line(&[(step.what, Some(tone)), (" ", None), (&step.message, None)]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit() -> UnitName {
+        "app.service".parse().unwrap()
+    }
+
+    #[test]
+    fn what_somebody_else_has_written_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.service.d").join(DROP_IN);
+        let ours = format!("{MARK}[Service]\n");
+        let mut done = Done::default();
+        write(&path, &ours, &unit(), "first", &mut done).unwrap();
+        write(&path, &ours, &unit(), "again", &mut done).unwrap();
+        write(&path, &format!("{ours}ExecStartPre=true\n"), &unit(), "newer", &mut done).unwrap();
+        assert_eq!(done.steps.iter().map(|step| step.what).collect::<Vec<_>>(), ["wrote", "kept", "wrote"]);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+
+        fs::write(&path, "[Service]\n").unwrap();
+        assert!(write(&path, &ours, &unit(), "over", &mut done).is_err());
+        remove(&path, &unit(), &mut done).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "[Service]\n");
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        assert!(write(&path, &ours, &unit(), "masked", &mut done).is_err());
+        assert!(fs::read_dir(path.parent().unwrap()).unwrap().count() == 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn what_is_ours_is_removed_and_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(DROP_IN);
+        let mut done = Done::default();
+        write(&path, MARK, &unit(), "", &mut done).unwrap();
+        remove(&path, &unit(), &mut done).unwrap();
+        remove(&path, &unit(), &mut done).unwrap();
+        assert_eq!(done.steps.iter().map(|step| step.what).collect::<Vec<_>>(), ["wrote", "removed"]);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,341 @@
+//! `portguard learn`: the part of a policy for what a unit listens on as it runs now.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{CommandError, every_port, show, survey};
+use crate::cli;
+use crate::manager::Scope;
+use crate::model::{EndpointScene, HeldSocket, Owner, Protocol, SocketState, UnitName, printable};
+use crate::observe::units::Properties;
+use crate::observe::{Place, Roots};
+use crate::report::document::{Document, Page};
+
+/// What was learnt of some units.
+#[derive(Debug, Serialize)]
+struct Learnt {
+    units: Vec<Stanza>,
+    /// What could not be seen, each in a sentence.
+    unseen: Vec<String>,
+}
+
+/// What was learnt of one unit.
+#[derive(Debug, Serialize, PartialEq, Eq)]
+pub(super) struct Stanza {
+    /// The unit, by its own name.
+    pub(super) unit: String,
+    /// Its `ActiveState`.
+    state: Option<String>,
+    ports: Vec<PortLine>,
+}
+
+/// One port of it.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+struct PortLine {
+    /// As the policy takes it: `8080/tcp`.
+    endpoint: String,
+    /// Whether it belongs into the policy; the others are shown as comments.
+    is_taken: bool,
+    /// Why not, or what else is to be known.
+    note: Option<String>,
+}
+
+/// Exit status 0: at least one port of each unit was learnt.
+pub(super) fn run(args: &cli::Learn) -> Result<u8, CommandError> {
+    let (units, unseen) = learn(&args.units, args.common.user)?;
+    let status = u8::from(units.iter().any(|stanza| !stanza.has_ports()));
+    show(&Learnt { units, unseen }, args.common.json, status)
+}
+
+/// Looks at all of these units at once; the second is what could not be seen.
+pub(super) fn learn(names: &[UnitName], user: bool) -> Result<(Vec<Stanza>, Vec<String>), CommandError> {
+    let roots = Roots::of_host(user);
+    let scope = if user { Scope::User } else { Scope::System };
+    let shown = super::known_units(scope, &roots.run, names)?;
+    let (place, scene) = survey(roots, user, &every_port())?;
+    let clients = client_ports(&place.roots.proc);
+    let stanzas = shown.into_iter().map(|(unit, shown)| {
+        let own = Own { unit: &unit, triggered_by: shown.units("TriggeredBy"), place: &place };
+        Stanza {
+            state: shown.get("ActiveState").map(str::to_owned),
+            ports: ports(&own, &scene.endpoints, &shown, &clients),
+            unit: unit.to_string(),
+        }
+    });
+    Ok((stanzas.collect(), scene.blind_spots.iter().map(ToString::to_string).collect()))
+}
+
+/// The unit, and what is its own.
+struct Own<'a> {
+    unit: &'a UnitName,
+    triggered_by: Vec<UnitName>,
+    place: &'a Place,
+}
+
+impl Own<'_> {
+    fn is(&self, owner: &Owner) -> bool {
+        match (owner, self.place.scope) {
+            (Owner::Unit(unit), Scope::System) => unit == self.unit,
+            (Owner::UserUnit { uid, unit }, Scope::User) => {
+                unit == self.unit && *uid == rustix::process::getuid().as_raw()
+            }
+            _ => false,
+        }
+    }
+}
+
+fn ports(own: &Own<'_>, sockets: &[EndpointScene], shown: &Properties, clients: &ClientPorts) -> Vec<PortLine> {
+    let mut all: BTreeMap<(Protocol, u16), Vec<(IpAddr, bool, Option<String>)>> = BTreeMap::new();
+    for held in sockets.iter().flat_map(|seen| &seen.sockets) {
+        let Some(note) = whose(own, held) else { continue };
+        let key = (held.socket.protocol, held.socket.local.port());
+        all.entry(key).or_default().push((held.socket.local.ip(), held.socket.v6only, note));
+    }
+    let mut lines = BTreeSet::new();
+    for ((protocol, port), sockets) in all {
+        let notes: BTreeSet<&String> = sockets.iter().filter_map(|(_, _, note)| note.as_ref()).collect();
+        let mut note = notes.into_iter().next().cloned();
+        let mut is_taken = note.as_ref().is_none_or(|note| note.starts_with(SHARED));
+        if is_taken && clients.may_get(port) {
+            is_taken = false;
+            note = Some(format!(
+                "in the range for clients: if it is the same at each start, take it in, and reserve it: sysctl -w net.ipv4.ip_local_reserved_ports={}",
+                crate::report::reserved_with(&clients.reserved, port)
+            ));
+        }
+        let sockets: Vec<(IpAddr, bool)> = sockets.iter().map(|(ip, v6only, _)| (*ip, *v6only)).collect();
+        for endpoint in endpoints(&sockets, port, protocol) {
+            lines.insert(PortLine { endpoint, is_taken, note: note.clone() });
+        }
+    }
+    for allowed in shown.all("SocketBindAllow").iter().flat_map(|line| line.split_whitespace()) {
+        for endpoint in allowed_ports(allowed) {
+            if !lines.iter().any(|line| line.endpoint == endpoint) {
+                let note = Some(format!("SocketBindAllow={allowed}, nothing listens there now"));
+                lines.insert(PortLine { endpoint, is_taken: true, note });
+            }
+        }
+    }
+    lines.into_iter().collect()
+}
+
+/// How a note begins that keeps no port out.
+const SHARED: &str = "shared with ";
+
+/// `None`: it is not the unit's. A note: it is, and that is to be known.
+fn whose(own: &Own<'_>, held: &HeldSocket) -> Option<Option<String>> {
+    let waits = matches!(held.socket.state, SocketState::Listen | SocketState::Unconnected | SocketState::Bound);
+    if !waits {
+        return None;
+    }
+    if let Some(socket_unit) = &held.socket_unit {
+        let is_own = socket_unit == own.unit;
+        let note = || format!("{socket_unit} listens with it, and systemd keeps it; guard that unit for it");
+        return (is_own || own.triggered_by.contains(socket_unit)).then(|| (!is_own).then(note));
+    }
+    let (ours, others): (Vec<_>, Vec<_>) = held.holders.iter().partition(|holder| own.is(&holder.owner));
+    let is_own_birth = held.birthplace.as_ref().is_some_and(|owner| own.is(owner));
+    match (ours.is_empty(), others.first()) {
+        (false, None) => Some(None),
+        (false, Some(other)) => {
+            let other = other.owner.unit_name().unwrap_or_else(|| format!("pid {}", other.pid));
+            Some(Some(format!("{SHARED}{other}")))
+        }
+        // A kernel's own, or one that may not be looked into.
+        (true, None) => is_own_birth.then_some(None),
+        (true, Some(other)) => {
+            let other = other.owner.unit_name().unwrap_or_else(|| format!("pid {}", other.pid));
+            is_own_birth.then(|| Some(format!("made by the unit, and {other} has it now")))
+        }
+    }
+}
+
+/// As the policy writes the addresses of one port: `8080/tcp` is all of both families.
+fn endpoints(sockets: &[(IpAddr, bool)], port: u16, protocol: Protocol) -> Vec<String> {
+    let protocol = match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    };
+    let (v4, v6) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+    let has = |ip: IpAddr| sockets.iter().any(|(own, _)| *own == ip);
+    if sockets.contains(&(v6, false)) || (has(v4) && has(v6)) {
+        return vec![format!("{port}/{protocol}")];
+    }
+    let addresses: BTreeSet<String> = sockets
+        .iter()
+        .map(|(ip, _)| match ip {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        })
+        .collect();
+    addresses.into_iter().map(|address| format!("{address}:{port}/{protocol}")).collect()
+}
+
+/// An element of `SocketBindAllow=` (systemd.resource-control(5)): `[family:][protocol:]ports`; `any` names no port.
+fn allowed_ports(element: &str) -> Vec<String> {
+    let parts: Vec<&str> = element.split(':').collect();
+    let (family, protocol, ports) = match parts[..] {
+        [ports] => ("", "", ports),
+        [first @ ("ipv4" | "ipv6"), ports] => (first, "", ports),
+        [first, ports] => ("", first, ports),
+        [family, protocol, ports] => (family, protocol, ports),
+        _ => return Vec::new(),
+    };
+    let host = match family {
+        "ipv4" => "0.0.0.0:",
+        "ipv6" => "[::]:",
+        _ => "",
+    };
+    let protocols: &[&str] = match protocol {
+        "tcp" => &["tcp"],
+        "udp" => &["udp"],
+        _ => &["tcp", "udp"],
+    };
+    let lines = protocols.iter().map(|protocol| format!("{host}{ports}/{protocol}"));
+    lines.filter(|text| text.parse::<crate::model::EndpointRange>().is_ok()).collect()
+}
+
+/// The ports that the kernel gives to clients (`ip_local_port_range`), but for those that are kept from them.
+struct ClientPorts {
+    range: Option<(u16, u16)>,
+    reserved: String,
+}
+
+impl ClientPorts {
+    fn may_get(&self, port: u16) -> bool {
+        let within = self.range.is_some_and(|(first, last)| (first..=last).contains(&port));
+        within && crate::report::reserved_with(&self.reserved, port) != self.reserved
+    }
+}
+
+fn client_ports(proc: &Path) -> ClientPorts {
+    let read = |name: &str| {
+        let text = std::fs::read_to_string(proc.join("sys/net/ipv4").join(name)).unwrap_or_default();
+        text.trim().to_owned()
+    };
+    let range = read("ip_local_port_range");
+    let mut numbers = range.split_whitespace().map(str::parse);
+    let range = match (numbers.next(), numbers.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => Some((first, last)),
+        _ => None,
+    };
+    ClientPorts { range, reserved: read("ip_local_reserved_ports") }
+}
+
+impl Stanza {
+    /// Whether there is a port to be guarded.
+    pub(super) fn has_ports(&self) -> bool {
+        self.taken().next().is_some()
+    }
+
+    /// Whether it is of this unit.
+    pub(super) fn is_of(&self, unit: &UnitName) -> bool {
+        self.unit == unit.as_str()
+    }
+
+    /// The ports to be guarded, as the policy and `--port` take them.
+    pub(super) fn taken(&self) -> impl Iterator<Item = &str> {
+        self.ports.iter().filter(|port| port.is_taken).map(|port| port.endpoint.as_str())
+    }
+
+    /// As a policy takes it. A note is a comment, and so is a port that is not taken.
+    pub(super) fn toml(&self) -> String {
+        let quote = if self.unit.contains('\\') { '\'' } else { '"' };
+        let mut text = format!("[unit.{quote}{}{quote}]\n", self.unit);
+        if self.ports.is_empty() {
+            let state = self.state.as_deref().unwrap_or("unknown");
+            let unit = printable(&self.unit);
+            let _ = writeln!(text, "# {unit} has no port now (it is {state}): start it, and learn again.\nports = []");
+            return text;
+        }
+        text += "ports = [\n";
+        for port in &self.ports {
+            let hash = if port.is_taken { "" } else { "# " };
+            let note = port.note.as_ref().map(|note| format!(" # {}", printable(note))).unwrap_or_default();
+            let _ = writeln!(text, "    {hash}\"{}\",{note}", port.endpoint);
+        }
+        text + "]\n"
+    }
+}
+
+impl Document for Learnt {
+    const KIND: &'static str = "learn";
+
+    fn print(&self, page: &mut Page) {
+        for (index, stanza) in self.units.iter().enumerate() {
+            if index > 0 {
+                page.gap();
+            }
+            page.verbatim(&stanza.toml());
+        }
+        for sentence in &self.unseen {
+            page.verbatim(&format!("# not seen: {}\n", printable(sentence)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Policy;
+
+    #[test]
+    fn addresses_are_written_as_the_policy_takes_them() {
+        let (v4, v6): (IpAddr, IpAddr) = ("0.0.0.0".parse().unwrap(), "::".parse().unwrap());
+        let local: IpAddr = "127.0.0.1".parse().unwrap();
+        let v6_local: IpAddr = "::1".parse().unwrap();
+        let of = |sockets: &[(IpAddr, bool)]| endpoints(sockets, 80, Protocol::Tcp);
+        assert_eq!(of(&[(v6, false)]), ["80/tcp"]);
+        assert_eq!(of(&[(v4, false), (v6, true)]), ["80/tcp"]);
+        assert_eq!(of(&[(v4, false)]), ["0.0.0.0:80/tcp"]);
+        assert_eq!(of(&[(v6, true)]), ["[::]:80/tcp"]);
+        assert_eq!(of(&[(local, false), (v6_local, true), (local, false)]), ["127.0.0.1:80/tcp", "[::1]:80/tcp"]);
+    }
+
+    #[test]
+    fn what_a_unit_may_bind_names_ports() {
+        assert_eq!(allowed_ports("8080"), ["8080/tcp", "8080/udp"]);
+        assert_eq!(allowed_ports("tcp:8080"), ["8080/tcp"]);
+        assert_eq!(allowed_ports("ipv4:8080"), ["0.0.0.0:8080/tcp", "0.0.0.0:8080/udp"]);
+        assert_eq!(allowed_ports("ipv6:udp:53-54"), ["[::]:53-54/udp"]);
+        assert!(allowed_ports("any").is_empty() && allowed_ports("ipv4:tcp").is_empty());
+        assert!(allowed_ports("a:b:c:d").is_empty());
+    }
+
+    #[test]
+    fn what_is_learnt_is_a_policy_in_which_notes_are_comments() {
+        let line = |endpoint: &str, is_taken, note: Option<&str>| PortLine {
+            endpoint: endpoint.to_owned(),
+            is_taken,
+            note: note.map(str::to_owned),
+        };
+        for unit in ["app.service", r"a\x2db.service"] {
+            let stanza = Stanza {
+                unit: unit.to_owned(),
+                state: Some("active".to_owned()),
+                ports: vec![
+                    line("80/tcp", true, Some("shared with x\ny.service")),
+                    line("40000/udp", false, Some("in the range")),
+                ],
+            };
+            let policy = Policy::parse(&stanza.toml(), Path::new("learnt")).unwrap();
+            let rules = policy.rules_for(&unit.parse().unwrap(), &|_| None, &[]).unwrap();
+            assert_eq!(rules.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>(), ["80/tcp"]);
+            assert!(stanza.has_ports());
+        }
+        let none = Stanza { unit: "a.service".to_owned(), state: None, ports: Vec::new() };
+        assert!(!none.has_ports() && Policy::parse(&none.toml(), Path::new("learnt")).is_ok());
+    }
+
+    #[test]
+    fn a_port_for_clients_is_one_unless_it_is_reserved() {
+        let clients = ClientPorts { range: Some((32768, 60999)), reserved: "50051".to_owned() };
+        assert!(clients.may_get(40000));
+        assert!(!clients.may_get(50051));
+        assert!(!clients.may_get(8080));
+    }
+}
