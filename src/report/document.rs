@@ -1,11 +1,13 @@
 //! What a command of people's prints: one document, as JSON of a schema that is versioned, or as text for a terminal.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 
 use crate::model::printable;
+use crate::timespan;
 
 /// The version of `packaging/portguard.schema.json`. It grows with each change that a reader could stumble over; what is
 /// added does not make it grow, and no field ever changes its meaning.
@@ -53,6 +55,29 @@ pub fn show<D: Document>(document: &D, as_json: bool) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         done => done,
     }
+}
+
+/// Writes the JSON of a document to standard output, as far as it is taken within `patience`.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_within<D: Document>(document: &D, patience: Duration) -> io::Result<()> {
+    /// A pipe that can be written to has room for so much (`PIPE_BUF`, pipe(7)).
+    const ROOM: usize = 4096;
+    let text = json(document)? + "\n";
+    let out = rustix::stdio::stdout();
+    let until = Instant::now() + patience;
+    let mut left = text.as_bytes();
+    while !left.is_empty() {
+        let mut wanted = [PollFd::new(&out, PollFlags::OUT)];
+        let rest = until.saturating_duration_since(Instant::now());
+        if poll(&mut wanted, Some(&timespan::timespec(rest)))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let written = rustix::io::write(out, &left[..left.len().min(ROOM)])?;
+        left = &left[written..];
+    }
+    Ok(())
 }
 
 /// How a piece of text is meant.

@@ -13,6 +13,7 @@ mod words;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use log::Level;
 
@@ -22,6 +23,9 @@ pub use advice::{is_root, reserved_with, shell};
 pub use words::{About, unit_of};
 
 use crate::model::{Action, BlindSpot, Endpoint, Finding, Hindrance, Outcome, Pid, Process, printable};
+
+/// How long whoever reads the JSON may take: a full pipe must not hold up a start.
+const JSON_PATIENCE: Duration = Duration::from_millis(500);
 
 /// So many holders are named a line each; more are counted.
 const MAX_FINDINGS: usize = 20;
@@ -56,6 +60,7 @@ impl Entry {
 pub struct Report {
     about: words::About,
     verbose: bool,
+    json: bool,
     sink: journal::Sink,
     said: BTreeSet<(Endpoint, Option<Pid>, Action, &'static str)>,
 }
@@ -68,7 +73,7 @@ impl Report {
     pub fn new(args: &Cli, within: bool, etc: PathBuf, proc: PathBuf) -> Self {
         let sink = journal::Sink::open(&args.unit, args.user, within);
         let about = words::About { unit: args.unit.clone(), user: args.user, dry_run: args.dry_run, etc, proc };
-        Self { about, verbose: args.verbose, sink, said: BTreeSet::new() }
+        Self { about, verbose: args.verbose, json: args.json, sink, said: BTreeSet::new() }
     }
 
     /// What was found, each holder of each endpoint once, unless it has become another: the first of them a line each,
@@ -117,12 +122,40 @@ impl Report {
     /// How it ended: the last line, or lines where a policy has several problems. Nothing comes after it but the exit.
     pub fn outcome(&self, outcome: &Outcome, endpoints: &[Endpoint], findings: &[Finding]) {
         let entries = words::outcome(outcome, &self.about, endpoints, findings);
+        if self.json {
+            self.print(outcome, &entries, endpoints, findings);
+        }
         if let Some((last, before)) = entries.split_last() {
             for entry in before {
                 self.sink.send(entry);
             }
             self.sink.send_last(last);
         }
+    }
+}
+
+/// JSON.
+impl Report {
+    fn print(&self, outcome: &Outcome, entries: &[Entry], endpoints: &[Endpoint], findings: &[Finding]) {
+        let found = |finding: &Finding| shape::Found {
+            endpoint: finding.endpoint.to_string(),
+            socket: finding.socket.as_ref().map(|s| shape::Socket::of(s, finding.birthplace.as_ref(), &self.about.etc)),
+            holder: finding.holder.as_ref().map(|holder| shape::Holder::of(holder, &self.about.etc)),
+            unit: unit_of(finding),
+            judgement: shape::Judgement::of(finding),
+            next: (finding.action == Action::Refuse).then(|| next(finding, &self.about).1),
+        };
+        let last = entries.last();
+        let run = shape::Run {
+            unit: self.about.unit.to_string(),
+            endpoints: endpoints.iter().map(ToString::to_string).collect(),
+            verdict: outcome.word(),
+            exit_status: outcome.exit_status(),
+            message: last.map(|entry| entry.message.clone()).unwrap_or_default(),
+            findings: findings.iter().map(found).collect(),
+        };
+        // Nobody to tell if it cannot be written, and nothing that holds up a start.
+        let _ = document::write_within(&run, JSON_PATIENCE);
     }
 }
 

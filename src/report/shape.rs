@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::document::{Document, Page};
 use crate::model::{Finding, Owner, Process, Protocol, Socket as Seen, SocketState, StartTime};
 use crate::observe::units::Properties;
 use crate::observe::users::user_name;
@@ -211,6 +212,49 @@ impl Judgement {
             action: finding.action.to_string(),
             obstacle: finding.obstacle.as_ref().map(ToString::to_string),
         }
+    }
+}
+
+/// How a run of the guard ended.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct Run {
+    /// The guarded unit.
+    pub unit: String,
+    /// What it binds.
+    pub endpoints: Vec<String>,
+    /// A word of portguard(8), "JOURNAL FIELDS": `free`, `refused`.
+    pub verdict: &'static str,
+    /// The exit status.
+    pub exit_status: u8,
+    /// The last line of its journal.
+    pub message: String,
+    /// The holders that were found in the last look.
+    pub findings: Vec<Found>,
+}
+
+/// One holder of one endpoint.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct Found {
+    /// The endpoint.
+    pub endpoint: String,
+    /// The socket, where one was seen.
+    pub socket: Option<Socket>,
+    /// The process, where one was seen.
+    pub holder: Option<Holder>,
+    /// The unit to which it belongs, or for which a service manager has the socket.
+    pub unit: Option<String>,
+    /// What the guard makes of it.
+    pub judgement: Judgement,
+    /// What to type next.
+    pub next: Option<String>,
+}
+
+impl Document for Run {
+    const KIND: &'static str = "guard";
+
+    /// The guard's sentences are in the journal.
+    fn print(&self, page: &mut Page) {
+        page.words("", &self.message, None);
     }
 }
 

@@ -17,7 +17,7 @@ const SERVER: &str = "/bin/busybox nc -ll -p 8080 -e /bin/busybox echo served";
 const A_COUPLE_OF_SECONDS: Duration = Duration::from_secs(5);
 
 /// Starts a container named `web`, and returns the processes that hold 8080 then.
-fn started_web(m: &Machine, engine: &str, options: &str) -> Vec<u32> {
+pub(super) fn started_web(m: &Machine, engine: &str, options: &str) -> Vec<u32> {
     m.ok("mkdir -p /opt/tiny/bin && cp /bin/busybox /opt/tiny/bin/");
     m.ok(&format!("tar -C /opt/tiny -c . | {engine} import - tiny"));
     // The server is PID 1 in there, for which SIGTERM does nothing: a stop would take ten seconds.

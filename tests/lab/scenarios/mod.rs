@@ -7,6 +7,7 @@ mod addresses;
 mod arguments;
 mod attacks;
 mod blind;
+mod commands;
 mod containers;
 mod crowds;
 mod escapes;
@@ -219,6 +220,9 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     privileges::capabilities_are_those_of_the_table_and_no_fewer,
     privileges::guard_with_less_than_root_stops_the_leftover,
     privileges::without_the_plus_the_own_users_leftover_is_stopped,
+    commands::enable_touches_nothing_that_it_has_not_written,
+    commands::units_of_a_user_are_learnt_and_enabled_without_root,
+    commands::guard_prints_how_it_ended_as_json,
 ];
 
 /// Those with real software, each of which runs on every release as well, in a machine of the stocked image.
@@ -242,6 +246,11 @@ pub(crate) const WITH_SOFTWARE: &[(&str, Scenario)] = scenarios![
     containers::nspawn_machine_is_refused_and_named,
     containers::nspawn_machine_that_machined_does_not_know_is_refused_and_named,
     containers::nspawn_service_is_refused_and_its_machine_named,
+    commands::who_names_nginx_its_unit_and_what_frees_the_port,
+    commands::who_fits_a_terminal_and_columns_a_pipe,
+    commands::who_names_containers_sessions_and_socket_units,
+    commands::three_commands_guard_nginx,
+    commands::enable_learns_says_what_it_does_and_disable_takes_it_away,
     // The machines of this image alone may have a time namespace.
     faults::clock_that_jumps_holds_up_no_start,
 ];

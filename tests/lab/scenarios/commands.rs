@@ -1,0 +1,321 @@
+//! What people type. Each asserts the JSON, which is checked against the schema that is shipped.
+
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+use super::containers::started_web;
+use super::users::{alices_manager, as_alice, user_unit};
+use super::{APP, SOON, app_service, assert_names, finding, guard, policy_for_app};
+use crate::machine::{Machine, Output};
+
+const NGINX: &str = "nginx.service";
+const LEARNT: &str = "/etc/portguard/conf.d/nginx.service.toml";
+const DROP_IN: &str = "/etc/systemd/system/nginx.service.d/10-portguard.conf";
+
+/// What portguard is told, as it would be typed, and has to print one document of this kind.
+fn json(kind: &str, output: &Output) -> Value {
+    static SCHEMA: OnceLock<jsonschema::Validator> = OnceLock::new();
+    let schema = SCHEMA.get_or_init(|| {
+        let text = include_str!("../../../packaging/portguard.schema.json");
+        jsonschema::validator_for(&serde_json::from_str(text).expect("the schema is JSON")).expect("it is a schema")
+    });
+    let document: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    if let Err(error) = schema.validate(&document) {
+        panic!("{error}\nat {} in {document:#}", error.instance_path());
+    }
+    assert_eq!(document["kind"], kind);
+    document["content"].clone()
+}
+
+/// The only socket in the answer of `who`, and whose it is.
+fn only(who: &Value) -> (&Value, &Value) {
+    let [held] = &who["sockets"].as_array().expect("sockets")[..] else { panic!("one socket in {who:#}") };
+    let [owner] = &held["owners"].as_array().expect("owners")[..] else { panic!("one owner in {who:#}") };
+    (&held["socket"], owner)
+}
+
+fn pids(owner: &Value) -> Vec<u64> {
+    owner["holders"].as_array().expect("holders").iter().filter_map(|holder| holder["pid"].as_u64()).collect()
+}
+
+pub(super) fn who_names_nginx_its_unit_and_what_frees_the_port(m: &Machine) {
+    m.given("nginx, and a guarded service that wants its port");
+    m.ok("systemctl start nginx.service");
+    m.wait_until("nginx serves", SOON, || m.holders("80/tcp").len() > 1);
+    m.write("/etc/portguard/portguard.toml", "[unit.\"app.service\"]\nports = [\"0.0.0.0:80/tcp\"]\n");
+
+    m.when("somebody asks who has the port");
+    let who = json("who", &m.sh("portguard who 0.0.0.0:80 --json"));
+
+    m.then("it is nginx with all its processes, the unit with its run, and the command that stops it");
+    let held = who["sockets"].as_array().expect("sockets");
+    assert!(!held.is_empty(), "{who:#}");
+    for held in held {
+        assert_eq!((&held["socket"]["state"], &held["socket"]["port"]), (&"listening".into(), &80.into()));
+        assert_eq!(held["socket"]["made_by"], NGINX);
+        let [owner] = &held["owners"].as_array().expect("owners")[..] else { panic!("{held:#}") };
+        let mut found = pids(owner);
+        found.sort_unstable();
+        assert_eq!(found, m.holders("80/tcp").into_iter().map(u64::from).collect::<Vec<_>>());
+        assert_eq!((&owner["unit"]["state"], &owner["unit"]["substate"]), (&"active".into(), &"running".into()));
+        assert_eq!(owner["unit"]["invocation"], m.show(NGINX, "InvocationID"));
+        assert_eq!((&owner["judgement"], &owner["next"]), (&Value::Null, &"systemctl stop nginx.service".into()));
+        assert!(owner["holders"][0]["started"].as_u64() > Some(1_700_000_000_000_000), "{owner:#}");
+    }
+
+    m.when("it is asked for the ports of the guarded service");
+    let who = json("who", &m.sh("portguard who --unit app.service --json"));
+
+    m.then("it says how nginx stands to it");
+    for held in who["sockets"].as_array().expect("sockets") {
+        let judgement = &held["owners"][0]["judgement"];
+        assert_eq!((&judgement["relation"], &judgement["action"]), (&"other-unit".into(), &"refuse".into()));
+    }
+
+    m.when("what is next is typed");
+    let next = who["sockets"][0]["owners"][0]["next"].as_str().expect("a command").to_owned();
+    m.ok(&next);
+
+    m.then("nobody has the port, which is exit status 1");
+    let after = m.sh("portguard who 80 --json");
+    assert_eq!((after.status.code(), &json("who", &after)["sockets"]), (Some(1), &Value::Array(Vec::new())));
+}
+
+pub(super) fn who_fits_a_terminal_and_columns_a_pipe(m: &Machine) {
+    m.given("nginx, redis, and a listener with a name for terminals");
+    m.ok("systemctl start nginx.service redis-server.service");
+    m.write("/opt/evil.py", "import signal, socket\ns = socket.create_server((\"\", 8081))\nsignal.pause()\n");
+    m.ok("systemd-run --quiet --unit=evil.service python3 /opt/evil.py \"$(printf '\\033[31mred\\007')\"");
+    m.wait_until("all listen", SOON, || {
+        ["80/tcp", "6379/tcp", "8081/tcp"].iter().all(|port| !m.holders(port).is_empty())
+    });
+    let typed = |command: &str| m.sh(&format!("TERM=xterm script -qec 'stty cols 80; {command}' /dev/null")).stdout;
+
+    m.when("it is asked on a terminal of 80 columns");
+    let shown = typed("portguard who");
+
+    m.then("no line is longer, nothing of others is obeyed, and only colours are ours");
+    assert_names(
+        &shown,
+        &[":80/tcp", ":6379/tcp", "nginx.service, active (running)", "redis-server.service", "└─ ", "next:"],
+    );
+    assert!(shown.contains("\x1b[1m"), "{shown}");
+    let plain = shown
+        .replace("\x1b[0m", "")
+        .replace("\x1b[1m", "")
+        .replace("\x1b[2m", "")
+        .replace("\x1b[31m", "")
+        .replace("\x1b[32m", "");
+    for line in plain.lines() {
+        let line = line.trim_end_matches('\r');
+        assert!(line.chars().count() <= 80, "{line}");
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+    }
+
+    m.then("without colours if NO_COLOR says so");
+    let shown = typed("NO_COLOR=1 portguard who 80");
+    assert_names(&shown, &[":80/tcp", NGINX]);
+    assert!(!shown.contains('\x1b'), "{shown:?}");
+
+    m.then("with -l it is a row a process");
+    let rows = m.ok("portguard who -l 80");
+    assert_names(&rows, &["COMMAND", "PID", "nginx", NGINX, "(LISTENING)"]);
+    for pid in m.holders("80/tcp") {
+        assert!(rows.lines().any(|row| row.split_whitespace().nth(1) == Some(&pid.to_string())), "{pid} in {rows}");
+    }
+}
+
+pub(super) fn who_names_containers_sessions_and_socket_units(m: &Machine) {
+    m.given("a container with a published port, alice's server in her session, and a socket unit");
+    m.ok("systemctl start docker.service && useradd -m alice");
+    started_web(m, "docker", "--publish 127.0.0.1:8080:8080");
+    m.ok("setsid su -l alice -c 'python3 /opt/lab/listener.py 8081; exec sleep infinity' >/dev/null 2>&1 &");
+    m.unit("lazy.socket", "[Socket]\nListenStream=127.0.0.1:8082\n");
+    m.unit("lazy.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    m.ok("systemctl start lazy.socket");
+    m.wait_until("alice's server listens", SOON, || !m.holders("8081/tcp").is_empty());
+
+    m.when("it is asked of each");
+    m.then("it names the container, the session and the socket unit, and what ends each");
+    let who = json("who", &m.sh("portguard who 8080 --json"));
+    let (_, owner) = only(&who);
+    assert_eq!(owner["holders"][0]["container"]["name"], "web");
+    assert_eq!(owner["next"], "docker stop web");
+
+    let who = json("who", &m.sh("portguard who 8081 --json"));
+    let owner = &who["sockets"][0]["owners"][0];
+    assert_eq!((&owner["holders"][0]["user"], owner["holders"][0]["session"].is_string()), (&"alice".into(), true));
+
+    let who = json("who", &m.sh("portguard who 8082 --json"));
+    let (socket, owner) = only(&who);
+    assert_eq!((&owner["unit"]["name"], &owner["unit"]["substate"]), (&"lazy.socket".into(), &"listening".into()));
+    assert_eq!((&owner["next"], &socket["backlog"].is_u64()), (&"systemctl stop lazy.socket".into(), &true));
+
+    m.when("alice asks, who may not look into the processes of others");
+    let who = json("who", &m.sh(&as_alice("portguard who 8080 8081 --json")));
+
+    m.then("she sees her own, and that there is more");
+    assert_eq!(who["sockets"].as_array().map(Vec::len), Some(2), "{who:#}");
+    assert_eq!(who["sockets"][1]["owners"][0]["holders"][0]["user"], "alice", "{who:#}");
+    assert_eq!(who["sockets"][0]["owners"][0]["holders"], Value::Array(Vec::new()), "{who:#}");
+    assert_names(&who["unseen"].to_string(), &["could not be listed", "root"]);
+}
+
+/// learn, enable, restart.
+pub(super) fn three_commands_guard_nginx(m: &Machine) {
+    m.given("nginx without any guard, whose workers outlive it");
+    m.unit("nginx.service.d/kill-mode.conf", "[Service]\nKillMode=process\n");
+    m.ok("systemctl start nginx.service");
+    m.wait_until("nginx serves", SOON, || m.holders("80/tcp").len() > 1);
+    m.ok("mkdir -p /etc/portguard/conf.d");
+
+    m.when("its ports are learnt, and it is enabled");
+    m.ok(&format!("portguard learn nginx.service >{LEARNT}"));
+    let enabled = m.sh("portguard enable nginx.service --json");
+
+    m.then("the policy has its port, and the drop-in is there and read");
+    assert!(enabled.status.success(), "{enabled:?}");
+    assert_names(&m.ok(&format!("cat {LEARNT}")), &["[unit.\"nginx.service\"]", "\"80/tcp\""]);
+    let steps = json("enable", &enabled);
+    assert_eq!(steps["steps"][0]["path"], DROP_IN);
+    assert_names(&m.show(NGINX, "ExecStartPre"), &["/usr/bin/portguard --unit nginx.service"]);
+
+    m.when("nginx is killed, leaves its workers, and is started again");
+    m.ok(&format!("kill -KILL {}", m.main_pid(NGINX)));
+    m.wait_until("nginx.service has failed", SOON, || m.show(NGINX, "ActiveState") == "failed");
+    let old = m.holders("80/tcp");
+    assert!(!old.is_empty(), "no worker is left");
+    let start = m.restart(NGINX);
+
+    m.then("it is up, and its leftovers are gone");
+    assert!(start.status.success(), "{start:?}");
+    finding(m, NGINX, &[("VERDICT", "freed")]);
+    assert!(old.iter().all(|pid| !m.holders("80/tcp").contains(pid)));
+}
+
+pub(super) fn enable_learns_says_what_it_does_and_disable_takes_it_away(m: &Machine) {
+    m.given("nginx and redis, which nobody guards");
+    m.ok("systemctl start nginx.service redis-server.service");
+    m.wait_until("both listen", SOON, || ["80/tcp", "6379/tcp"].iter().all(|port| !m.holders(port).is_empty()));
+
+    m.when("both are enabled, redis until the next boot");
+    let enabled = m.sh("portguard enable nginx.service");
+    m.ok("portguard enable --runtime redis-server.service");
+
+    m.then("it says which files it wrote, and both are guarded");
+    assert!(enabled.status.success(), "{enabled:?}");
+    assert_names(&enabled.stdout, &["wrote", LEARNT, DROP_IN, "reloaded"]);
+    assert_names(
+        &m.ok("cat /run/systemd/system/redis-server.service.d/10-portguard.conf"),
+        &["ExecStartPre=+/usr/bin/portguard"],
+    );
+    m.ok("systemctl restart nginx.service redis-server.service");
+    finding(m, NGINX, &[("VERDICT", "free")]);
+    finding(m, "redis-server.service", &[("VERDICT", "free")]);
+
+    m.then("again it is the same, and nothing is written");
+    let again = m.ok("portguard enable nginx.service");
+    assert!(!again.contains("wrote") && !again.contains("reloaded"), "{again}");
+
+    m.when("somebody changes the policy file, and both are disabled");
+    m.ok(&format!("sed -i 1d {LEARNT}"));
+    let disabled = json("enable", &m.sh("portguard disable nginx.service redis-server.service --json"));
+
+    m.then("all but the changed file is gone, and neither is guarded");
+    assert_names(&disabled.to_string(), &["removed", "kept", LEARNT]);
+    m.ok(&format!("test -e {LEARNT} && ! test -e {DROP_IN} && ! test -e /etc/systemd/system/nginx.service.d"));
+    m.ok("! test -e /run/systemd/system/redis-server.service.d && ! test -e /run/portguard/conf.d/redis-server.service.toml");
+    assert_eq!(
+        (
+            m.show(NGINX, "ExecStartPre").contains("portguard"),
+            m.show("redis-server.service", "ExecStartPre").contains("portguard")
+        ),
+        (false, false)
+    );
+    m.ok("portguard disable nginx.service");
+}
+
+pub(super) fn enable_touches_nothing_that_it_has_not_written(m: &Machine) {
+    m.given("a service with a drop-in of somebody else's of the same name, and one that nobody knows");
+    app_service(m, "8080/tcp");
+    policy_for_app(m, "8080/tcp");
+    let path = "/etc/systemd/system/app.service.d/10-portguard.conf";
+    m.write(path, "[Service]\nEnvironment=MINE=1\n");
+
+    m.when("it is enabled");
+    let enabled = m.sh("portguard enable app.service");
+
+    m.then("that fails with 73, names the file, and the file is as it was");
+    assert_eq!(enabled.status.code(), Some(73), "{enabled:?}");
+    assert_names(&enabled.stderr, &[path, "left as it is"]);
+    assert_eq!(m.ok(&format!("cat {path}")), "[Service]\nEnvironment=MINE=1\n");
+    m.ok("portguard disable app.service");
+    assert_eq!(m.ok(&format!("cat {path}")), "[Service]\nEnvironment=MINE=1\n");
+
+    m.then("what cannot be done says why, and changes nothing");
+    for (command, status, words) in [
+        ("portguard enable nosuch.service", 66, "there is no unit nosuch.service"),
+        ("portguard learn nosuch.service", 66, "there is no unit nosuch.service"),
+        ("portguard enable app", 64, "add .service"),
+        ("portguard enable systemd-logind.service", 1, "no ports are known of systemd-logind.service"),
+        ("portguard who nonsense", 64, "nonsense"),
+        ("portguard whom", 64, "whom"),
+    ] {
+        let output = m.sh(command);
+        assert_eq!(output.status.code(), Some(status), "{command}: {output:?}");
+        assert_names(&output.stderr, &[words]);
+    }
+    m.ok("! find /etc /run -path '*systemd-logind.service*' -name '*portguard*' | grep .");
+}
+
+pub(super) fn units_of_a_user_are_learnt_and_enabled_without_root(m: &Machine) {
+    m.given("alice's own service, which listens");
+    alices_manager(m);
+    user_unit(m, APP, "[Service]\nType=notify\nExecStart=/usr/bin/python3 /opt/lab/app.py 8080/tcp\n");
+    m.ok(&as_alice("systemctl --user start app.service"));
+
+    m.when("she learns its ports and enables it");
+    let learnt = json("learn", &m.sh(&as_alice("portguard learn --user app.service --json")));
+    let enabled = m.sh(&as_alice("portguard enable --user app.service"));
+
+    m.then("its port is in the command, as the policy is root's, and the next start is guarded");
+    assert_eq!(learnt["units"][0]["ports"][0]["endpoint"], "0.0.0.0:8080/tcp", "{learnt:#}");
+    assert!(enabled.status.success(), "{enabled:?}");
+    let drop_in = "/home/alice/.config/systemd/user/app.service.d/10-portguard.conf";
+    assert_names(
+        &m.ok(&format!("cat {drop_in}")),
+        &["ExecStartPre=/usr/bin/portguard --user --unit %n --port 0.0.0.0:8080/tcp"],
+    );
+    m.ok(&as_alice("systemctl --user restart app.service"));
+    assert_names(
+        &m.ok("journalctl --sync; journalctl --no-pager -t portguard"),
+        &["0.0.0.0:8080/tcp free; app.service may start"],
+    );
+    m.ok(&as_alice("portguard disable --user app.service"));
+    m.ok(&format!("! test -e {drop_in}"));
+}
+
+pub(super) fn guard_prints_how_it_ended_as_json(m: &Machine) {
+    m.given("a foreign service on the port of the guarded one");
+    let web = super::web_has_the_port(m);
+    app_service(m, "8080/tcp");
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+
+    m.when("the guard is run on a shell");
+    let run = m.sh("portguard --unit app.service --dry-run --json");
+
+    m.then("its JSON has the verdict and the holder, and its sentences are where they were");
+    let content = json("guard", &run);
+    assert_eq!(
+        (run.status.code(), &content["verdict"], &content["exit_status"]),
+        (Some(69), &"refused".into(), &69.into())
+    );
+    let [found] = &content["findings"].as_array().expect("findings")[..] else { panic!("{content:#}") };
+    assert_eq!((&found["holder"]["pid"], &found["judgement"]["relation"]), (&web.into(), &"other-unit".into()));
+    assert_eq!((&found["unit"], &found["next"]), (&"web.service".into(), &"systemctl stop web.service".into()));
+    assert_names(&run.stderr, &["8080/tcp is held by pid", "must not start"]);
+    let free = m.sh("portguard --unit app.service --policy /dev/null --port 9 --json");
+    assert_eq!(json("guard", &free)["verdict"], "free");
+}
