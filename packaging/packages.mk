@@ -36,6 +36,7 @@ install: man
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 target/man/portguard.8
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man5 target/man/portguard.toml.5
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/catalog packaging/portguard.catalog
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/portguard packaging/portguard.schema.json
 	install -D -m 644 packaging/completions/portguard.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/portguard
 	install -D -m 644 -t $(DESTDIR)$(ZSHDIR) packaging/completions/_portguard
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d packaging/completions/portguard.fish

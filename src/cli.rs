@@ -182,6 +182,12 @@ fn guardable_or_template(text: &str) -> Result<UnitName, String> {
     }
 }
 
+/// The parser of the commands, for whoever wants to know what there is to type.
+#[must_use]
+pub fn commands() -> clap::Command {
+    <Commands as clap::CommandFactory>::command()
+}
+
 /// What the arguments ask for, when it is not a run.
 #[derive(Debug)]
 pub enum Otherwise {
@@ -230,6 +236,6 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         <Cli as clap::CommandFactory>::command().debug_assert();
-        <Commands as clap::CommandFactory>::command().debug_assert();
+        commands().debug_assert();
     }
 }

@@ -29,39 +29,33 @@ fn version_is_the_same_everywhere() {
     }
 }
 
-#[test]
-fn every_option_is_in_the_man_page_and_the_completions_and_no_other() {
-    let mut command = Cli::command();
-    command.build();
-    let known: BTreeSet<String> = command
-        .get_arguments()
-        .flat_map(|argument| {
-            let short = argument.get_short().map(|short| format!("-{short}"));
-            argument.get_long().map(|long| format!("--{long}")).into_iter().chain(short)
-        })
-        .collect();
-    assert!(known.contains("--unit") && known.contains("-v") && known.contains("--version"), "{known:?}");
+/// `--unit`, `-v` and so on.
+fn options(command: &clap::Command) -> BTreeSet<String> {
+    let of = |argument: &clap::Arg| {
+        let short = argument.get_short().map(|short| format!("-{short}"));
+        argument.get_long().map(|long| format!("--{long}")).into_iter().chain(short).collect::<Vec<_>>()
+    };
+    command.get_arguments().flat_map(of).collect()
+}
 
-    let page = source("packaging/man/portguard.8.scd");
-    let options = page.split("# OPTIONS").nth(1).and_then(|rest| rest.split("\n# ").next()).unwrap();
-    let headings = options.lines().filter(|line| line.starts_with("*-"));
-    let documented: BTreeSet<_> =
-        headings.flat_map(|line| line.split('*').filter(|word| word.starts_with('-')).map(str::to_owned)).collect();
-    assert_eq!(documented, known);
+/// Those that are completed: short ones are typed.
+fn long(options: &BTreeSet<String>) -> BTreeSet<String> {
+    options.iter().filter(|option| option.starts_with("--")).cloned().collect()
+}
 
-    let bash = complete(r#"COMP_WORDS=(portguard -); COMP_CWORD=1; _portguard; echo "${COMPREPLY[@]}""#);
-    let long: BTreeSet<_> = known.iter().filter(|option| option.starts_with("--")).cloned().collect();
-    assert_eq!(bash, long, "short options are typed, not completed");
+/// What begins with a dash in words of this text.
+fn dashed(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphabetic() && c != '-');
+    words.filter(|word| word.starts_with('-') && word.len() > 1).map(str::to_owned).collect()
+}
 
-    let zsh = source("packaging/completions/_portguard");
-    let specifications = zsh.split("_arguments -s").nth(1).unwrap();
-    let words = specifications.split(|c: char| !c.is_ascii_alphabetic() && c != '-');
-    let options = words.filter(|word| word.starts_with('-') && word.len() > 1);
-    assert_eq!(options.map(str::to_owned).collect::<BTreeSet<_>>(), known);
-
+/// The options that fish completes where these conditions hold.
+fn fish_options(is_wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
     let fish = source("packaging/completions/portguard.fish");
     let mut options = BTreeSet::new();
-    for line in fish.lines().filter_map(|line| line.strip_prefix("complete -c portguard")) {
+    for line in
+        fish.lines().filter_map(|line| line.strip_prefix("complete -c portguard -n ")).filter(|line| is_wanted(line))
+    {
         let words: Vec<_> = line.split_whitespace().take_while(|word| *word != "-d").collect();
         for pair in words.windows(2) {
             match pair {
@@ -71,7 +65,75 @@ fn every_option_is_in_the_man_page_and_the_completions_and_no_other() {
             };
         }
     }
-    assert_eq!(options, known);
+    options
+}
+
+#[test]
+fn every_option_is_in_the_man_page_and_the_completions_and_no_other() {
+    let mut command = Cli::command();
+    command.build();
+    let known = options(&command);
+    assert!(known.contains("--unit") && known.contains("-v") && known.contains("--version"), "{known:?}");
+
+    let page = source("packaging/man/portguard.8.scd");
+    let section = page.split("# OPTIONS").nth(1).and_then(|rest| rest.split("\n# ").next()).unwrap();
+    let headings = section.lines().filter(|line| line.starts_with("*-"));
+    let documented: BTreeSet<_> =
+        headings.flat_map(|line| line.split('*').filter(|word| word.starts_with('-')).map(str::to_owned)).collect();
+    assert_eq!(documented, known);
+
+    let bash = complete(r#"COMP_WORDS=(portguard -); COMP_CWORD=1; _portguard; echo "${COMPREPLY[@]}""#);
+    assert_eq!(bash, long(&known));
+    let zsh = source("packaging/completions/_portguard");
+    assert_eq!(dashed(zsh.split("'1: :_portguard_commands'").nth(1).unwrap()), known);
+    assert_eq!(fish_options(|line| line.starts_with("__portguard_is_guard")), known);
+}
+
+#[test]
+fn every_command_is_in_the_man_page_and_the_completions_with_its_options() {
+    let mut parser = portguard::cli::commands();
+    parser.build();
+    let page = source("packaging/man/portguard.8.scd");
+    let section = page.split("# COMMANDS\n").nth(1).and_then(|rest| rest.split("\n# ").next()).unwrap();
+    let (zsh, fish) = (source("packaging/completions/_portguard"), source("packaging/completions/portguard.fish"));
+    let zsh_of_all = zsh.split("local -a all=(").nth(1).and_then(|rest| rest.split("\n    )").next()).unwrap();
+    let names: BTreeSet<String> = parser.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    let words = complete(r#"COMP_WORDS=(portguard ""); COMP_CWORD=1; _portguard; echo "${COMPREPLY[@]}""#);
+    assert_eq!(words.into_iter().filter(|word| !word.starts_with('-')).collect::<BTreeSet<_>>(), names);
+    for command in parser.get_subcommands().filter(|command| command.get_name() != "help") {
+        let name = command.get_name();
+        let known = options(command);
+        let is_its = |line: &&str| {
+            let mut words = line.split([' ', '|']).skip_while(|word| *word != "portguard").skip(1);
+            line.starts_with("## portguard ") && words.any(|word| word == name)
+        };
+        let heading = section.lines().find(is_its).unwrap_or_else(|| panic!("{name} is not in the man page"));
+        let help = BTreeSet::from(["--help".to_owned(), "-h".to_owned()]);
+        assert_eq!(&dashed(heading) | &help, known, "{heading}");
+
+        let script = format!(r#"COMP_WORDS=(portguard {name} -); COMP_CWORD=2; _portguard; echo "${{COMPREPLY[@]}}""#);
+        assert_eq!(complete(&script), long(&known), "{name} in bash");
+
+        let case =
+            |line: &&str| line.trim_start().split(')').next().is_some_and(|of| of.split('|').any(|of| of == name));
+        let cases = zsh.split("case $words[1] in").nth(1).unwrap();
+        let begin = cases.lines().position(|line| case(&line)).unwrap_or_else(|| panic!("{name} is not in zsh"));
+        let mut own = Vec::new();
+        for line in cases.lines().skip(begin) {
+            own.push(line.replace("_arguments -s", ""));
+            if line.ends_with(";;") {
+                break;
+            }
+        }
+        assert_eq!(&dashed(&own.join("\n")) | &dashed(zsh_of_all), known, "{name} in zsh");
+
+        let is_its = |line: &str| {
+            let condition = line.strip_prefix("'__portguard_is ").and_then(|line| line.split('\'').next());
+            condition.is_some_and(|commands| commands.split(' ').any(|command| command == name))
+        };
+        assert_eq!(fish_options(is_its), known, "{name} in fish");
+        assert!(fish.contains(&format!("-n $first -a {name} ")), "{name} in fish");
+    }
 }
 
 /// README.md says what portguard does when something else is broken, and which scenario of the lab proves each row.

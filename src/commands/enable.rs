@@ -3,7 +3,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -74,6 +74,7 @@ impl Folders {
             let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".config"));
             let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
             let config = config.or_else(home).ok_or_else(|| CommandError::cannot_create("HOME is not set"))?;
+            own_folder(&config)?;
             let (lasting, runtime) = (config.join("systemd/user"), roots.run.join("systemd/user"));
             let places = if target.runtime { vec![runtime] } else { vec![lasting, runtime] };
             let places = places.into_iter().map(|units| (units, None)).collect();
@@ -82,6 +83,19 @@ impl Folders {
         let of = |root: &str| (Path::new(root).join("systemd/system"), Some(Path::new(root).join("portguard/conf.d")));
         let places = if target.runtime { vec![of("/run")] } else { vec![of("/etc"), of("/run")] };
         Ok(Self { scope: Scope::System, run: roots.run, places })
+    }
+}
+
+/// What is there of this path is the calling user's: `su` and some of sudo's settings keep `HOME`, in which root would
+/// write where another user says.
+fn own_folder(path: &Path) -> Result<(), CommandError> {
+    let there = path.ancestors().find_map(|path| Some((path, fs::metadata(path).ok()?)));
+    match there {
+        Some((path, status)) if status.uid() != rustix::process::geteuid().as_raw() => {
+            let path = path.display();
+            Err(CommandError::cannot_create(format!("{path} is another user's: call it as the user whose unit it is")))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -326,6 +340,17 @@ mod tests {
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         assert!(write(&path, &ours, &unit(), "masked", &mut done).is_err());
         assert!(fs::read_dir(path.parent().unwrap()).unwrap().count() == 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_folder_of_another_user_is_not_written_to() {
+        assert!(own_folder(Path::new("/proc/self/nonexistent")).is_ok());
+        let root_is_caller = rustix::process::geteuid().is_root();
+        let folder = tempfile::tempdir().unwrap();
+        if root_is_caller {
+            std::os::unix::fs::chown(folder.path(), Some(1), None).unwrap();
+        }
+        assert_eq!(own_folder(&folder.path().join("a/b")).is_err(), root_is_caller);
     }
 
     #[test]
