@@ -186,6 +186,30 @@ impl EndpointRange {
         usize::from(self.last.get() - self.first.get()) + 1
     }
 
+    /// What it shares with another range: of these ports only one of two who want them can have any.
+    #[must_use]
+    pub fn shared_with(self, other: Self) -> Option<Self> {
+        let (first, last) = (self.first.max(other.first), self.last.min(other.last));
+        let own = Endpoint { host: self.host, port: first, protocol: self.protocol };
+        let others = SocketAddr::new(other.host.address(), first.get());
+        let is_shared = self.protocol == other.protocol
+            && first <= last
+            && own.conflicts_with(others, other.host == Host::Ip(IpAddr::V6(Ipv6Addr::UNSPECIFIED)));
+        is_shared.then_some(Self { first, last, ..self })
+    }
+
+    /// Its first and last port.
+    #[must_use]
+    pub fn ports(self) -> (Port, Port) {
+        (self.first, self.last)
+    }
+
+    /// Its protocol.
+    #[must_use]
+    pub fn protocol(self) -> Protocol {
+        self.protocol
+    }
+
     /// Each endpoint of the range, in the order of its ports.
     pub fn endpoints(self) -> impl Iterator<Item = Endpoint> {
         (self.first.get()..=self.last.get()).filter_map(Port::new).map(move |port| Endpoint {
@@ -201,6 +225,12 @@ impl fmt::Display for EndpointRange {
         let Self { host, first, last, protocol } = self;
         host.write_before_port(f)?;
         if first == last { write!(f, "{first}/{protocol}") } else { write!(f, "{first}-{last}/{protocol}") }
+    }
+}
+
+impl From<Endpoint> for EndpointRange {
+    fn from(Endpoint { host, port, protocol }: Endpoint) -> Self {
+        Self { host, first: port, last: port, protocol }
     }
 }
 
@@ -619,6 +649,26 @@ mod tests {
         for (endpoint, bound, v6only, conflict) in CONFLICTS {
             let said = only_endpoint(endpoint).conflicts_with(bound.parse().unwrap(), *v6only);
             assert_eq!(said, *conflict, "{endpoint} beside {bound} (v6only {v6only})");
+        }
+    }
+
+    #[test]
+    fn two_ranges_share_the_ports_that_only_one_can_have() {
+        for (one, other, shared) in [
+            ("8000-8010", "8005-8020", Some("8005-8010/tcp")),
+            ("8000-8010", "127.0.0.1:8010", Some("8010/tcp")),
+            ("127.0.0.1:8010", "8000-8010", Some("127.0.0.1:8010/tcp")),
+            ("8000-8010", "8011", None),
+            ("8000", "8000/udp", None),
+            ("127.0.0.1:80", "[::]:80", None),
+            ("127.0.0.1:80", "*:80", Some("127.0.0.1:80/tcp")),
+            ("[::1]:80", "0.0.0.0:80", None),
+            ("[::1]:80", "[::]:80", Some("[::1]:80/tcp")),
+        ] {
+            let [one, other] = [one, other].map(|text| text.parse::<EndpointRange>().unwrap());
+            let found = one.shared_with(other).map(|range| range.to_string());
+            assert_eq!(found.as_deref(), shared, "{one} {other}");
+            assert_eq!(other.shared_with(one).is_some(), shared.is_some(), "{other} {one}");
         }
     }
 

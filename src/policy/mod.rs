@@ -37,6 +37,8 @@ pub struct Policy {
 /// A `[unit."NAME"]` table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Section {
+    /// Where it begins, in the last file that has it.
+    place: Option<Place>,
     ports: Option<Vec<PortText>>,
     replaces: Option<Vec<PatternText>>,
     settings: Settings,
@@ -78,11 +80,23 @@ impl Settings {
 impl Section {
     fn over(self, below: &Self) -> Self {
         Self {
+            place: self.place.or_else(|| below.place.clone()),
             ports: self.ports.or_else(|| below.ports.clone()),
             replaces: self.replaces.or_else(|| below.replaces.clone()),
             settings: self.settings.over(&below.settings),
         }
     }
+}
+
+/// What a policy says of the ports of one unit, for those who want to see all of it.
+#[derive(Debug, Default)]
+pub struct Claims {
+    /// Its ports, each with the place where it is written.
+    pub ports: Vec<(Place, EndpointRange)>,
+    /// `replaces`.
+    pub replaces: Vec<UnitPattern>,
+    /// What cannot be had of either: a start of the unit fails with the first of them.
+    pub problems: Vec<Problem>,
 }
 
 impl Policy {
@@ -91,6 +105,14 @@ impl Policy {
     /// # Errors
     /// Every problem of every file: one that may not be trusted or read, and all that is wrong in the text.
     pub fn load(roots: &Roots) -> Result<Self, PolicyError> {
+        let (policy, problems) = Self::survey(roots);
+        if problems.is_empty() { Ok(policy) } else { Err(PolicyError::new(problems)) }
+    }
+
+    /// As [`Policy::load`], and also what is good beside the problems. That is nothing to act upon: what is wrong may
+    /// have been meant to override it.
+    #[must_use]
+    pub fn survey(roots: &Roots) -> (Self, Vec<Problem>) {
         let (texts, problems) = load::layered(roots);
         Self::merged(&texts, problems)
     }
@@ -100,8 +122,17 @@ impl Policy {
     /// # Errors
     /// As [`Policy::load`]; a file that is not there is an error here.
     pub fn load_file(file: &Path) -> Result<Self, PolicyError> {
-        let text = load::single(file).map_err(|problem| PolicyError::new(vec![problem]))?;
-        Self::merged(&[text], Vec::new())
+        let (policy, problems) = Self::survey_file(file);
+        if problems.is_empty() { Ok(policy) } else { Err(PolicyError::new(problems)) }
+    }
+
+    /// As [`Policy::load_file`], and also what is good beside the problems.
+    #[must_use]
+    pub fn survey_file(file: &Path) -> (Self, Vec<Problem>) {
+        match load::single(file) {
+            Ok(text) => Self::merged(&[text], Vec::new()),
+            Err(problem) => (Self::default(), vec![problem]),
+        }
     }
 
     /// Reads the text of a policy; `file` is for messages alone.
@@ -109,7 +140,29 @@ impl Policy {
     /// # Errors
     /// Every problem of the text, in its order; where it is no TOML at all, only why it is none.
     pub fn parse(text: &str, file: &Path) -> Result<Self, PolicyError> {
-        parse::parse(text, &Arc::from(file)).map_err(PolicyError::new)
+        let (policy, problems) = parse::parse(text, &Arc::from(file));
+        if problems.is_empty() { Ok(policy) } else { Err(PolicyError::new(problems)) }
+    }
+
+    /// The units and templates of which it speaks, and where it does.
+    pub fn units(&self) -> impl Iterator<Item = (&UnitName, Option<&Place>)> {
+        self.units.iter().map(|(unit, section)| (unit, section.place.as_ref()))
+    }
+
+    /// What the policy says of the ports of `unit`, as [`Policy::rules_for`] does, with all that is wrong beside all that
+    /// is not.
+    #[must_use]
+    pub fn claims_of(&self, unit: &UnitName, env: &dyn Fn(&str) -> Option<String>) -> Claims {
+        let mut claims = claims_of(self.section_of(unit), unit, env);
+        let mut written = 0;
+        let is_too_many = |(_, range): &&(Place, EndpointRange)| {
+            written += range.port_count();
+            written > MAX_ENDPOINTS
+        };
+        if let Some((place, _)) = claims.ports.iter().find(is_too_many) {
+            claims.problems.push(Problem { place: place.clone(), fault: Fault::TooManyEndpoints(unit.clone()) });
+        }
+        claims
     }
 
     /// What the policy says of `unit`: `[defaults]`, under the section of its template, under its own section, key by
@@ -128,8 +181,11 @@ impl Policy {
         extra_ports: &[EndpointRange],
     ) -> Result<Rules, PolicyError> {
         let section = self.section_of(unit);
-        let ranges = expanded(section.ports.as_deref().unwrap_or_default(), unit, env)?;
-        let settings = section.settings.over(&self.defaults);
+        let settings = section.settings.clone().over(&self.defaults);
+        let claims = claims_of(section, unit, env);
+        if !claims.problems.is_empty() {
+            return Err(PolicyError::new(claims.problems));
+        }
         let extra = extra_ports.iter().map(|range| (Place::CommandLine, *range));
         let mut rules = Rules {
             endpoints: Vec::new(),
@@ -137,14 +193,14 @@ impl Policy {
             on_foreign: settings.on_foreign.unwrap_or_default(),
             on_lookalike: settings.on_lookalike.unwrap_or_default(),
             on_blind: settings.on_blind.unwrap_or_default(),
-            replaces: replaced(section.replaces.as_deref().unwrap_or_default(), unit)?,
+            replaces: claims.replaces,
             wait: settings.wait,
             reuse_address: settings.reuse_address.unwrap_or(true),
             stop: settings.stop,
         };
         let mut seen = BTreeSet::new();
         let mut written = 0;
-        for (place, range) in ranges.into_iter().chain(extra) {
+        for (place, range) in claims.ports.into_iter().chain(extra) {
             written += range.port_count();
             if written > MAX_ENDPOINTS {
                 return Err(PolicyError::new(vec![Problem { place, fault: Fault::TooManyEndpoints(unit.clone()) }]));
@@ -168,15 +224,14 @@ impl Policy {
         }
     }
 
-    fn merged(texts: &[load::Text], mut problems: Vec<Problem>) -> Result<Self, PolicyError> {
+    fn merged(texts: &[load::Text], mut problems: Vec<Problem>) -> (Self, Vec<Problem>) {
         let mut policy = Self::default();
         for load::Text { file, text } in texts {
-            match parse::parse(text, file) {
-                Ok(layer) => policy = layer.over(policy),
-                Err(more) => problems.extend(more),
-            }
+            let (layer, more) = parse::parse(text, file);
+            policy = layer.over(policy);
+            problems.extend(more);
         }
-        if problems.is_empty() { Ok(policy) } else { Err(PolicyError::new(problems)) }
+        (policy, problems)
     }
 
     fn over(self, mut below: Self) -> Self {
@@ -188,32 +243,22 @@ impl Policy {
     }
 }
 
-fn replaced(patterns: &[PatternText], unit: &UnitName) -> Result<Vec<UnitPattern>, PolicyError> {
-    let mut filled = Vec::new();
-    let mut problems = Vec::new();
-    for pattern in patterns {
-        match pattern.expand(unit) {
-            Ok(pattern) => filled.push(pattern),
-            Err(fault) => problems.push(Problem { place: pattern.place.clone(), fault }),
-        }
-    }
-    if problems.is_empty() { Ok(filled) } else { Err(PolicyError::new(problems)) }
-}
-
-fn expanded(
-    ports: &[PortText],
-    unit: &UnitName,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Vec<(Place, EndpointRange)>, PolicyError> {
-    let mut ranges = Vec::new();
-    let mut problems = Vec::new();
-    for port in ports {
+/// What can be expanded; all else becomes problems.
+fn claims_of(section: Section, unit: &UnitName, env: &dyn Fn(&str) -> Option<String>) -> Claims {
+    let mut claims = Claims::default();
+    for port in section.ports.unwrap_or_default() {
         match port.expand(unit, env) {
-            Ok(range) => ranges.push((port.place.clone(), range)),
-            Err(fault) => problems.push(Problem { place: port.place.clone(), fault }),
+            Ok(range) => claims.ports.push((port.place, range)),
+            Err(fault) => claims.problems.push(Problem { place: port.place, fault }),
         }
     }
-    if problems.is_empty() { Ok(ranges) } else { Err(PolicyError::new(problems)) }
+    for pattern in section.replaces.unwrap_or_default() {
+        match pattern.expand(unit) {
+            Ok(filled) => claims.replaces.push(filled),
+            Err(fault) => claims.problems.push(Problem { place: pattern.place, fault }),
+        }
+    }
+    claims
 }
 
 #[cfg(test)]

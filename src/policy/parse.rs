@@ -81,11 +81,11 @@ const BLIND_RULES: [(&str, BlindRule); 2] = [("allow", BlindRule::Allow), ("refu
 type Name<'t> = Spanned<DeString<'t>>;
 type Value<'t> = Spanned<DeValue<'t>>;
 
-/// Reads the text of `file`.
+/// Reads the text of `file`: what is good in it, and what is not.
 ///
 /// Problems come in the order of the text. Where it is no TOML, they are what the TOML parser says, and nothing else:
 /// what it makes of the rest is guesswork.
-pub(super) fn parse(text: &str, file: &Arc<Path>) -> Result<Policy, Vec<Problem>> {
+pub(super) fn parse(text: &str, file: &Arc<Path>) -> (Policy, Vec<Problem>) {
     let (root, errors) = DeTable::parse_recoverable(text);
     let mut reader = Reader { lines: Lines::of(file, text.as_bytes()), problems: Vec::new() };
     for error in &errors {
@@ -97,7 +97,7 @@ pub(super) fn parse(text: &str, file: &Arc<Path>) -> Result<Policy, Vec<Problem>
     }
     let mut problems = reader.problems;
     problems.sort_by_key(|(offset, _)| *offset);
-    if problems.is_empty() { Ok(policy) } else { Err(problems.into_iter().map(|(_, problem)| problem).collect()) }
+    (policy, problems.into_iter().map(|(_, problem)| problem).collect())
 }
 
 /// Walks the tables and collects what is wrong, each with its byte offset.
@@ -146,7 +146,7 @@ impl Reader<'_> {
     }
 
     fn section(&mut self, name: &Name<'_>, value: &Value<'_>) -> Section {
-        let mut section = Section::default();
+        let mut section = Section { place: Some(self.lines.place(name.span().start)), ..Section::default() };
         let Some(table) = self.table(name, value) else { return section };
         for (key, value) in table {
             if key.get_ref() == PORTS {
@@ -342,10 +342,9 @@ mod tests {
     use crate::model::StopRules;
 
     fn read(text: &str) -> Result<Policy, Vec<String>> {
-        let problems = |problems: Vec<Problem>| {
-            problems.iter().map(|Problem { place, fault }| format!("{place}: {fault}")).collect()
-        };
-        parse(text, &Arc::from(Path::new("p"))).map_err(problems)
+        let (policy, problems) = parse(text, &Arc::from(Path::new("p")));
+        let shown = |Problem { place, fault }: &Problem| format!("{place}: {fault}");
+        if problems.is_empty() { Ok(policy) } else { Err(problems.iter().map(shown).collect()) }
     }
 
     #[test]

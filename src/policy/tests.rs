@@ -14,7 +14,9 @@ const FILE: &str = "p.toml";
 fn policy(layers: &[&str]) -> Policy {
     let texts: Vec<_> =
         layers.iter().map(|text| load::Text { file: Arc::from(Path::new(FILE)), text: (*text).to_owned() }).collect();
-    Policy::merged(&texts, Vec::new()).unwrap_or_else(|error| panic!("{error}"))
+    let (policy, problems) = Policy::merged(&texts, Vec::new());
+    assert!(problems.is_empty(), "{problems:?}");
+    policy
 }
 
 fn rules(layers: &[&str], unit: &str, extra: &[&str]) -> Result<Rules, PolicyError> {
