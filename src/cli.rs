@@ -68,8 +68,7 @@ pub struct Cli {
 #[command(
     name = "portguard",
     about = "Who holds a port, whose that is, and what to type next",
-    after_help = "Without a command it guards the start of a unit: portguard --help",
-    disable_help_flag = true
+    after_help = "Without a command it guards the start of a unit: portguard --help"
 )]
 struct Commands {
     #[command(subcommand)]
@@ -87,6 +86,12 @@ pub enum Command {
     Enable(Target),
     /// Take away what enable has written
     Disable(Target),
+    /// All that is wrong with the policy, and with what it says of units and ports
+    Check(Check),
+    /// What keeps the units of this system from getting their ports one day
+    Audit(Audit),
+    /// Ports that nobody claims
+    Suggest(Suggest),
 }
 
 /// `portguard learn`.
@@ -158,6 +163,55 @@ pub struct Who {
     /// Options of all commands.
     #[command(flatten)]
     pub common: Common,
+}
+
+/// `portguard check`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 nothing found, 1 something found, 64 usage, 77 a file may not be read, 78 the policy makes no sense."
+)]
+pub struct Check {
+    /// Check this policy alone, instead of /etc/portguard/portguard.toml and its kin
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+
+    /// Options of all commands.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `portguard audit`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Exit status: 0 nothing found, 1 something found, 64 usage, 77 not able to look.")]
+pub struct Audit {
+    /// Options of all commands.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `portguard suggest`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Exit status: 0 as many as were asked for, 1 fewer, 64 usage, 77 not able to look.")]
+pub struct Suggest {
+    /// As near to this port as can be
+    #[arg(long, value_name = "PORT", default_value = "8080", value_parser = positive)]
+    pub near: u16,
+
+    /// So many
+    #[arg(long, value_name = "N", default_value = "5", value_parser = positive)]
+    pub count: u16,
+
+    /// Of UDP, and not of TCP
+    #[arg(long)]
+    pub udp: bool,
+
+    /// Options of all commands.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+fn positive(text: &str) -> Result<u16, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "give a number from 1 to 65535".to_owned())
 }
 
 /// A unit that can have an `ExecStartPre=` and a port: systemd.service(5), systemd.socket(5).

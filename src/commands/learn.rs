@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
 
 use serde::Serialize;
 
+use super::claims::Ephemeral;
 use super::{CommandError, every_port, show, survey};
 use crate::cli;
 use crate::manager::Scope;
@@ -57,12 +57,12 @@ pub(super) fn learn(names: &[UnitName], user: bool) -> Result<(Vec<Stanza>, Vec<
     let scope = if user { Scope::User } else { Scope::System };
     let shown = super::known_units(scope, &roots.run, names)?;
     let (place, scene) = survey(roots, user, &every_port())?;
-    let clients = client_ports(&place.roots.proc);
+    let clients = Ephemeral::of_host(&place.roots.proc);
     let stanzas = shown.into_iter().map(|(unit, shown)| {
         let own = Own { unit: &unit, triggered_by: shown.units("TriggeredBy"), place: &place };
         Stanza {
             state: shown.get("ActiveState").map(str::to_owned),
-            ports: ports(&own, &scene.endpoints, &shown, &clients),
+            ports: ports(&own, &scene.endpoints, &shown, clients.as_ref()),
             unit: unit.to_string(),
         }
     });
@@ -88,7 +88,7 @@ impl Own<'_> {
     }
 }
 
-fn ports(own: &Own<'_>, sockets: &[EndpointScene], shown: &Properties, clients: &ClientPorts) -> Vec<PortLine> {
+fn ports(own: &Own<'_>, sockets: &[EndpointScene], shown: &Properties, clients: Option<&Ephemeral>) -> Vec<PortLine> {
     let mut all: BTreeMap<(Protocol, u16), Vec<(IpAddr, bool, Option<String>)>> = BTreeMap::new();
     for held in sockets.iter().flat_map(|seen| &seen.sockets) {
         let Some(note) = whose(own, held) else { continue };
@@ -100,11 +100,12 @@ fn ports(own: &Own<'_>, sockets: &[EndpointScene], shown: &Properties, clients: 
         let notes: BTreeSet<&String> = sockets.iter().filter_map(|(_, _, note)| note.as_ref()).collect();
         let mut note = notes.into_iter().next().cloned();
         let mut is_taken = note.as_ref().is_none_or(|note| note.starts_with(SHARED));
-        if is_taken && clients.may_get(port) {
+        let may_be_a_clients = |clients: &&Ephemeral| clients.has(port) && !clients.is_reserved(port);
+        if let Some(clients) = clients.filter(may_be_a_clients).filter(|_| is_taken) {
             is_taken = false;
             note = Some(format!(
                 "in the range for clients: if it is the same at each start, take it in, and reserve it: sysctl -w net.ipv4.ip_local_reserved_ports={}",
-                crate::report::reserved_with(&clients.reserved, port)
+                clients.reserved_with(&[port])
             ));
         }
         let sockets: Vec<(IpAddr, bool)> = sockets.iter().map(|(ip, v6only, _)| (*ip, *v6only)).collect();
@@ -199,33 +200,6 @@ fn allowed_ports(element: &str) -> Vec<String> {
     lines.filter(|text| text.parse::<crate::model::EndpointRange>().is_ok()).collect()
 }
 
-/// The ports that the kernel gives to clients (`ip_local_port_range`), but for those that are kept from them.
-struct ClientPorts {
-    range: Option<(u16, u16)>,
-    reserved: String,
-}
-
-impl ClientPorts {
-    fn may_get(&self, port: u16) -> bool {
-        let within = self.range.is_some_and(|(first, last)| (first..=last).contains(&port));
-        within && crate::report::reserved_with(&self.reserved, port) != self.reserved
-    }
-}
-
-fn client_ports(proc: &Path) -> ClientPorts {
-    let read = |name: &str| {
-        let text = std::fs::read_to_string(proc.join("sys/net/ipv4").join(name)).unwrap_or_default();
-        text.trim().to_owned()
-    };
-    let range = read("ip_local_port_range");
-    let mut numbers = range.split_whitespace().map(str::parse);
-    let range = match (numbers.next(), numbers.next()) {
-        (Some(Ok(first)), Some(Ok(last))) => Some((first, last)),
-        _ => None,
-    };
-    ClientPorts { range, reserved: read("ip_local_reserved_ports") }
-}
-
 impl Stanza {
     /// Whether there is a port to be guarded.
     pub(super) fn has_ports(&self) -> bool {
@@ -280,6 +254,8 @@ impl Document for Learnt {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::policy::Policy;
 
@@ -329,13 +305,5 @@ mod tests {
         }
         let none = Stanza { unit: "a.service".to_owned(), state: None, ports: Vec::new() };
         assert!(!none.has_ports() && Policy::parse(&none.toml(), Path::new("learnt")).is_ok());
-    }
-
-    #[test]
-    fn a_port_for_clients_is_one_unless_it_is_reserved() {
-        let clients = ClientPorts { range: Some((32768, 60999)), reserved: "50051".to_owned() };
-        assert!(clients.may_get(40000));
-        assert!(!clients.may_get(50051));
-        assert!(!clients.may_get(8080));
     }
 }

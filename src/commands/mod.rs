@@ -1,8 +1,13 @@
 //! What people type: `portguard who` and its kin. Each command looks, puts together one document, and has
 //! [`crate::report::document`] print it, as text or as JSON. None of them signals anybody.
 
+mod audit;
+mod check;
+mod claims;
 mod enable;
 mod learn;
+mod remark;
+mod suggest;
 mod who;
 
 use std::io::Write as _;
@@ -66,6 +71,9 @@ pub fn run(command: &Command) -> u8 {
         Command::Learn(args) => learn::run(args),
         Command::Enable(target) => enable::enable(target),
         Command::Disable(target) => enable::disable(target),
+        Command::Check(args) => check::run(args),
+        Command::Audit(args) => audit::run(args),
+        Command::Suggest(args) => suggest::run(args),
     };
     done.unwrap_or_else(|error| {
         for line in error.message.lines() {

@@ -58,7 +58,8 @@ impl Properties {
         Self(all.iter().map(|(key, value)| ((*key).to_owned(), vec![(*value).to_owned()])).collect())
     }
 
-    fn parse(block: &str) -> Self {
+    /// Of a block of `systemctl show`.
+    pub(crate) fn parse(block: &str) -> Self {
         let mut all: HashMap<String, Vec<String>> = HashMap::new();
         for (key, value) in block.lines().filter_map(|line| line.split_once('=')).filter(|(_, value)| !value.is_empty())
         {
@@ -123,6 +124,16 @@ pub fn has_file(scope: Scope, run: &Path, unit: &UnitName) -> Result<bool, Strin
 /// # Errors
 /// The manager did not answer; the reason.
 pub fn list(scope: Scope, run: &Path, types: &str) -> Result<Vec<UnitName>, String> {
+    let mut names = names(scope, run, types)?;
+    names.retain(|name| !name.is_template());
+    Ok(names)
+}
+
+/// As [`list`], and the templates too.
+///
+/// # Errors
+/// The manager did not answer; the reason.
+pub fn names(scope: Scope, run: &Path, types: &str) -> Result<Vec<UnitName>, String> {
     let deadline = Instant::now() + PATIENCE;
     let of = |command: &[&str]| {
         let types = format!("--type={types}");
@@ -131,7 +142,7 @@ pub fn list(scope: Scope, run: &Path, types: &str) -> Result<Vec<UnitName>, Stri
     };
     let text = of(&["list-units", "--all", "--plain"])? + &of(&["list-unit-files"])?;
     let names = text.lines().filter_map(|line| line.split_whitespace().next()?.parse::<UnitName>().ok());
-    let mut names: Vec<UnitName> = names.filter(|name| !name.is_template()).collect();
+    let mut names: Vec<UnitName> = names.collect();
     names.sort();
     names.dedup();
     Ok(names)

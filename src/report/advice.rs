@@ -218,8 +218,7 @@ fn in_network_of(finding: &Finding, about: &About, command: &str) -> String {
 }
 
 /// The list of `ip_local_reserved_ports` with one port more, or as it is where that is in it.
-#[must_use]
-pub fn reserved_with(reserved: &str, port: u16) -> String {
+fn reserved_with(reserved: &str, port: u16) -> String {
     let covers = |part: &str| match part.split_once('-') {
         Some((from, to)) => {
             from.parse().is_ok_and(|from: u16| from <= port) && to.parse().is_ok_and(|to: u16| port <= to)

@@ -18,6 +18,11 @@ pub trait Document: Serialize {
     /// Its name in the schema.
     const KIND: &'static str;
 
+    /// The same, of a type that is more than one of them.
+    fn kind(&self) -> &'static str {
+        Self::KIND
+    }
+
     /// The same for people.
     fn print(&self, page: &mut Page);
 }
@@ -35,7 +40,7 @@ struct Envelope<'a, D> {
 /// # Errors
 /// None that a document of ours has: its keys are texts.
 pub fn json<D: Document>(document: &D) -> serde_json::Result<String> {
-    serde_json::to_string(&Envelope { schema: SCHEMA, kind: D::KIND, content: document })
+    serde_json::to_string(&Envelope { schema: SCHEMA, kind: document.kind(), content: document })
 }
 
 /// Prints a document to standard output. A reader that has gone away is no error.

@@ -14,7 +14,7 @@ const LEARNT: &str = "/etc/portguard/conf.d/nginx.service.toml";
 const DROP_IN: &str = "/etc/systemd/system/nginx.service.d/10-portguard.conf";
 
 /// What portguard is told, as it would be typed, and has to print one document of this kind.
-fn json(kind: &str, output: &Output) -> Value {
+pub(super) fn json(kind: &str, output: &Output) -> Value {
     static SCHEMA: OnceLock<jsonschema::Validator> = OnceLock::new();
     let schema = SCHEMA.get_or_init(|| {
         let text = include_str!("../../../packaging/portguard.schema.json");

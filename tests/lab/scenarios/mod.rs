@@ -7,6 +7,7 @@ mod addresses;
 mod arguments;
 mod attacks;
 mod blind;
+mod checks;
 mod commands;
 mod containers;
 mod crowds;
@@ -223,6 +224,13 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     commands::enable_touches_nothing_that_it_has_not_written,
     commands::units_of_a_user_are_learnt_and_enabled_without_root,
     commands::guard_prints_how_it_ended_as_json,
+    checks::check_reports_every_problem_at_once,
+    checks::check_says_what_units_and_ports_make_of_the_policy,
+    checks::audit_finds_what_hinders_a_start_one_day,
+    checks::audit_is_right_about_restarts_that_never_end,
+    checks::audit_names_what_a_stop_has_left,
+    checks::suggest_names_ports_that_nobody_claims,
+    checks::checks_of_a_user_ask_the_users_manager,
 ];
 
 /// Those with real software, each of which runs on every release as well, in a machine of the stocked image.
