@@ -532,6 +532,8 @@ impl<'a> Watch<'a, '_> {
 }
 
 #[cfg(test)]
+mod processes;
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::{CgroupPath, FileId, Invocation, InvocationId, Lineage, Owner, StartTime, Terminal};

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::fstat;
 
 use super::holders;
@@ -27,9 +28,14 @@ pub(crate) enum Role {
     LookAsNobody,
     /// Blocks in a read of a pipe, with an alarm set.
     Alarmed,
+    /// Listens, and lets SIGTERM pass; any other signal ends it.
+    Deaf,
+    /// Listens, closes its socket at SIGTERM, and lives on.
+    LetsGo,
 }
 
-const ROLES: [Role; 5] = [Role::Listen, Role::DeadLeader, Role::OwnTable, Role::LookAsNobody, Role::Alarmed];
+const ROLES: [Role; 7] =
+    [Role::Listen, Role::DeadLeader, Role::OwnTable, Role::LookAsNobody, Role::Alarmed, Role::Deaf, Role::LetsGo];
 const NOBODY: u32 = 65534;
 
 /// A child that plays its role until it is dropped.
@@ -143,15 +149,39 @@ fn a_child_plays_its_role() {
             }
             drop(std::io::stdin().lines().next());
         }
+        // A mask is a thread's, and that of a fork's first is the whole process's.
+        Role::Deaf | Role::LetsGo => {
+            if sys::fork().unwrap().is_none() {
+                let sigterm = SigSet::from(Signal::SIGTERM);
+                sigterm.thread_block().unwrap();
+                std::thread::spawn(|| {
+                    drop(std::io::stdin().lines().next());
+                    std::process::exit(0);
+                });
+                let listener = listener();
+                sigterm.wait().unwrap();
+                if role == Role::LetsGo {
+                    drop(listener);
+                }
+                std::thread::park();
+            }
+            drop(std::io::stdin().lines().next());
+        }
     }
 }
 
-/// At `PORTGUARD_TEST_ADDRESS`, else at some port of 127.0.0.1.
 fn listen() {
+    let _listener = listener();
+    let _ = std::io::stdin().lines().next();
+}
+
+/// At `PORTGUARD_TEST_ADDRESS`, else at some port of 127.0.0.1; says that it is there.
+fn listener() -> TcpListener {
     let address = std::env::var("PORTGUARD_TEST_ADDRESS").unwrap_or_else(|_| "127.0.0.1:0".to_owned());
     let listener = TcpListener::bind(&address[..]).unwrap();
     let (inode, port) = (fstat(&listener).unwrap().st_ino, listener.local_addr().unwrap().port());
-    ready(&format!("{inode} {port} {}", own_pid()));
+    eprintln!("READY {inode} {port} {}", own_pid());
+    listener
 }
 
 /// Says so, and waits to be ended.

@@ -6,9 +6,10 @@
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Seek, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -425,6 +426,13 @@ fn boot_command(tree: &Path, guard: &UnderTest, cgroup: &MachineCgroup, image: I
         .arg("--")
         .env_remove("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY")
         .envs(hierarchy.for_nspawn().map(|wanted| ("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", wanted)));
+    // What make coverage has built writes there, whoever runs it.
+    if let Some(folder) = env::var_os("PORTGUARD_COVERAGE") {
+        let own = Path::new(&folder).join(&cgroup.name);
+        let made = fs::create_dir(&own).and_then(|()| fs::set_permissions(&own, Permissions::from_mode(0o1777)));
+        made.unwrap_or_else(|error| panic!("{}: {error}", own.display()));
+        command.arg(format!("--bind={}:/coverage", own.display()));
+    }
     match image {
         Image::Bare => command.arg("--capability=CAP_DAC_READ_SEARCH,CAP_NET_ADMIN"),
         // Container engines want all there is, and disks to lay overlays on: the machine's own is one already.
