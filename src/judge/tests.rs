@@ -276,6 +276,8 @@ fn a_socket_without_a_holder_is_hidden_unless_everything_was_seen() {
     for (state, blind, expected) in [
         (SocketState::Listen, None, Relation::KernelHeld),
         (SocketState::Listen, Some(hidden.clone()), Relation::Hidden),
+        // The tables changed all the time: who has it may have been missed.
+        (SocketState::Listen, Some(BlindSpot::Unsteady), Relation::Unexplained),
         (SocketState::TimeWait, Some(hidden), Relation::TimeWait),
         (SocketState::Connected, None, Relation::Client),
     ] {
@@ -359,6 +361,14 @@ fn the_policy_chooses_between_its_words() {
     {
         assert_eq!(action(foreign(), &Rules { on_foreign, ..rules() }), expected);
     }
+    // What nobody has goes by itself, so that it is waited for unless it is to be ignored.
+    for (on_foreign, expected) in
+        [(ForeignRule::Refuse, Action::Wait), (ForeignRule::Wait, Action::Wait), (ForeignRule::Ignore, Action::Pass)]
+    {
+        let mut remains = held(Vec::new());
+        remains.socket.state = SocketState::TimeWait;
+        assert_eq!(action(remains, &Rules { on_foreign, ..rules() }), expected);
+    }
 }
 
 /// What is judged of a holder that is in web.service, which `replaces` names.
@@ -422,6 +432,27 @@ fn a_predecessor_is_stopped_by_its_unit_unless_that_would_stop_others_as_well() 
     }
     let connection = replacing("web.service", Some(up(&[])), |socket| socket.socket.state = SocketState::Connected);
     assert_eq!((connection.relation, connection.action), (Relation::Client, Action::Refuse));
+}
+
+#[test]
+fn in_a_users_manager_a_predecessor_is_of_that_manager_and_so_is_its_socket() {
+    let of_user = |uid, name| Owner::UserUnit { uid, unit: unit(name) };
+    for (birthplace, is_predecessor) in [
+        (of_user(1000, "web.service"), true),
+        // The manager of that user has made it, for a socket unit.
+        (of_user(1000, "init.scope"), true),
+        (of_user(1000, "evil.service"), false),
+        (of_user(1001, "web.service"), false),
+        (of_user(1001, "init.scope"), false),
+        (Owner::Unit(unit("web.service")), false),
+    ] {
+        let mut socket = held(vec![process(of_user(1000, "web.service"))]);
+        socket.birthplace = Some(birthplace.clone());
+        let rules = Rules { replaces: vec!["web.service".parse().unwrap()], ..rules() };
+        let scene = scene(Guarded { user: Some(1000), ..guarded() }, vec![socket]);
+        let relation = judge(&scene, &rules).findings()[0].relation.clone();
+        assert_eq!(relation == Relation::Predecessor(unit("web.service")), is_predecessor, "{birthplace:?}");
+    }
 }
 
 #[test]

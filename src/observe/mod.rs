@@ -17,6 +17,8 @@ pub mod units;
 pub mod users;
 
 #[cfg(test)]
+mod errors;
+#[cfg(test)]
 pub(crate) mod fixture;
 
 use std::cell::{OnceCell, RefCell};
