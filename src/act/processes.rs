@@ -5,7 +5,7 @@ use std::net::TcpListener;
 
 use super::*;
 use crate::model::{CgroupPath, FileId, Lineage, Owner};
-use crate::observe::fixture::{Cgroup, Child, Role, own_pid};
+use crate::observe::fixture::{Cgroup, Child, NOBODY, Role, own_pid};
 use crate::observe::pin::Pins;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -118,6 +118,10 @@ fn a_hangup_follows_the_first_signal_where_the_unit_has_it_so() {
 fn a_stopped_process_is_let_go_on_so_that_it_sees_its_signal() {
     let stopped = Judged::one(Role::Listen);
     pidfd_send_signal(stopped.pidfd(0), rustix::process::Signal::STOP).unwrap();
+    let stat = format!("{PROC}/{}/stat", stopped.processes[0].pid);
+    while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+        std::thread::yield_now();
+    }
     let ladder = Ladder { patience: SECOND * 10, ..GENTLE };
     assert_eq!(stopped.stop(&ladder, |_| ()), (Count { ended: 1, alive: 0 }, "Te".to_owned()));
 }
@@ -156,6 +160,30 @@ fn twenty_are_named_each_and_all_are_signalled() {
     assert_eq!(count, Count { ended: NAMED + 2, alive: 0 });
     // Some are gone before the others are looked at; in what order is theirs.
     assert_eq!(said, format!("{} and 2 more {} and 2 more", "T".repeat(NAMED), "e".repeat(NAMED)));
+}
+
+/// In a process of its own, which sees all that nobody has (by its uid for files), and may signal none of it.
+#[test]
+fn whoever_may_not_be_signalled_is_not_said_to_be() {
+    const SOMEBODY: u32 = 65533;
+    let judged = Judged::one(Role::ListenAsNobody);
+    let Some(us) = crate::sys::fork().unwrap() else {
+        let (somebody, nobody) = (SOMEBODY.into(), NOBODY.into());
+        nix::unistd::setgroups(&[]).unwrap();
+        nix::unistd::setresgid(NOBODY.into(), NOBODY.into(), NOBODY.into()).unwrap();
+        nix::unistd::setresuid(somebody, somebody, nobody).unwrap();
+        nix::unistd::setfsuid(nobody);
+        let interrupt = Interrupt::default();
+        let eyes = Eyes { proc_root: Path::new(PROC), closings: None, interrupt: &interrupt };
+        let budget = Budget { patience: MOMENT, grace: SECOND, extend: None };
+        let mut said = 0;
+        let targets = judged.targets();
+        let stopped = stop(&targets, &eyes, &WHOLE, &budget, &mut |_| said += 1);
+        let is_right = matches!(stopped, Err(ActError::NotPermitted(pid)) if pid == judged.processes[0].pid);
+        std::process::exit(if is_right && said == 0 { 7 } else { 1 });
+    };
+    let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(us.0), None).unwrap();
+    assert!(matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 7)), "{ended:?}");
 }
 
 #[test]

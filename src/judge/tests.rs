@@ -453,6 +453,16 @@ fn in_a_users_manager_a_predecessor_is_of_that_manager_and_so_is_its_socket() {
         let relation = judge(&scene, &rules).findings()[0].relation.clone();
         assert_eq!(relation == Relation::Predecessor(unit("web.service")), is_predecessor, "{birthplace:?}");
     }
+    // Where `replaces` does not name it, it is another's, wherever its socket is of; the system's units are others'.
+    for (owner, expected) in [
+        (of_user(1000, "web.service"), Relation::OtherUserUnit { uid: 1000, unit: unit("web.service") }),
+        (Owner::Unit(unit("web.service")), Relation::OtherUnit(unit("web.service"))),
+        (Owner::Unit(unit("app@1.service")), Relation::Twin { uid: None }),
+    ] {
+        let mut socket = held(vec![process(owner.clone())]);
+        socket.socket.cgroup = None;
+        assert_eq!(judged(Guarded { user: Some(1000), ..guarded() }, socket).0, expected, "{owner:?}");
+    }
 }
 
 #[test]

@@ -32,11 +32,21 @@ pub(crate) enum Role {
     Deaf,
     /// Listens, closes its socket at SIGTERM, and lives on.
     LetsGo,
+    /// Listens as nobody, whom others like it may look at.
+    ListenAsNobody,
 }
 
-const ROLES: [Role; 7] =
-    [Role::Listen, Role::DeadLeader, Role::OwnTable, Role::LookAsNobody, Role::Alarmed, Role::Deaf, Role::LetsGo];
-const NOBODY: u32 = 65534;
+const ROLES: [Role; 8] = [
+    Role::Listen,
+    Role::DeadLeader,
+    Role::OwnTable,
+    Role::LookAsNobody,
+    Role::Alarmed,
+    Role::Deaf,
+    Role::LetsGo,
+    Role::ListenAsNobody,
+];
+pub(crate) const NOBODY: u32 = 65534;
 
 /// A child that plays its role until it is dropped.
 pub(crate) struct Child {
@@ -126,6 +136,12 @@ fn a_child_plays_its_role() {
         })
         .join()
         .unwrap(),
+        Role::ListenAsNobody => {
+            nix::unistd::setgid(NOBODY.into()).unwrap();
+            nix::unistd::setuid(NOBODY.into()).unwrap();
+            nix::sys::prctl::set_dumpable(true).unwrap();
+            listen();
+        }
         Role::LookAsNobody => {
             let number = |name| std::env::var(name).unwrap().parse::<u32>().unwrap();
             let pid = Pid(number("PORTGUARD_TEST_PID").try_into().unwrap());
