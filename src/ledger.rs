@@ -319,6 +319,18 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_is_no_empty_ledger_and_is_said_with_its_place() {
+        use std::error::Error;
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = read(&file, &unit()).unwrap_err();
+        assert!(error.to_string().starts_with(file.to_str().unwrap()) && error.source().is_some(), "{error}");
+        let error = LedgerError::Untrusted { path: "/a".into(), reason: "bad".to_owned() };
+        assert!(error.to_string() == "/a: bad" && error.source().is_none());
+    }
+
+    #[test]
     fn what_others_could_have_written_is_not_read() {
         let root = tempfile::tempdir().unwrap();
         record(root.path(), &unit(), run(1), |_| false).unwrap();

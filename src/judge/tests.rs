@@ -132,6 +132,15 @@ fn a_holder_elsewhere_is_refused_and_named_for_what_it_is() {
 }
 
 #[test]
+fn units_of_no_template_are_no_siblings() {
+    let plain = Guarded { unit: unit("app.service"), ..guarded() };
+    for name in ["web.service", "app@1.service"] {
+        let socket = held(vec![process(Owner::Unit(unit(name)))]);
+        assert_eq!(judged(plain.clone(), socket).0, Relation::OtherUnit(unit(name)));
+    }
+}
+
+#[test]
 fn in_its_own_cgroup_only_what_is_proven_to_be_of_an_earlier_run_is_left_over() {
     use Invocation::{Absent, Known, Unreadable};
     let ended = Some(StartTime(1000));
