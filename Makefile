@@ -1,4 +1,4 @@
-# make build | test | demo | lab | proof | bench | fuzz | sanitize | deny | lint | install | deb | rpm | dist-check | clean — see README.md
+# make build | test | demo | lab | proof | bench | fuzz | sanitize | mutants | coverage | deny | lint | install | deb | rpm | dist-check | clean — see README.md
 
 CARGO ?= cargo
 HOST   = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -7,7 +7,7 @@ BINARY = target/release/portguard
 # The release on which the proof is part of the tests; make proof PROOF= takes all four.
 PROOF ?= bookworm::
 
-.PHONY: build test unit lab proof demo bench fuzz sanitize deny lint tools clean
+.PHONY: build test unit lab proof demo bench fuzz sanitize mutants coverage deny lint tools clean
 
 # .cargo/config.toml builds for the host by its name, so cargo's own folder has that name in it. A copy, as what is
 # installed will be: the linker writes its file in small pieces, and as long as they are in the page cache as such, a
@@ -91,6 +91,22 @@ sanitize:
 	RUSTFLAGS=-Zsanitizer=address $(CARGO) +nightly test --locked --target $(HOST) --target-dir target/sanitize/address --lib
 	MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=4 \
 		$(CARGO) +nightly miri test --locked --target-dir target/sanitize --lib -- $(MIRI)
+
+# Whether a test falls for each change to what decides and reads: .cargo/mutants.toml. It takes hours; MUTANTS_JOBS=2 at
+# a time, FILE=src/judge.rs alone. It ends well if no mutant is missed
+# (3: some hang, which no test lets pass); what it has found lies in target/mutants.out.
+mutants:
+	@target/mutants-tools/bin/cargo-mutants mutants --version 2>/dev/null | grep -qxF 'cargo-mutants $(MUTANTS)' || \
+		$(CARGO) install --quiet --locked --debug --root target/mutants-tools cargo-mutants@$(MUTANTS)
+	PROPTEST_CASES=32 target/mutants-tools/bin/cargo-mutants mutants --output target --jobs $(or $(MUTANTS_JOBS),1) \
+		$(FILE:%=--re '%') || [ $$? = 3 ]
+
+MUTANTS = 27.1.0
+
+# Which lines the unit tests and the lab run, both together. COVERAGE=trixie:: on another release, COVERAGE= on all.
+coverage: COVERAGE = bookworm::
+coverage: tools deb next-deb
+	COVERAGE='$(COVERAGE)' tests/coverage
 
 # What may become part of it: licences, versions, where it comes from; deny.toml.
 deny:
