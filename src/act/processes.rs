@@ -73,7 +73,7 @@ impl Judged {
         let eyes = Eyes { proc_root: Path::new(PROC), closings: None, interrupt: &interrupt };
         let budget = Budget { patience: ladder.patience, grace: SECOND * 10, extend: None };
         let mut hear = |step: &Step<'_>| {
-            said.push_str(&match step {
+            let word = match step {
                 Step::Signal { signal, .. } => signal.to_string().chars().nth(3).unwrap().to_string(),
                 Step::SignalMore { processes, .. } => format!(" and {} more ", processes.len()),
                 Step::Ended { .. } => "e".to_owned(),
@@ -81,7 +81,8 @@ impl Judged {
                 Step::LetGo { .. } => "l".to_owned(),
                 Step::Changed { why, .. } => format!(" {why}"),
                 Step::StopUnit { .. } | Step::UnitStopped { .. } => panic!("{step:?}"),
-            });
+            };
+            said.push_str(&word);
             tell(step);
         };
         let count = stop(targets, &eyes, ladder, &budget, &mut asked, &mut hear).unwrap();

@@ -6,8 +6,8 @@ use super::*;
 const MOMENT: Duration = Duration::from_millis(100);
 
 /// What a call came back with, as it is told to the operator; `None` where nobody has answered it.
-fn told(error: zbus::Error) -> Option<String> {
-    match refused(&error) {
+fn told(error: &zbus::Error) -> Option<String> {
+    match refused(error) {
         BusError::Stop(error) => Some(error.to_string()),
         BusError::NotReached => None,
     }
@@ -21,12 +21,12 @@ fn method_error(text: Option<&str>) -> zbus::Error {
 
 #[test]
 fn what_systemd_answers_is_told_in_its_own_words() {
-    let told_text = told(method_error(Some("Transaction contains conflicting jobs")));
+    let told_text = told(&method_error(Some("Transaction contains conflicting jobs")));
     assert_eq!(told_text.as_deref(), Some("systemd does not stop it: Transaction contains conflicting jobs"));
-    let told_name = told(method_error(None)).unwrap();
+    let told_name = told(&method_error(None)).unwrap();
     assert!(told_name.ends_with("org.freedesktop.systemd1.TransactionJobsConflicting"), "{told_name}");
     let denied = zbus::fdo::Error::AccessDenied("not you".to_owned());
-    assert!(told(zbus::Error::FDO(Box::new(denied))).unwrap().contains("not you"));
+    assert!(told(&zbus::Error::FDO(Box::new(denied))).unwrap().contains("not you"));
 }
 
 /// systemd may be busy, and queue the job later: `systemctl` is asked then.
@@ -35,9 +35,9 @@ fn no_answer_in_time_is_none() {
     let errors: [fn(String) -> zbus::fdo::Error; 3] =
         [zbus::fdo::Error::NoReply, zbus::fdo::Error::Timeout, zbus::fdo::Error::TimedOut];
     for error in errors {
-        assert_eq!(told(zbus::Error::FDO(Box::new(error(String::new())))), None);
+        assert_eq!(told(&zbus::Error::FDO(Box::new(error(String::new())))), None);
     }
-    assert_eq!(told(zbus::Error::InvalidReply), None);
+    assert_eq!(told(&zbus::Error::InvalidReply), None);
 }
 
 #[test]
