@@ -506,6 +506,7 @@ mod tests {
         ("80-90-100",              6, "unexpected \"-100\" after the port"),
         ("80-0",                   4, "port 0 means \"any free port\", which nobody can hold"),
         ("8000/tpc",               6, "unknown protocol \"tpc\": tcp or udp"),
+        ("8000/tpc,udp",           6, "unknown protocol \"tpc,udp\": tcp or udp"),
         ("8000/TCP",               6, "unknown protocol \"TCP\": tcp or udp"),
         ("8000/",                  6, "missing protocol after '/': tcp or udp"),
         ("8000/sctp",              6, "sctp is not supported: only tcp and udp are"),
