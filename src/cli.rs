@@ -17,6 +17,7 @@ pub enum Request {
 }
 
 /// The command line of the guard.
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "portguard",
@@ -147,9 +148,12 @@ pub struct Common {
     after_help = "Exit status: 0 somebody holds one of them, 1 nobody does, 64 usage, 77 not able to look, 78 policy error."
 )]
 pub struct Who {
-    /// What is asked about: 8080, 8080/tcp, 127.0.0.1:9090/tcp, [::1]:53/udp, 8000-8010/tcp; without any, the ports of
-    /// --unit, else all listeners
-    #[arg(value_name = "ENDPOINT")]
+    /// What is asked about; without any, the ports of `--unit`, else all listeners
+    #[arg(
+        value_name = "ENDPOINT",
+        help = "What is asked about: 8080, 8080/tcp, 127.0.0.1:9090/tcp, [::1]:53/udp, 8000-8010/tcp; without any, the \
+            ports of --unit, else all listeners"
+    )]
     pub endpoints: Vec<EndpointRange>,
 
     /// Say how each holder stands to this unit, and what portguard would do

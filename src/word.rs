@@ -104,4 +104,19 @@ mod tests {
         other.join().unwrap();
         assert!(began.elapsed() < Duration::from_secs(10));
     }
+
+    /// In a process of its own, as the mask is its first thread's.
+    #[test]
+    fn whoever_is_to_end_waits_for_nothing_more() {
+        let Some(us) = crate::sys::fork().unwrap() else {
+            let interrupt = Interrupt::listen();
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
+            let (_teller, listener) = channel::<()>().unwrap();
+            let began = Instant::now();
+            let heard = listener.until(began + Duration::from_secs(30), &interrupt);
+            std::process::exit(if heard.is_none() && began.elapsed() < Duration::from_secs(10) { 7 } else { 1 });
+        };
+        let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(us.0), None).unwrap();
+        assert!(matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 7)), "{ended:?}");
+    }
 }

@@ -179,7 +179,7 @@ fn whoever_may_not_be_signalled_is_not_said_to_be() {
         let budget = Budget { patience: MOMENT, grace: SECOND, extend: None };
         let mut said = 0;
         let targets = judged.targets();
-        let stopped = stop(&targets, &eyes, &WHOLE, &budget, &mut |_| said += 1);
+        let stopped = stop(&targets, &eyes, &WHOLE, &budget, &mut Vec::new(), &mut |_| said += 1);
         let is_right = matches!(stopped, Err(ActError::NotPermitted(pid)) if pid == judged.processes[0].pid);
         std::process::exit(if is_right && said == 0 { 7 } else { 1 });
     };

@@ -10,7 +10,7 @@ use super::claims::Ephemeral;
 use super::{CommandError, every_port, show, survey};
 use crate::cli;
 use crate::manager::Scope;
-use crate::model::{EndpointScene, HeldSocket, Owner, Protocol, SocketState, UnitName, printable};
+use crate::model::{EndpointScene, HeldSocket, Owner, Process, Protocol, SocketState, UnitName, printable};
 use crate::observe::units::Properties;
 use crate::observe::{Place, Roots};
 use crate::report::document::{Document, Page};
@@ -89,17 +89,21 @@ impl Own<'_> {
 }
 
 fn ports(own: &Own<'_>, sockets: &[EndpointScene], shown: &Properties, clients: Option<&Ephemeral>) -> Vec<PortLine> {
-    let mut all: BTreeMap<(Protocol, u16), Vec<(IpAddr, bool, Option<String>)>> = BTreeMap::new();
+    let mut all: BTreeMap<(Protocol, u16), Vec<(&HeldSocket, Whose)>> = BTreeMap::new();
     for held in sockets.iter().flat_map(|seen| &seen.sockets) {
-        let Some(note) = whose(own, held) else { continue };
-        let key = (held.socket.protocol, held.socket.local.port());
-        all.entry(key).or_default().push((held.socket.local.ip(), held.socket.v6only, note));
+        let whose = whose(own, held);
+        if whose != Whose::Others {
+            let key = (held.socket.protocol, held.socket.local.port());
+            all.entry(key).or_default().push((held, whose));
+        }
     }
     let mut lines = BTreeSet::new();
     for ((protocol, port), sockets) in all {
-        let notes: BTreeSet<&String> = sockets.iter().filter_map(|(_, _, note)| note.as_ref()).collect();
-        let mut note = notes.into_iter().next().cloned();
-        let mut is_taken = note.as_ref().is_none_or(|note| note.starts_with(SHARED));
+        let (mut is_taken, mut note) = match sockets.iter().map(|(_, whose)| whose).max() {
+            Some(Whose::Kept(by)) => (false, Some(by.clone())),
+            Some(Whose::Shared(with)) => (true, Some(format!("shared with {with}"))),
+            Some(Whose::Own | Whose::Others) | None => (true, None),
+        };
         let may_be_a_clients = |clients: &&Ephemeral| clients.has(port) && !clients.is_reserved(port);
         if let Some(clients) = clients.filter(may_be_a_clients).filter(|_| is_taken) {
             is_taken = false;
@@ -108,7 +112,8 @@ fn ports(own: &Own<'_>, sockets: &[EndpointScene], shown: &Properties, clients: 
                 clients.reserved_with(&[port])
             ));
         }
-        let sockets: Vec<(IpAddr, bool)> = sockets.iter().map(|(ip, v6only, _)| (*ip, *v6only)).collect();
+        let sockets: Vec<(IpAddr, bool)> =
+            sockets.iter().map(|(held, _)| (held.socket.local.ip(), held.socket.v6only)).collect();
         for endpoint in endpoints(&sockets, port, protocol) {
             lines.insert(PortLine { endpoint, is_taken, note: note.clone() });
         }
@@ -124,34 +129,43 @@ fn ports(own: &Own<'_>, sockets: &[EndpointScene], shown: &Properties, clients: 
     lines.into_iter().collect()
 }
 
-/// How a note begins that keeps no port out.
-const SHARED: &str = "shared with ";
+/// How a socket stands to the unit; of several on one port the last of these counts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Whose {
+    /// It is not the unit's, or waits for nobody.
+    Others,
+    /// Its own.
+    Own,
+    /// Its own, and somebody else has it as well.
+    Shared(String),
+    /// It is there for the unit, and somebody else keeps it: in which way.
+    Kept(String),
+}
 
-/// `None`: it is not the unit's. A note: it is, and that is to be known.
-fn whose(own: &Own<'_>, held: &HeldSocket) -> Option<Option<String>> {
+fn whose(own: &Own<'_>, held: &HeldSocket) -> Whose {
     let waits = matches!(held.socket.state, SocketState::Listen | SocketState::Unconnected | SocketState::Bound);
     if !waits {
-        return None;
+        return Whose::Others;
     }
     if let Some(socket_unit) = &held.socket_unit {
-        let is_own = socket_unit == own.unit;
-        let note = || format!("{socket_unit} listens with it, and systemd keeps it; guard that unit for it");
-        return (is_own || own.triggered_by.contains(socket_unit)).then(|| (!is_own).then(note));
+        return if socket_unit == own.unit {
+            Whose::Own
+        } else if own.triggered_by.contains(socket_unit) {
+            Whose::Kept(format!("{socket_unit} listens with it, and systemd keeps it; guard that unit for it"))
+        } else {
+            Whose::Others
+        };
     }
     let (ours, others): (Vec<_>, Vec<_>) = held.holders.iter().partition(|holder| own.is(&holder.owner));
     let is_own_birth = held.birthplace.as_ref().is_some_and(|owner| own.is(owner));
+    let name = |process: &Process| process.owner.unit_name().unwrap_or_else(|| format!("pid {}", process.pid));
     match (ours.is_empty(), others.first()) {
-        (false, None) => Some(None),
-        (false, Some(other)) => {
-            let other = other.owner.unit_name().unwrap_or_else(|| format!("pid {}", other.pid));
-            Some(Some(format!("{SHARED}{other}")))
-        }
+        (false, None) => Whose::Own,
+        (false, Some(other)) => Whose::Shared(name(other)),
         // A kernel's own, or one that may not be looked into.
-        (true, None) => is_own_birth.then_some(None),
-        (true, Some(other)) => {
-            let other = other.owner.unit_name().unwrap_or_else(|| format!("pid {}", other.pid));
-            is_own_birth.then(|| Some(format!("made by the unit, and {other} has it now")))
-        }
+        (true, None) if is_own_birth => Whose::Own,
+        (true, Some(other)) if is_own_birth => Whose::Kept(format!("made by the unit, and {} has it now", name(other))),
+        (true, _) => Whose::Others,
     }
 }
 
@@ -178,8 +192,8 @@ fn endpoints(sockets: &[(IpAddr, bool)], port: u16, protocol: Protocol) -> Vec<S
 
 /// An element of `SocketBindAllow=` (systemd.resource-control(5)): `[family:][protocol:]ports`; `any` names no port.
 fn allowed_ports(element: &str) -> Vec<String> {
-    let parts: Vec<&str> = element.split(':').collect();
-    let (family, protocol, ports) = match parts[..] {
+    let pieces: Vec<&str> = element.split(':').collect();
+    let (family, protocol, ports) = match pieces[..] {
         [ports] => ("", "", ports),
         [first @ ("ipv4" | "ipv6"), ports] => (first, "", ports),
         [first, ports] => ("", first, ports),

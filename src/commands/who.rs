@@ -262,17 +262,13 @@ impl Held {
 
 /// `listening, 0 of 128 waiting`.
 fn describe(socket: &Socket) -> String {
-    let mut text = socket.state.to_owned();
-    if let (Some(waiting), Some(backlog)) = (socket.waiting, socket.backlog) {
-        text += &format!(", {waiting} of {backlog} waiting");
-    }
-    if let Some(peer) = &socket.peer {
-        text += &format!(" with {peer}");
-    }
-    if let Some(device) = &socket.device {
-        text += &format!(", on device {device} alone");
-    }
-    text
+    let backlog = match (socket.waiting, socket.backlog) {
+        (Some(waiting), Some(backlog)) => format!(", {waiting} of {backlog} waiting"),
+        (Some(_) | None, _) => String::new(),
+    };
+    let peer = socket.peer.as_ref().map(|peer| format!(" with {peer}")).unwrap_or_default();
+    let device = socket.device.as_ref().map(|device| format!(", on device {device} alone")).unwrap_or_default();
+    [socket.state, &backlog, &peer, &device].concat()
 }
 
 impl Owned {

@@ -11,6 +11,7 @@ use super::net_tables::{self, NetTablesError};
 use super::proc::{self, ProcError};
 use super::sock_diag::SockDiagError;
 use super::users;
+use crate::interrupt::Interrupt;
 use crate::model::{Pid, Port, Protocol};
 
 fn is_said(error: &dyn Error, words: &str, has_source: bool) {
@@ -64,10 +65,11 @@ fn a_file_that_is_not_as_the_kernel_writes_it_is_named() {
     let error = proc::process(root.path(), Pid(8)).unwrap_err();
     is_said(&error, &format!("{}", root.path().join("8/stat").display()), true);
     write("net/tcp", "heading\n 0: 0100007F:0050 torn\n");
-    let error = net_tables::sockets(root.path(), &[(Protocol::Tcp, Port::new(80).unwrap())]).unwrap_err();
+    let deaf = Interrupt::default();
+    let error = net_tables::sockets(root.path(), &[(Protocol::Tcp, Port::new(80).unwrap())], &deaf).unwrap_err();
     is_said(&error, &format!("{}", root.path().join("net/tcp").display()), true);
     // That of IPv6 alone may be missing.
-    let error = net_tables::sockets(root.path(), &[(Protocol::Udp, Port::new(80).unwrap())]).unwrap_err();
+    let error = net_tables::sockets(root.path(), &[(Protocol::Udp, Port::new(80).unwrap())], &deaf).unwrap_err();
     is_said(&error, &format!("{}: No such file", root.path().join("net/udp").display()), true);
 }
 

@@ -256,7 +256,7 @@ impl Place {
     fn sockets_of(&self, ports: &[(Protocol, Port)], interrupt: &Interrupt) -> Result<Vec<Socket>, String> {
         let waiting = match sock_diag::listeners(ports) {
             Ok(sockets) => sockets,
-            Err(netlink) => return self.sockets_of_proc(ports, &netlink, interrupt),
+            Err(netlink) => return self.sockets_of_proc(ports, netlink, interrupt),
         };
         let is_explained = |(protocol, port): &(Protocol, Port)| {
             waiting.iter().any(|socket| socket.protocol == *protocol && socket.local.port() == port.get())
@@ -265,7 +265,7 @@ impl Place {
         if open.is_empty() || open.len() > sock_diag::PORTS_ASKED_ONE_BY_ONE {
             return Ok(waiting);
         }
-        let others = sock_diag::others(&open).or_else(|netlink| self.sockets_of_proc(&open, &netlink, interrupt))?;
+        let others = sock_diag::others(&open).or_else(|netlink| self.sockets_of_proc(&open, netlink, interrupt))?;
         Ok(waiting.into_iter().chain(others).collect())
     }
 
@@ -273,7 +273,7 @@ impl Place {
     fn sockets_of_proc(
         &self,
         wanted: &[(Protocol, Port)],
-        netlink: &SockDiagError,
+        netlink: SockDiagError,
         interrupt: &Interrupt,
     ) -> Result<Vec<Socket>, String> {
         let from_tables = net_tables::sockets(&self.roots.proc, wanted, interrupt);
@@ -334,12 +334,12 @@ impl Place {
         }
         let waiting = match sock_diag::listeners(wanted) {
             Ok(sockets) => sockets,
-            Err(netlink) => return self.sockets_of_proc(wanted, &netlink, interrupt),
+            Err(netlink) => return self.sockets_of_proc(wanted, netlink, interrupt),
         };
         if are_explained(probed, &waiting) {
             return Ok(waiting);
         }
-        let others = sock_diag::others(wanted).or_else(|netlink| self.sockets_of_proc(wanted, &netlink, interrupt))?;
+        let others = sock_diag::others(wanted).or_else(|netlink| self.sockets_of_proc(wanted, netlink, interrupt))?;
         Ok(waiting.into_iter().chain(others).collect())
     }
 

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::interrupt::Interrupt;
 use crate::manager::{Scope, Systemctl};
 use crate::model::UnitName;
@@ -49,7 +51,8 @@ impl Properties {
     #[must_use]
     pub fn ago(&self, key: &str) -> Option<Duration> {
         let then = Duration::from_micros(self.get(key)?.parse().ok().filter(|micros| *micros != 0)?);
-        Some(now_monotonic().saturating_sub(then))
+        let now = Duration::try_from(clock_gettime(ClockId::Monotonic)).ok()?;
+        Some(now.saturating_sub(then))
     }
 
     /// These, of a unit that is not asked about.
@@ -67,11 +70,6 @@ impl Properties {
         }
         Self(all)
     }
-}
-
-fn now_monotonic() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or_default())
 }
 
 /// These properties of these units, each in its turn, also of one that is not there (`LoadState` is `not-found`). `run` is

@@ -2,8 +2,9 @@
 //! microseconds since 1970, as the journal's.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use super::document::{Document, Page};
@@ -135,7 +136,7 @@ impl Holder {
             argv: process.argv.clone(),
             uid: process.uid,
             user: user_name(etc, process.uid),
-            started: micros_of(began(process.start)),
+            started: micros(began(process.start)),
             terminal: process.terminal.map(|terminal| terminal.to_string()),
             cgroup: process.cgroup.as_ref().map(|cgroup| cgroup.0.clone()),
             unit: process.owner.unit_name(),
@@ -186,7 +187,7 @@ impl Unit {
             name: name.to_owned(),
             state: text("ActiveState"),
             substate: text("SubState"),
-            since: since.map(|ago| micros_of(SystemTime::now().checked_sub(ago).unwrap_or(UNIX_EPOCH))),
+            since: since.map(|ago| micros(now(ClockId::Realtime).saturating_sub(ago))),
             invocation: text("InvocationID"),
         }
     }
@@ -261,18 +262,20 @@ impl Document for Run {
 /// How long ago that was.
 #[must_use]
 pub fn since(micros: u64) -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_micros(micros)).unwrap_or_default()
+    now(ClockId::Realtime).saturating_sub(Duration::from_micros(micros))
 }
 
-fn began(start: StartTime) -> SystemTime {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let up = Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or_default());
+/// Since 1970.
+fn began(start: StartTime) -> Duration {
     let ticks = rustix::param::clock_ticks_per_second().max(1);
     let began = Duration::from_secs(start.0 / ticks) + Duration::from_millis(start.0 % ticks * 1000 / ticks);
-    SystemTime::now().checked_sub(up.saturating_sub(began)).unwrap_or(UNIX_EPOCH)
+    now(ClockId::Realtime).saturating_sub(now(ClockId::Boottime).saturating_sub(began))
 }
 
-fn micros_of(moment: SystemTime) -> u64 {
-    let since = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+fn now(clock: ClockId) -> Duration {
+    clock_gettime(clock).try_into().unwrap_or_default()
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }

@@ -1,16 +1,14 @@
+use std::os::unix::net::UnixListener;
+
+use nix::sys::wait::{WaitStatus, waitpid};
 use zbus::Message;
 use zbus::names::OwnedErrorName;
 
 use super::*;
 
-const MOMENT: Duration = Duration::from_millis(100);
-
-/// What a call came back with, as it is told to the operator; `None` where nobody has answered it.
-fn told(error: &zbus::Error) -> Option<String> {
-    match refused(error) {
-        BusError::Stop(error) => Some(error.to_string()),
-        BusError::NotReached => None,
-    }
+/// What a call came back with, as it is told to the operator.
+fn told(error: &zbus::Error) -> String {
+    not_queued(error).to_string()
 }
 
 fn method_error(text: Option<&str>) -> zbus::Error {
@@ -22,22 +20,11 @@ fn method_error(text: Option<&str>) -> zbus::Error {
 #[test]
 fn what_systemd_answers_is_told_in_its_own_words() {
     let told_text = told(&method_error(Some("Transaction contains conflicting jobs")));
-    assert_eq!(told_text.as_deref(), Some("systemd does not stop it: Transaction contains conflicting jobs"));
-    let told_name = told(&method_error(None)).unwrap();
+    assert_eq!(told_text, "systemd does not stop it: Transaction contains conflicting jobs");
+    let told_name = told(&method_error(None));
     assert!(told_name.ends_with("org.freedesktop.systemd1.TransactionJobsConflicting"), "{told_name}");
     let denied = zbus::fdo::Error::AccessDenied("not you".to_owned());
-    assert!(told(&zbus::Error::FDO(Box::new(denied))).unwrap().contains("not you"));
-}
-
-/// systemd may be busy, and queue the job later: `systemctl` is asked then.
-#[test]
-fn no_answer_in_time_is_none() {
-    let errors: [fn(String) -> zbus::fdo::Error; 3] =
-        [zbus::fdo::Error::NoReply, zbus::fdo::Error::Timeout, zbus::fdo::Error::TimedOut];
-    for error in errors {
-        assert_eq!(told(&zbus::Error::FDO(Box::new(error(String::new())))), None);
-    }
-    assert_eq!(told(&zbus::Error::InvalidReply), None);
+    assert!(told(&zbus::Error::FDO(Box::new(denied))).contains("not you"));
 }
 
 #[test]
@@ -51,37 +38,72 @@ fn a_stop_that_did_not_come_about_says_why() {
     }
 }
 
-#[test]
-fn what_is_told_is_waited_for_until_the_deadline_and_no_longer() {
-    let (send, told) = mpsc::channel();
-    let began = Instant::now();
-    let heard = told_by(&told, began + MOMENT * 3, &Interrupt::default());
-    assert!(heard.is_none() && began.elapsed() >= MOMENT * 3);
-    // More than one turn of looking whether something is to end us.
-    let later = std::thread::spawn(move || {
-        std::thread::sleep(MOMENT * 2);
-        send.send(Told::Queued).unwrap();
-    });
-    let heard = told_by(&told, Instant::now() + MOMENT * 200, &Interrupt::default());
-    assert!(matches!(heard, Some(Told::Queued)));
-    later.join().unwrap();
-    // Whoever was to tell is gone.
-    let began = Instant::now();
-    assert!(told_by(&told, began + MOMENT * 200, &Interrupt::default()).is_none());
-    assert!(began.elapsed() < MOMENT * 100);
+/// What a stop comes to in a process of its own, over a bus that takes connections and says nothing, where SIGTERM
+/// comes so long after its beginning; and whether it was called at all.
+fn interrupted_after(wait: Duration) -> (Result<(), StopError>, bool) {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = UnixListener::bind(folder.path().join("bus")).unwrap();
+    bus.set_nonblocking(true).unwrap();
+    let interrupt = Interrupt::listen();
+    let come = move || {
+        std::thread::sleep(wait);
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
+    };
+    if wait.is_zero() {
+        come();
+    } else {
+        std::thread::spawn(come);
+    }
+    let unit = "old.service".parse().unwrap();
+    let result = stop(&unit, Scope::User, folder.path(), true, Duration::from_secs(30), &interrupt);
+    (result, bus.accept().is_ok())
 }
 
-/// In a process of its own, as the mask is its first thread's.
 #[test]
-fn whoever_is_to_end_waits_for_nothing_more() {
-    let Some(us) = crate::sys::fork().unwrap() else {
-        let interrupt = Interrupt::listen();
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
-        let (_send, told) = mpsc::channel();
-        let began = Instant::now();
-        let heard = told_by(&told, began + MOMENT * 300, &interrupt);
-        std::process::exit(if heard.is_none() && began.elapsed() < MOMENT * 100 { 7 } else { 1 });
+fn nothing_is_asked_for_once_we_are_to_end() {
+    for (wait, called) in [(Duration::ZERO, false), (Duration::from_millis(200), true)] {
+        let Some(child) = crate::sys::fork().unwrap() else {
+            let is_right = interrupted_after(wait) == (Err(StopError::NotAsked), called);
+            std::process::exit(if is_right { 7 } else { 1 });
+        };
+        let ended = waitpid(nix::unistd::Pid::from_raw(child.0), None).unwrap();
+        assert!(matches!(ended, WaitStatus::Exited(_, 7)), "{wait:?}: {ended:?}");
+    }
+}
+
+#[test]
+fn what_is_lost_after_it_was_asked_for_is_no_refusal() {
+    use zbus::fdo::Error;
+    let fdo = |error| not_queued(&zbus::Error::FDO(Box::new(error)));
+    for lost in [Error::NoReply(String::new()), Error::TimedOut(String::new()), Error::Disconnected(String::new())] {
+        let shown = lost.to_string();
+        assert!(matches!(fdo(lost), StopError::Unclear(_)), "{shown}");
+    }
+    assert!(matches!(fdo(Error::AccessDenied(String::new())), StopError::Refused(_)));
+    let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+    assert!(matches!(not_queued(&broken.into()), StopError::Unclear(_)));
+}
+
+#[test]
+fn what_systemctl_says_tells_a_lost_answer_from_a_refusal() {
+    let told = |why: &str| match not_stopped(why.to_owned()) {
+        StopError::Unclear(_) => "unclear",
+        StopError::Refused(_) => "refused",
+        StopError::Failed(_) => "failed",
+        StopError::Late | StopError::NotAsked => "else",
     };
-    let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(us.0), None).unwrap();
-    assert!(matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 7)), "{ended:?}");
+    for (why, expected) in [
+        ("Failed to stop old.service: Connection reset by peer", "unclear"),
+        ("Failed to wait for response: Connection reset by peer", "unclear"),
+        ("Failed to stop old.service: Message recipient disconnected from message bus without replying", "unclear"),
+        ("systemctl ended with signal: 15 (SIGTERM)", "unclear"),
+        ("Failed to connect to bus: Connection refused", "refused"),
+        (
+            "Failed to stop old.service: Operation refused, unit old.service may be requested by dependency only",
+            "refused",
+        ),
+        ("Job for old.service canceled.", "failed"),
+    ] {
+        assert_eq!(told(why), expected, "{why}");
+    }
 }

@@ -65,7 +65,7 @@ pub(super) fn check_reports_every_problem_at_once(m: &Machine) {
     m.given("a policy in two files, with more wrong in it than a start says, and a template with a wrong instance");
     m.unit("worker@.service", IDLE);
     m.ok("systemctl start worker@7.service worker@x.service");
-    let many: String = (0..30).map(|number| format!("\"{number}x\",")).collect();
+    let many = (0..30).map(|number| format!("\"{number}x\"")).collect::<Vec<_>>().join(", ");
     policy(m, &format!("[unit.\"{APP}\"]\nports = [{many}]\non-stale = \"perhaps\"\n"));
     m.write(MORE, "[unit.\"worker@.service\"]\nports = [\"80%i/tcp\"]\nportz = []\n");
 
@@ -255,15 +255,15 @@ pub(super) fn audit_is_right_about_restarts_that_never_end(m: &Machine) {
     let limit = "[Unit]\nStartLimitIntervalSec=2\nStartLimitBurst=5\n";
     let restart =
         |pause: &str| format!("{limit}{IDLE}Restart=always\nRestartSec={pause}\nRestartPreventExitStatus=69\n");
-    let mut text = String::new();
+    let mut tables = Vec::new();
     for (unit, pause) in [("loop.service", "500ms"), ("limited.service", "100ms"), ("skipped.service", "500ms")] {
         m.unit(unit, &restart(pause));
         let drop_in =
             if unit == "skipped.service" { GUARD.replace("ExecStartPre=", "ExecCondition=") } else { GUARD.to_owned() };
         m.unit(&format!("{unit}.d/10.conf"), &drop_in);
-        text += &format!("[unit.\"{unit}\"]\nports = [\"8080/tcp\"]\n");
+        tables.push(format!("[unit.\"{unit}\"]\nports = [\"8080/tcp\"]\n"));
     }
-    policy(m, &text);
+    policy(m, &tables.concat());
     let (_, content) = json(m, "portguard audit");
 
     m.when("they are started");
