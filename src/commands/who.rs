@@ -210,8 +210,8 @@ impl Document for Who {
             }
         }
         if self.sockets.is_empty() {
-            let what = if self.asked.is_empty() { "nothing".to_owned() } else { self.asked.join(", ") };
-            page.words("", &format!("{what}: nobody has it"), None);
+            let what = if self.asked.is_empty() { "any port".to_owned() } else { self.asked.join(", ") };
+            page.words("", &format!("nobody has {what}"), None);
         }
         for sentence in &self.unseen {
             page.words("! ", sentence, Some(Tone::Bad));
@@ -226,7 +226,7 @@ impl Who {
         for Held { socket, owners } in &self.sockets {
             let kind = if socket.address.contains(':') { "IPv6" } else { "IPv4" };
             let node = socket.protocol.to_uppercase();
-            let name = format!("{}:{} ({})", socket.address, socket.port, socket.state.to_uppercase());
+            let name = format!("{} ({})", socket.name(), socket.state.to_uppercase());
             for owned in owners {
                 let unit = owned.unit.as_ref().map_or("-", |unit| &unit.name);
                 let row = |command: &str, pid: String, user: &str| {
@@ -253,7 +253,8 @@ impl Who {
 impl Held {
     fn print(&self, page: &mut Page, unit: Option<&str>) {
         let state = describe(&self.socket);
-        page.line(&[(&self.socket.name(), Some(Tone::Title)), ("  ", None), (&state, None)]);
+        let name = format!("{}/{}", self.socket.name(), self.socket.protocol);
+        page.line(&[(&name, Some(Tone::Title)), ("  ", None), (&state, None)]);
         for (index, owned) in self.owners.iter().enumerate() {
             owned.print(page, index + 1 == self.owners.len(), unit, &self.socket);
         }

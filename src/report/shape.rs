@@ -73,15 +73,11 @@ impl Socket {
         }
     }
 
-    /// `127.0.0.1:80/tcp`, `[::]:80/tcp`.
+    /// `127.0.0.1:80`, `[::]:80`.
     #[must_use]
     pub fn name(&self) -> String {
-        let Self { protocol, address, port, .. } = self;
-        if address.contains(':') {
-            format!("[{address}]:{port}/{protocol}")
-        } else {
-            format!("{address}:{port}/{protocol}")
-        }
+        let Self { address, port, .. } = self;
+        if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
     }
 }
 
@@ -155,7 +151,8 @@ impl Holder {
     /// Its arguments, or its name where it has none.
     #[must_use]
     pub fn command(&self) -> String {
-        if self.argv.is_empty() { self.name.clone() } else { self.argv.join(" ") }
+        // A program that writes its state over them leaves blanks.
+        if self.argv.is_empty() { self.name.clone() } else { self.argv.join(" ").trim_end().to_owned() }
     }
 }
 
