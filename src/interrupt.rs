@@ -145,6 +145,7 @@ mod tests {
     /// test ends it.
     fn end_of(work: impl FnOnce()) -> WaitStatus {
         let Some(child) = crate::sys::fork().unwrap() else {
+            sys::ignore_none();
             // What fails in there must not go on as the test's own thread.
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
             std::process::exit(if done.is_ok() { 7 } else { 1 });

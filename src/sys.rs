@@ -166,6 +166,16 @@ pub(crate) fn ignore(signal: nix::sys::signal::Signal) {
     unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) }.unwrap();
 }
 
+/// Has signals do again what they do by default, for a test: a shell in the background and nohup(1) ignore some.
+#[cfg(test)]
+pub(crate) fn ignore_none() {
+    use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGQUIT};
+    for signal in [SIGHUP, SIGINT, SIGQUIT] {
+        // SAFETY: SIG_DFL is no handler, so nothing of ours ever runs in a signal's context.
+        unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigDfl) }.unwrap();
+    }
+}
+
 /// Lets a child be ended by signals that its parent holds back: it inherits what is blocked, and would keep a unit from
 /// stopping. It ends with the thread that starts it: what portguard asks for is nobody's business once it is gone.
 pub(crate) fn prepare(command: &mut std::process::Command) {

@@ -116,6 +116,7 @@ fn a_child_plays_its_role() {
         std::net::TcpStream::connect(("127.0.0.1", child.port().get())).unwrap();
         return;
     };
+    sys::ignore_none();
     let role = ROLES.into_iter().find(|known| format!("{known:?}") == role).unwrap();
     if let Ok(cgroup) = std::env::var("PORTGUARD_TEST_CGROUP") {
         std::fs::write(Path::new(&cgroup).join("cgroup.procs"), "0").unwrap();
