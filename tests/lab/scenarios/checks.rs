@@ -212,7 +212,9 @@ pub(super) fn audit_finds_what_hinders_a_start_one_day(m: &Machine) {
         .map(|(unit, port)| format!("[unit.\"{unit}.service\"]\nports = [\"{port}/tcp\"]\n"))
         .concat();
     m.write(MORE, more + "[unit.\"sound.socket\"]\nports = [\"7001/tcp\"]\n");
-    let before = m.ok("ps -eo pid=,stat=,comm= --no-headers | grep -v 'ps$' | wc -l");
+    let ours = "app.service web.service bare.service ignored.service lonely.service none.service loop.service \
+        skipped.service sound.socket one.socket other.socket";
+    let before = m.ok(&format!("systemctl show -p Id,ActiveState,MainPID,InvocationID {ours}"));
     let (status, content) = json(m, "portguard audit");
 
     m.then("each is found, and none besides");
@@ -239,7 +241,7 @@ pub(super) fn audit_finds_what_hinders_a_start_one_day(m: &Machine) {
         assert!(lines.iter().any(|shown| shown == line), "{line}: {lines:#?}");
     }
     assert_eq!(m.main_pid("web.service"), web);
-    assert_eq!(m.ok("ps -eo pid=,stat=,comm= --no-headers | grep -v 'ps$' | wc -l"), before);
+    assert_eq!(m.ok(&format!("systemctl show -p Id,ActiveState,MainPID,InvocationID {ours}")), before);
 
     m.then("without root what can be seen is, and what cannot is said");
     let (status, content) = json(m, "setpriv --reuid=nobody --clear-groups portguard audit");
