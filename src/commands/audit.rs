@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::claims::{self, Policies, Source, System};
-use super::remark::{Findings, Left, Remark, Severity};
-use super::{CommandError, show};
+use super::remark::{self, Findings, Left, Remark, Severity};
+use super::{CommandError, show, systemctl};
 use crate::cli;
 use crate::manager::Scope;
 use crate::model::{CgroupPath, ForeignRule, Pid, UnitName, UnitType};
@@ -36,8 +36,8 @@ pub(super) fn run(args: &cli::Audit) -> Result<u8, CommandError> {
 
     let mut findings = Vec::new();
     if !problems.is_empty() || !policies.problems.is_empty() {
-        let count = problems.len() + policies.problems.len();
-        let message = format!("the policy has {count} problems, with which no guarded unit starts");
+        let count = remark::count(problems.len() + policies.problems.len(), "problem");
+        let message = format!("the policy has {count}, with which no guarded unit starts");
         let next = "portguard check".to_owned();
         findings.push(Remark::new(Severity::Error, "policy", &[], message).with_next(next));
     }
@@ -317,13 +317,6 @@ fn left(proc: &Path, pid: Pid) -> Left {
         String::from_utf8_lossy(&read("comm")).trim_end().clone_into(&mut command);
     }
     Left { pid: pid.0, command }
-}
-
-fn systemctl(scope: Scope) -> &'static str {
-    match scope {
-        Scope::System => "systemctl",
-        Scope::User => "systemctl --user",
-    }
 }
 
 #[cfg(test)]

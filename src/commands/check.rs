@@ -88,7 +88,8 @@ fn unexpanded(problems: &[(UnitName, Problem)]) -> Vec<Remark> {
 fn not_there(unit: &UnitName, place: Option<&policy::Place>, system: &System) -> Option<Remark> {
     let warn = |kind, message| Some(Remark::new(Severity::Warning, kind, &[unit.as_str()], message).at(place));
     if let Some(own) = system.aliases.iter().find(|(name, _)| name == unit).map(|(_, own)| own) {
-        let message = format!("{unit} is another name of {own}, by which portguard is called: [unit.\"{own}\"]");
+        let message =
+            format!("{unit} is another name of {own}, by which portguard is called: [unit.{:?}]", own.as_str());
         return warn("alias", message);
     }
     let state = match system.unit(unit) {

@@ -3,21 +3,24 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::Mode;
+use rustix::process::umask;
 use serde::Serialize;
 
 use super::learn::{self, Stanza};
-use super::{CommandError, known_units, show};
+use super::{CommandError, known_units, show, systemctl};
 use crate::cli;
 use crate::interrupt::Interrupt;
 use crate::manager::{Scope, Systemctl};
 use crate::model::{UnitName, UnitType};
-use crate::observe::units;
+use crate::observe::units::{self, Properties};
 use crate::policy::{self, Policy};
 use crate::report::document::{Document, Page, Tone};
+use crate::report::shell;
 
 /// The first line of what is written here. Whoever changes such a file takes it away, and it stays.
 const MARK: &str =
@@ -84,6 +87,12 @@ impl Folders {
         let places = if target.runtime { vec![of("/run")] } else { vec![of("/etc"), of("/run")] };
         Ok(Self { scope: Scope::System, run: roots.run, places })
     }
+
+    /// Where the drop-in of a unit is to be.
+    fn drop_in(&self, unit: &UnitName) -> PathBuf {
+        let folder = self.places.first().map_or(Path::new("/"), |(units, _)| units.as_path());
+        folder.join(format!("{unit}.d")).join(DROP_IN)
+    }
 }
 
 /// What is there of this path is the calling user's: `su` and some of sudo's settings keep `HOME`, in which root would
@@ -104,44 +113,82 @@ pub(super) fn enable(target: &cli::Target) -> Result<u8, CommandError> {
     let folders = Folders::of(target)?;
     let units = units_of(target, &folders)?;
     let program = installed_program(folders.scope)?;
-    let policy = Policy::load(&policy::Roots::default()).map_err(|error| CommandError::policy(&error))?;
+    let mut policy = Policy::load(&policy::Roots::default()).map_err(|error| CommandError::policy(&error))?;
+    if !target.runtime {
+        // A drop-in that lasts needs ports that do.
+        let mut lasting = policy::Roots::default();
+        lasting.dirs.retain(|root| root != Path::new("/run"));
+        policy = Policy::load(&lasting).map_err(|error| CommandError::policy(&error))?;
+    }
     let unknown: Vec<UnitName> = units.iter().filter(|unit| !policy.has_ports(unit)).cloned().collect();
     let learnable: Vec<UnitName> = unknown.iter().filter(|unit| !unit.is_template()).cloned().collect();
     let (learnt, _) =
         if learnable.is_empty() { Default::default() } else { learn::learn(&learnable, target.common.user)? };
-    if let Some(unit) =
-        unknown.iter().find(|unit| !learnt.iter().any(|stanza| stanza.is_of(unit) && stanza.has_ports()))
-    {
-        let hint = format!("[unit.\"{unit}\"] with ports = [\"8080/tcp\"] in /etc/portguard/portguard.toml");
-        let why = if unit.is_template() { "a template listens on nothing" } else { "it listens on nothing now" };
-        return Err(CommandError::nothing(format!(
-            "no ports are known of {unit}, and none can be learnt, as {why}: start it first, or write {hint}; nothing was changed"
-        )));
-    }
+    let mut files = Vec::new();
     let mut done = Done::default();
     for unit in &units {
-        let stanza = learnt.iter().find(|stanza| stanza.is_of(unit));
-        enable_one(unit, stanza, &program, &folders, &mut done)?;
+        let stanza = learnt.iter().find(|stanza| stanza.is_of(unit) && stanza.has_ports());
+        let drop_in = folders.drop_in(unit);
+        if stanza.is_some() || !unknown.contains(unit) {
+            files.extend(files_of(unit, stanza, &program, &folders, drop_in));
+        } else if folders.scope == Scope::User && is_ours(&drop_in) {
+            // Its ports are in there.
+            done.note("kept", Some(&drop_in), Some(unit), format!("{} is there already", drop_in.display()));
+        } else {
+            return Err(no_ports(unit, learnt.iter().any(|stanza| stanza.is_of(unit) && !stanza.is_empty())));
+        }
+    }
+    // Either all are written, or none is.
+    for file in &files {
+        file.is_written()?;
+    }
+    for file in &files {
+        file.write(&mut done)?;
     }
     finish(&folders, &units, done, target.common.json, true)
 }
 
-fn enable_one(
+fn no_ports(unit: &UnitName, has_others: bool) -> CommandError {
+    let why = if unit.is_template() {
+        "a template listens on nothing".to_owned()
+    } else if has_others {
+        format!("portguard learn {} says why", shell(unit))
+    } else {
+        "it listens on nothing now: start it first".to_owned()
+    };
+    CommandError::nothing(format!(
+        "no ports are known of {unit}, and none can be learnt: {why}, or write [unit.{:?}] with ports = [\"8080/tcp\"] in \
+         /etc/portguard/portguard.toml; nothing was changed",
+        unit.as_str()
+    ))
+}
+
+/// A file that is to be.
+struct File {
+    unit: UnitName,
+    path: PathBuf,
+    text: String,
+    /// What it is for.
+    what: &'static str,
+}
+
+fn files_of(
     unit: &UnitName,
     learnt: Option<&Stanza>,
     program: &Path,
     folders: &Folders,
-    done: &mut Done,
-) -> Result<(), CommandError> {
-    let Some((unit_folder, policy_folder)) = folders.places.first() else { return Ok(()) };
+    drop_in: PathBuf,
+) -> Vec<File> {
+    let mut files = Vec::new();
     let mut command = match folders.scope {
         Scope::System => format!("+{} --unit %n", program.display()),
         Scope::User => format!("{} --user --unit %n", program.display()),
     };
+    let policy_folder = folders.places.first().and_then(|(_, policy)| policy.as_ref());
     match (learnt, policy_folder) {
         (Some(stanza), Some(folder)) => {
-            let text = format!("{MARK}{}", stanza.toml());
-            write(&folder.join(format!("{unit}.toml")), &text, unit, "its ports, as it listens now", done)?;
+            let (path, text) = (folder.join(format!("{unit}.toml")), format!("{MARK}{}", stanza.toml()));
+            files.push(File { unit: unit.clone(), path, text, what: "its ports, as it listens now" });
         }
         // The policy is root's: the ports of a user's unit are in its command.
         (Some(stanza), None) => {
@@ -153,8 +200,8 @@ fn enable_one(
     }
     let section = if unit.unit_type() == UnitType::Socket { "Socket" } else { "Service" };
     let text = format!("{MARK}[{section}]\nExecStartPre={command}\n");
-    let path = unit_folder.join(format!("{unit}.d")).join(DROP_IN);
-    write(&path, &text, unit, "portguard runs before each start", done)
+    files.push(File { unit: unit.clone(), path: drop_in, text, what: "portguard runs before each start" });
+    files
 }
 
 /// Exit status 0: none of the units has a drop-in of ours any more.
@@ -195,30 +242,40 @@ fn finish(
     enabled: bool,
 ) -> Result<u8, CommandError> {
     let deadline = Instant::now() + RELOAD;
-    if done.has_changed() {
-        let reloaded = Systemctl { scope: folders.scope, run: &folders.run, deadline }
-            .ask(&["daemon-reload"], &Interrupt::default());
-        reloaded
-            .map_err(|why| CommandError::blind(format!("systemd could not be told: {why}; systemctl daemon-reload")))?;
-        done.note("reloaded", None, None, "systemd has read its units anew".to_owned());
-    }
-    let mut status = 0;
     let runnable: Vec<UnitName> = units.iter().filter(|unit| !unit.is_template()).cloned().collect();
-    let shown = units::show(folders.scope, &folders.run, &runnable, &["ExecStartPre", "ExecCondition"]);
-    for (unit, shown) in runnable.iter().zip(shown.map_err(CommandError::blind)?) {
-        let runs = |key| shown.all(key).iter().any(|command: &String| command.contains("/portguard "));
-        let is_guarded = runs("ExecStartPre") || runs("ExecCondition");
-        if is_guarded != enabled {
-            status = 1;
-            let which = format!("systemctl cat {unit}");
-            let message = if enabled {
-                format!("{unit} does not run portguard all the same: another drop-in hides this one, see {which}")
-            } else {
-                format!("{unit} still runs portguard, by a file that portguard enable has not written: see {which}")
-            };
-            done.note("noted", None, Some(unit), message);
+    let mut is_new = done.has_changed();
+    let odd = loop {
+        if is_new {
+            Systemctl { scope: folders.scope, run: &folders.run, deadline }
+                .ask(&["daemon-reload"], &Interrupt::default())
+                .map_err(|why| {
+                    CommandError::blind(format!("systemd could not be told: {why}; systemctl daemon-reload"))
+                })?;
+            done.note("reloaded", None, None, "systemd has read its units anew".to_owned());
         }
+        let shown = units::show(folders.scope, &folders.run, &runnable, &["ExecStartPre", "ExecCondition"]);
+        let is_odd = |shown: &Properties| {
+            let runs = |key| shown.all(key).iter().any(|command: &String| command.contains("/portguard "));
+            (runs("ExecStartPre") || runs("ExecCondition")) != enabled
+        };
+        let shown = runnable.iter().zip(shown.map_err(CommandError::blind)?);
+        let odd: Vec<&UnitName> = shown.filter(|(_, shown)| is_odd(shown)).map(|(unit, _)| unit).collect();
+        // What was written by a call that came no further, systemd has not read yet.
+        if odd.is_empty() || is_new {
+            break odd;
+        }
+        is_new = true;
+    };
+    for unit in &odd {
+        let which = format!("{} cat {}", systemctl(folders.scope), shell(unit));
+        let message = if enabled {
+            format!("{unit} does not run portguard all the same: another drop-in hides this one, see {which}")
+        } else {
+            format!("{unit} still runs portguard, by another file: see {which}")
+        };
+        done.note("noted", None, Some(unit), message);
     }
+    let status = u8::from(!odd.is_empty());
     show(&done, json, status)
 }
 
@@ -228,7 +285,8 @@ fn installed_program(scope: Scope) -> Result<PathBuf, CommandError> {
         std::env::current_exe().map_err(|error| CommandError::cannot_create(format!("/proc/self/exe: {error}")))?;
     let is_installed = ["/usr/", "/opt/", "/nix/store/", "/gnu/store/"].iter().any(|root| own.starts_with(root));
     let text = own.to_str().filter(|text| !text.contains([' ', '%', '"', '\'', '\\', '$', ';']));
-    if text.is_none() || (scope == Scope::System && !is_installed) {
+    let is_safe = || fs::metadata(&own).is_ok_and(|status| status.uid() == 0 && status.mode() & 0o022 == 0);
+    if text.is_none() || (scope == Scope::System && !(is_installed && is_safe())) {
         let own = own.display();
         return Err(CommandError::cannot_create(format!(
             "{own} is no place from which systemd should run it: install it, to /usr/bin"
@@ -237,39 +295,54 @@ fn installed_program(scope: Scope) -> Result<PathBuf, CommandError> {
     Ok(own)
 }
 
-/// Writes a file whole or not at all, unless somebody else has written one there.
-fn write(path: &Path, text: &str, unit: &UnitName, what: &str, done: &mut Done) -> Result<(), CommandError> {
-    let failed = |error: io::Error| CommandError::cannot_create(format!("{}: {error}", path.display()));
-    match read(path).map_err(failed)? {
-        Some(old) if old == text => {
+impl File {
+    fn failed(&self, error: &io::Error) -> CommandError {
+        CommandError::cannot_create(format!("{}: {error}", self.path.display()))
+    }
+
+    /// Whether it is there as it is to be. One of somebody else's is an error.
+    fn is_written(&self) -> Result<bool, CommandError> {
+        match read(&self.path).map_err(|error| self.failed(&error))? {
+            Some(old) if old == self.text => Ok(true),
+            Some(old) if !old.starts_with(MARK) => {
+                let path = self.path.display();
+                Err(CommandError::cannot_create(format!(
+                    "{path} is there, and not from portguard enable: it is left as it is"
+                )))
+            }
+            Some(_) | None => Ok(false),
+        }
+    }
+
+    /// Writes it whole or not at all, unless somebody else has written one there.
+    fn write(&self, done: &mut Done) -> Result<(), CommandError> {
+        let Self { unit, path, text, what } = self;
+        if self.is_written()? {
             done.note("kept", Some(path), Some(unit), format!("{} is there already: {what}", path.display()));
             return Ok(());
         }
-        Some(old) if !old.starts_with(MARK) => {
-            let path = path.display();
-            return Err(CommandError::cannot_create(format!(
-                "{path} is there, and not from portguard enable: it is left as it is"
-            )));
-        }
-        Some(_) | None => {}
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        // Whatever it was: nobody else may write there, and people, and the guards of users' units, are to read it.
+        umask(Mode::from_raw_mode(0o022));
+        fs::create_dir_all(folder).map_err(|error| self.failed(&error))?;
+        let temporary = folder.join(format!(".{DROP_IN}.{}", std::process::id()));
+        let written = || -> io::Result<()> {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&temporary, path)
+        };
+        written().map_err(|error| {
+            let _ = fs::remove_file(&temporary);
+            self.failed(&error)
+        })?;
+        done.note("wrote", Some(path), Some(unit), format!("{}: {what}", path.display()));
+        Ok(())
     }
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(folder).map_err(failed)?;
-    let temporary = folder.join(format!(".{DROP_IN}.{}", std::process::id()));
-    let written = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
-        // Whatever the umask is: systemd and portguard read it as root, and people want to.
-        file.set_permissions(fs::Permissions::from_mode(0o644))?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    written().map_err(|error| {
-        let _ = fs::remove_file(&temporary);
-        failed(error)
-    })?;
-    done.note("wrote", Some(path), Some(unit), format!("{}: {what}", path.display()));
-    Ok(())
+}
+
+fn is_ours(path: &Path) -> bool {
+    read(path).is_ok_and(|text| text.is_some_and(|text| text.starts_with(MARK)))
 }
 
 fn remove(path: &Path, unit: &UnitName, done: &mut Done) -> Result<(), CommandError> {
@@ -314,10 +387,16 @@ impl Document for Done {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn unit() -> UnitName {
         "app.service".parse().unwrap()
+    }
+
+    fn write(path: &Path, text: &str, done: &mut Done) -> Result<(), CommandError> {
+        File { unit: unit(), path: path.to_owned(), text: text.to_owned(), what: "" }.write(done)
     }
 
     #[test]
@@ -326,19 +405,19 @@ mod tests {
         let path = folder.path().join("app.service.d").join(DROP_IN);
         let ours = format!("{MARK}[Service]\n");
         let mut done = Done::default();
-        write(&path, &ours, &unit(), "first", &mut done).unwrap();
-        write(&path, &ours, &unit(), "again", &mut done).unwrap();
-        write(&path, &format!("{ours}ExecStartPre=true\n"), &unit(), "newer", &mut done).unwrap();
+        write(&path, &ours, &mut done).unwrap();
+        write(&path, &ours, &mut done).unwrap();
+        write(&path, &format!("{ours}ExecStartPre=true\n"), &mut done).unwrap();
         assert_eq!(done.steps.iter().map(|step| step.what).collect::<Vec<_>>(), ["wrote", "kept", "wrote"]);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
 
         fs::write(&path, "[Service]\n").unwrap();
-        assert!(write(&path, &ours, &unit(), "over", &mut done).is_err());
+        assert!(write(&path, &ours, &mut done).is_err());
         remove(&path, &unit(), &mut done).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "[Service]\n");
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
-        assert!(write(&path, &ours, &unit(), "masked", &mut done).is_err());
+        assert!(write(&path, &ours, &mut done).is_err());
         assert!(fs::read_dir(path.parent().unwrap()).unwrap().count() == 1, "no temporary file is left");
     }
 
@@ -358,7 +437,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(DROP_IN);
         let mut done = Done::default();
-        write(&path, MARK, &unit(), "", &mut done).unwrap();
+        write(&path, MARK, &mut done).unwrap();
         remove(&path, &unit(), &mut done).unwrap();
         remove(&path, &unit(), &mut done).unwrap();
         assert_eq!(done.steps.iter().map(|step| step.what).collect::<Vec<_>>(), ["wrote", "removed"]);

@@ -10,7 +10,9 @@ use super::claims::Ephemeral;
 use super::{CommandError, every_port, show, survey};
 use crate::cli;
 use crate::manager::Scope;
-use crate::model::{EndpointScene, HeldSocket, Owner, Process, Protocol, SocketState, UnitName, printable};
+use crate::model::{
+    EndpointRange, EndpointScene, Engine, HeldSocket, Owner, Process, Protocol, SocketState, UnitName, printable,
+};
 use crate::observe::units::Properties;
 use crate::observe::{Place, Roots};
 use crate::report::document::{Document, Page};
@@ -90,8 +92,20 @@ impl Own<'_> {
 
 fn ports(own: &Own<'_>, sockets: &[EndpointScene], shown: &Properties, clients: Option<&Ephemeral>) -> Vec<PortLine> {
     let mut all: BTreeMap<(Protocol, u16), Vec<(&HeldSocket, Whose)>> = BTreeMap::new();
-    for held in sockets.iter().flat_map(|seen| &seen.sockets) {
-        let whose = whose(own, held);
+    let waiting = || sockets.iter().flat_map(|seen| &seen.sockets).filter(|held| waits(held));
+    for held in waiting() {
+        let mut whose = whose(own, held);
+        if whose == Whose::Own {
+            // SO_REUSEPORT.
+            let same = |other: &&HeldSocket| {
+                (other.socket.protocol, other.socket.local) == (held.socket.protocol, held.socket.local)
+                    && self::whose(own, other) == Whose::Others
+            };
+            whose = waiting()
+                .filter(same)
+                .find_map(|other| Some(name(other.holders.first()?)))
+                .map_or(whose, Whose::Shared);
+        }
         if whose != Whose::Others {
             let key = (held.socket.protocol, held.socket.local.port());
             all.entry(key).or_default().push((held, whose));
@@ -101,7 +115,9 @@ fn ports(own: &Own<'_>, sockets: &[EndpointScene], shown: &Properties, clients: 
     for ((protocol, port), sockets) in all {
         let (mut is_taken, mut note) = match sockets.iter().map(|(_, whose)| whose).max() {
             Some(Whose::Kept(by)) => (false, Some(by.clone())),
-            Some(Whose::Shared(with)) => (true, Some(format!("shared with {with}"))),
+            Some(Whose::Shared(with)) => {
+                (true, Some(format!("shared with {with}, beside which portguard lets nobody start")))
+            }
             Some(Whose::Own | Whose::Others) | None => (true, None),
         };
         let may_be_a_clients = |clients: &&Ephemeral| clients.has(port) && !clients.is_reserved(port);
@@ -120,8 +136,13 @@ fn ports(own: &Own<'_>, sockets: &[EndpointScene], shown: &Properties, clients: 
     }
     for allowed in shown.all("SocketBindAllow").iter().flat_map(|line| line.split_whitespace()) {
         for endpoint in allowed_ports(allowed) {
-            if !lines.iter().any(|line| line.endpoint == endpoint) {
-                let note = Some(format!("SocketBindAllow={allowed}, nothing listens there now"));
+            let shares = |line: &PortLine| {
+                let one: Option<EndpointRange> = line.endpoint.parse().ok();
+                let other: Option<EndpointRange> = endpoint.parse().ok();
+                one.zip(other).is_some_and(|(one, other)| other.port_count() == 1 && one.shared_with(other).is_some())
+            };
+            if !lines.iter().any(|line| line.is_taken && shares(line)) {
+                let note = Some(format!("SocketBindAllow={allowed}: it may listen there"));
                 lines.insert(PortLine { endpoint, is_taken: true, note });
             }
         }
@@ -132,7 +153,7 @@ fn ports(own: &Own<'_>, sockets: &[EndpointScene], shown: &Properties, clients: 
 /// How a socket stands to the unit; of several on one port the last of these counts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Whose {
-    /// It is not the unit's, or waits for nobody.
+    /// It is not the unit's.
     Others,
     /// Its own.
     Own,
@@ -142,11 +163,15 @@ enum Whose {
     Kept(String),
 }
 
+fn waits(held: &HeldSocket) -> bool {
+    matches!(held.socket.state, SocketState::Listen | SocketState::Unconnected | SocketState::Bound)
+}
+
+fn name(process: &Process) -> String {
+    process.owner.unit_name().unwrap_or_else(|| format!("pid {}", process.pid))
+}
+
 fn whose(own: &Own<'_>, held: &HeldSocket) -> Whose {
-    let waits = matches!(held.socket.state, SocketState::Listen | SocketState::Unconnected | SocketState::Bound);
-    if !waits {
-        return Whose::Others;
-    }
     if let Some(socket_unit) = &held.socket_unit {
         return if socket_unit == own.unit {
             Whose::Own
@@ -158,7 +183,11 @@ fn whose(own: &Own<'_>, held: &HeldSocket) -> Whose {
     }
     let (ours, others): (Vec<_>, Vec<_>) = held.holders.iter().partition(|holder| own.is(&holder.owner));
     let is_own_birth = held.birthplace.as_ref().is_some_and(|owner| own.is(owner));
-    let name = |process: &Process| process.owner.unit_name().unwrap_or_else(|| format!("pid {}", process.pid));
+    // dockerd has a proxy for each port that a container publishes.
+    let published = ours.iter().filter_map(|holder| holder.container.as_ref());
+    if let Some(container) = published.into_iter().find(|container| container.engine == Engine::Docker) {
+        return Whose::Kept(format!("published for {container}"));
+    }
     match (ours.is_empty(), others.first()) {
         (false, None) => Whose::Own,
         (false, Some(other)) => Whose::Shared(name(other)),
@@ -190,34 +219,30 @@ fn endpoints(sockets: &[(IpAddr, bool)], port: u16, protocol: Protocol) -> Vec<S
     addresses.into_iter().map(|address| format!("{address}:{port}/{protocol}")).collect()
 }
 
-/// An element of `SocketBindAllow=` (systemd.resource-control(5)): `[family:][protocol:]ports`; `any` names no port.
+/// An element of `SocketBindAllow=` (systemd.resource-control(5)): `[family:][protocol:]ports`, of which `systemctl show`
+/// leaves out the second colon; `any` names no port.
 fn allowed_ports(element: &str) -> Vec<String> {
-    let pieces: Vec<&str> = element.split(':').collect();
-    let (family, protocol, ports) = match pieces[..] {
-        [ports] => ("", "", ports),
-        [first @ ("ipv4" | "ipv6"), ports] => (first, "", ports),
-        [first, ports] => ("", first, ports),
-        [family, protocol, ports] => (family, protocol, ports),
-        _ => return Vec::new(),
+    let (host, rest) = match element.split_once(':') {
+        Some(("ipv4", rest)) => ("0.0.0.0:", rest),
+        Some(("ipv6", rest)) => ("[::]:", rest),
+        Some(_) | None => ("", element),
     };
-    let host = match family {
-        "ipv4" => "0.0.0.0:",
-        "ipv6" => "[::]:",
-        _ => "",
-    };
-    let protocols: &[&str] = match protocol {
-        "tcp" => &["tcp"],
-        "udp" => &["udp"],
-        _ => &["tcp", "udp"],
-    };
-    let lines = protocols.iter().map(|protocol| format!("{host}{ports}/{protocol}"));
-    lines.filter(|text| text.parse::<crate::model::EndpointRange>().is_ok()).collect()
+    let protocols =
+        ["tcp", "udp"].into_iter().filter(|one| rest.starts_with(one) || rest.starts_with(char::is_numeric));
+    let ports = rest.trim_start_matches(char::is_alphabetic).trim_start_matches(':');
+    let lines = protocols.map(|protocol| format!("{host}{ports}/{protocol}"));
+    lines.filter(|text| text.parse::<EndpointRange>().is_ok()).collect()
 }
 
 impl Stanza {
     /// Whether there is a port to be guarded.
     pub(super) fn has_ports(&self) -> bool {
         self.taken().next().is_some()
+    }
+
+    /// Whether nothing was found at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ports.is_empty()
     }
 
     /// Whether it is of this unit.
@@ -292,6 +317,10 @@ mod tests {
         assert_eq!(allowed_ports("tcp:8080"), ["8080/tcp"]);
         assert_eq!(allowed_ports("ipv4:8080"), ["0.0.0.0:8080/tcp", "0.0.0.0:8080/udp"]);
         assert_eq!(allowed_ports("ipv6:udp:53-54"), ["[::]:53-54/udp"]);
+        // As all versions of systemctl print it.
+        assert_eq!(allowed_ports("tcp7000"), ["7000/tcp"]);
+        assert_eq!(allowed_ports("ipv4:tcp8080-8090"), ["0.0.0.0:8080-8090/tcp"]);
+        assert!(allowed_ports("udpany").is_empty() && allowed_ports("ipv6:any").is_empty());
         assert!(allowed_ports("any").is_empty() && allowed_ports("ipv4:tcp").is_empty());
         assert!(allowed_ports("a:b:c:d").is_empty());
     }

@@ -21,6 +21,7 @@ use crate::observe::units::{self, Properties};
 use crate::observe::{Place, Roots, Wanted};
 use crate::policy::{Policy, PolicyError};
 use crate::report::document::{self, Document};
+use crate::report::shell;
 
 /// To a unit that is not there everybody is foreign.
 const NOBODY: &str = "portguard-nobody.service";
@@ -91,6 +92,13 @@ fn show(document: &impl Document, json: bool, status: u8) -> Result<u8, CommandE
     Ok(status)
 }
 
+fn systemctl(scope: Scope) -> &'static str {
+    match scope {
+        Scope::System => "systemctl",
+        Scope::User => "systemctl --user",
+    }
+}
+
 /// Every port of both protocols.
 fn every_port() -> Vec<(Protocol, Port)> {
     let ports = (1..=u16::MAX).filter_map(Port::new);
@@ -149,7 +157,10 @@ fn known_units(scope: Scope, run: &Path, names: &[UnitName]) -> Result<Vec<(Unit
         };
         match properties.get("LoadState") {
             Some("not-found") => return Err(CommandError::no_unit(format!("there is no unit {name}"))),
-            Some("masked") => return Err(CommandError::no_unit(format!("{name} is masked: systemctl unmask {name}"))),
+            Some("masked") => {
+                let unmask = format!("{} unmask {}", systemctl(scope), shell(name));
+                return Err(CommandError::no_unit(format!("{name} is masked: {unmask}")));
+            }
             _ => {}
         }
         if known.iter().all(|(other, _)| *other != unit) {

@@ -187,7 +187,7 @@ pub(super) fn print_unseen(page: &mut Page, unseen: &[String]) {
     }
 }
 
-fn count(number: usize, of: &str) -> String {
+pub(super) fn count(number: usize, of: &str) -> String {
     format!("{number} {of}{}", if number == 1 { "" } else { "s" })
 }
 

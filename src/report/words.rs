@@ -338,7 +338,8 @@ pub(super) fn outcome(outcome: &Outcome, about: &About, endpoints: &[Endpoint], 
             Level::Warn,
             id::NO_PORTS,
             vec![format!(
-                "nothing to guard: no port of {unit} is named; add [unit.\"{unit}\"] with ports = [\"8080/tcp\"] to /etc/portguard/portguard.toml"
+                "nothing to guard: no port of {unit} is named; add [unit.{:?}] with ports = [\"8080/tcp\"] to /etc/portguard/portguard.toml",
+                unit.as_str()
             )],
         ),
         Outcome::Free => (Level::Info, id::FREE, vec![format!("{ports} free; {unit} may start")]),

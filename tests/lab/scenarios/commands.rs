@@ -142,6 +142,10 @@ pub(super) fn who_names_containers_sessions_and_socket_units(m: &Machine) {
     let (_, owner) = only(&who);
     assert_eq!(owner["holders"][0]["container"]["name"], "web");
     assert_eq!(owner["next"], "docker stop web");
+    let learnt = m.sh("portguard learn docker.service --json");
+    let port = &json("learn", &learnt)["units"][0]["ports"][0];
+    assert_eq!((learnt.status.code(), &port["is_taken"]), (Some(1), &false.into()), "{port:#}");
+    assert_eq!(port["note"], "published for docker container web");
 
     let who = json("who", &m.sh("portguard who 8081 --json"));
     let owner = &who["sockets"][0]["owners"][0];
@@ -292,8 +296,106 @@ pub(super) fn units_of_a_user_are_learnt_and_enabled_without_root(m: &Machine) {
         &m.ok("journalctl --sync; journalctl --no-pager -t portguard"),
         &["0.0.0.0:8080/tcp free; app.service may start"],
     );
+
+    m.when("it is stopped, and enabled once more");
+    m.ok(&as_alice("systemctl --user stop app.service"));
+    let before = m.ok(&format!("cat {drop_in}"));
+    let again = m.ok(&as_alice("portguard enable --user app.service"));
+
+    m.then("it is as it was");
+    assert_names(&again, &["kept", drop_in]);
+    assert_eq!(m.ok(&format!("cat {drop_in}")), before);
     m.ok(&as_alice("portguard disable --user app.service"));
     m.ok(&format!("! test -e {drop_in}"));
+}
+
+pub(super) fn enable_is_done_whole_for_all_to_read_and_to_last(m: &Machine) {
+    m.given("two services that listen");
+    let other = r"o\x2dther.service";
+    app_service(m, "8080/tcp");
+    m.unit(other, "[Service]\nType=notify\nExecStart=/usr/bin/python3 /opt/lab/app.py 8081/tcp\n");
+    let both = format!("app.service '{other}'");
+    m.ok(&format!("systemctl start {both}"));
+    let drop_in = format!("/etc/systemd/system/{APP}.d/10-portguard.conf");
+    let learnt = format!("/etc/portguard/conf.d/{APP}.toml");
+
+    m.when("one is enabled with a umask that opens, and one that closes, all folders");
+    for umask in ["000", "077"] {
+        m.ok(&format!("umask {umask}; portguard enable {APP}"));
+
+        m.then("nobody else may write there, and everybody read");
+        let modes =
+            m.ok(&format!("stat -c %a /etc/portguard /etc/portguard/conf.d $(dirname {drop_in}) {drop_in} {learnt}"));
+        assert_eq!(modes.split_whitespace().collect::<Vec<_>>(), ["755", "755", "755", "644", "644"]);
+        m.ok(&format!("cp {drop_in} {learnt} /opt; portguard disable {APP}; rm -r /etc/portguard"));
+    }
+
+    m.when("the files are there, but systemd has not read them");
+    m.ok(&format!("mkdir -p /etc/portguard/conf.d $(dirname {drop_in})"));
+    m.ok(&format!("cp /opt/{APP}.toml {learnt}; cp /opt/10-portguard.conf {drop_in}"));
+    assert!(!m.show(APP, "ExecStartPre").contains("portguard"));
+    let enabled = m.ok(&format!("portguard enable {APP}"));
+
+    m.then("it reads them");
+    assert_names(&enabled, &["kept", "reloaded"]);
+    assert!(m.show(APP, "ExecStartPre").contains("portguard"));
+    m.ok(&format!("portguard disable {APP}"));
+
+    m.when("one of two has a drop-in of somebody else's");
+    let foreign = format!("/etc/systemd/system/{other}.d/10-portguard.conf");
+    m.ok(&format!("mkdir -p '/etc/systemd/system/{other}.d'; echo '[Service]' >'{foreign}'"));
+    let enabled = m.sh(&format!("portguard enable {both}"));
+
+    m.then("nothing is written for the other either");
+    assert_eq!(enabled.status.code(), Some(73), "{enabled:?}");
+    m.ok(&format!("! test -e {drop_in} && ! test -e {learnt} && rm '{foreign}'"));
+
+    m.when("one is enabled until the next boot, and then for good");
+    m.ok(&format!("portguard enable --runtime {APP} && portguard enable {APP}"));
+
+    m.then("its ports are there for good as well, and what is left of the other is told from it");
+    m.ok(&format!("test -e {drop_in} && test -e {learnt}"));
+    let disabled = m.sh(&format!("portguard disable --runtime {APP}"));
+    assert_names(&disabled.stdout, &["still runs portguard, by another file"]);
+
+    m.when("what a unit of a difficult name needs is told");
+    m.ok(&format!("systemctl stop '{other}'"));
+    let none = m.sh(&format!("portguard enable '{other}'"));
+
+    m.then("it is good TOML");
+    assert_names(&none.stderr, &[r#"[unit."o\\x2dther.service"] with ports"#]);
+    m.ok("chmod 777 /usr/bin/portguard");
+    let enabled = m.sh(&format!("portguard enable {APP}"));
+    assert_eq!(enabled.status.code(), Some(73), "{enabled:?}");
+}
+
+pub(super) fn learn_knows_what_is_shared_and_what_may_be_bound(m: &Machine) {
+    m.given("two services that listen on one port, of which one may bind others");
+    m.write(
+        "/opt/shared.py",
+        "import signal, socket\ns = socket.create_server((\"\", 8080), reuse_port=True)\nsignal.pause()\n",
+    );
+    let shared = "ExecStart=/usr/bin/python3 /opt/shared.py\n";
+    m.unit("web.service", &format!("[Service]\n{shared}"));
+    let allow = "SocketBindAllow=ipv4:tcp:8090-8091\nSocketBindAllow=udp:53\nSocketBindAllow=8080\n";
+    m.unit(APP, &format!("[Service]\n{allow}{shared}"));
+    m.ok(&format!("systemctl start {APP} web.service"));
+    m.wait_until("both listen", SOON, || m.holders("8080/tcp").len() == 2);
+
+    m.when("the ports of one are learnt");
+    let learnt = json("learn", &m.sh(&format!("portguard learn {APP} --json")));
+
+    m.then("it names the other, and what may be bound, where this systemd knows of that");
+    let ports = learnt["units"][0]["ports"].as_array().expect("ports");
+    let found: Vec<_> = ports.iter().filter_map(|port| port["endpoint"].as_str()).collect();
+    let may_bind = !m.show(APP, "SocketBindAllow").is_empty();
+    let expected: &[&str] = if may_bind {
+        &["0.0.0.0:8080/tcp", "0.0.0.0:8090-8091/tcp", "53/udp", "8080/udp"]
+    } else {
+        &["0.0.0.0:8080/tcp"]
+    };
+    assert_eq!(found, expected, "{learnt:#}");
+    assert_names(ports[0]["note"].as_str().expect("a note"), &["shared with web.service"]);
 }
 
 pub(super) fn guard_prints_how_it_ended_as_json(m: &Machine) {

@@ -223,6 +223,8 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     privileges::without_the_plus_the_own_users_leftover_is_stopped,
     commands::enable_touches_nothing_that_it_has_not_written,
     commands::units_of_a_user_are_learnt_and_enabled_without_root,
+    commands::enable_is_done_whole_for_all_to_read_and_to_last,
+    commands::learn_knows_what_is_shared_and_what_may_be_bound,
     commands::guard_prints_how_it_ended_as_json,
     checks::check_reports_every_problem_at_once,
     checks::check_says_what_units_and_ports_make_of_the_policy,
