@@ -131,7 +131,10 @@ fn ports(own: &Own<'_>, sockets: &[EndpointScene], shown: &Properties, clients: 
         let sockets: Vec<(IpAddr, bool)> =
             sockets.iter().map(|(held, _)| (held.socket.local.ip(), held.socket.v6only)).collect();
         for endpoint in endpoints(&sockets, port, protocol) {
-            lines.insert(PortLine { endpoint, is_taken, note: note.clone() });
+            // One of a group, or of a link: with it in the policy no guarded unit would start.
+            let refused = endpoint.parse::<EndpointRange>().err().map(|error| error.to_string());
+            let is_taken = is_taken && refused.is_none();
+            lines.insert(PortLine { endpoint, is_taken, note: refused.or_else(|| note.clone()) });
         }
     }
     for allowed in shown.all("SocketBindAllow").iter().flat_map(|line| line.split_whitespace()) {

@@ -373,12 +373,13 @@ pub(super) fn learn_knows_what_is_shared_and_what_may_be_bound(m: &Machine) {
     m.given("two services that listen on one port, of which one may bind others");
     m.write(
         "/opt/shared.py",
-        "import signal, socket\ns = socket.create_server((\"\", 8080), reuse_port=True)\nsignal.pause()\n",
+        "import signal, socket, sys\ns = socket.create_server((\"\", 8080), reuse_port=True)\n\
+         u = socket.socket(type=socket.SOCK_DGRAM)\nif sys.argv[1:]: u.bind((\"224.0.0.251\", 5353))\nsignal.pause()\n",
     );
     let shared = "ExecStart=/usr/bin/python3 /opt/shared.py\n";
     m.unit("web.service", &format!("[Service]\n{shared}"));
     let allow = "SocketBindAllow=ipv4:tcp:8090-8091\nSocketBindAllow=udp:53\nSocketBindAllow=8080\n";
-    m.unit(APP, &format!("[Service]\n{allow}{shared}"));
+    m.unit(APP, &format!("[Service]\n{allow}{} group\n", shared.trim_end()));
     m.ok(&format!("systemctl start {APP} web.service"));
     m.wait_until("both listen", SOON, || m.holders("8080/tcp").len() == 2);
 
@@ -389,13 +390,20 @@ pub(super) fn learn_knows_what_is_shared_and_what_may_be_bound(m: &Machine) {
     let ports = learnt["units"][0]["ports"].as_array().expect("ports");
     let found: Vec<_> = ports.iter().filter_map(|port| port["endpoint"].as_str()).collect();
     let may_bind = !m.show(APP, "SocketBindAllow").is_empty();
+    let group = "224.0.0.251:5353/udp";
     let expected: &[&str] = if may_bind {
-        &["0.0.0.0:8080/tcp", "0.0.0.0:8090-8091/tcp", "53/udp", "8080/udp"]
+        &["0.0.0.0:8080/tcp", "0.0.0.0:8090-8091/tcp", group, "53/udp", "8080/udp"]
     } else {
-        &["0.0.0.0:8080/tcp"]
+        &["0.0.0.0:8080/tcp", group]
     };
     assert_eq!(found, expected, "{learnt:#}");
+    let refused = ports.iter().find(|port| port["endpoint"] == group).expect("the group's");
+    assert_eq!(refused["is_taken"], false, "{refused}");
+    assert_names(refused["note"].as_str().expect("a note"), &["multicast"]);
     assert_names(ports[0]["note"].as_str().expect("a note"), &["shared with web.service"]);
+
+    m.then("and what it says is a policy");
+    m.ok(&format!("portguard learn {APP} >/opt/learnt.toml; portguard check --policy /opt/learnt.toml"));
 }
 
 pub(super) fn guard_prints_how_it_ended_as_json(m: &Machine) {
