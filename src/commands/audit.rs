@@ -109,7 +109,8 @@ fn guards(unit: &UnitName, shown: &Properties) -> Vec<Guard> {
             let (arguments, flags) = arguments.rsplit_once(" ; ").unwrap_or((arguments, flags));
             let is_guard = |word: &str| word.rsplit('/').next() == Some("portguard");
             let has = |option: &str| arguments.split_whitespace().any(|word| word.split('=').next() == Some(option));
-            arguments.split_whitespace().any(is_guard).then(|| Guard {
+            // Also behind another program, such as setpriv(1).
+            (arguments.split_whitespace().any(is_guard) && has("--unit")).then(|| Guard {
                 is_condition,
                 is_privileged: flags.contains("privileged") || flags.starts_with("ignore_errors"),
                 is_ignored: flags.contains("ignore-failure") || flags == "ignore_errors=yes",
@@ -348,6 +349,7 @@ mod tests {
             (GUARD.replace("--unit", "--port=80 --unit"), Some(Guard { has_own_ports: true, ..plain })),
             (GUARD.replace("--unit", "--policy /x --unit"), Some(Guard { has_own_ports: true, ..plain })),
             (GUARD.replace("portguard", "portguardian"), None),
+            (GUARD.replace("/usr/bin/portguard --unit a.service", "/bin/mkdir -p /run/portguard"), None),
             (GUARD.replace("/usr/bin/portguard", "/bin/sh -c flags=portguard"), None),
         ];
         for (line, guard) in rows {

@@ -255,7 +255,12 @@ fn finish(
         }
         let shown = units::show(folders.scope, &folders.run, &runnable, &["ExecStartPre", "ExecCondition"]);
         let is_odd = |shown: &Properties| {
-            let runs = |key| shown.all(key).iter().any(|command: &String| command.contains("/portguard "));
+            let runs = |key| {
+                shown
+                    .all(key)
+                    .iter()
+                    .any(|command: &String| command.contains("/portguard ") && command.contains(" --unit"))
+            };
             (runs("ExecStartPre") || runs("ExecCondition")) != enabled
         };
         let shown = runnable.iter().zip(shown.map_err(CommandError::blind)?);
