@@ -14,13 +14,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, Stat, fstat, makedev, open, openat, readlinkat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, RawDir, Stat, fstat, makedev, open, openat, readlinkat};
 use rustix::io::{Errno, read, retry_on_intr};
 use rustix::process::geteuid;
 
@@ -123,11 +124,13 @@ impl Folder {
         }
     }
 
-    /// The names of the drop-ins, in no order.
+    /// The names of the drop-ins, in no order. Once: the open folder keeps how far it was listed.
     fn names(&self) -> Result<Vec<OsString>, Problem> {
         let list = || {
             let mut names = Vec::new();
-            for entry in Dir::read_from(&self.fd)? {
+            let mut buffer = [MaybeUninit::uninit(); 4096];
+            let mut entries = RawDir::new(&self.fd, &mut buffer);
+            while let Some(entry) = entries.next() {
                 let name = entry?.file_name().to_bytes().to_vec();
                 if name.ends_with(b".toml") && !name.starts_with(b".") {
                     names.push(OsString::from_vec(name));

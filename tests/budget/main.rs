@@ -13,6 +13,11 @@ use std::{env, fs};
 use crate::start::Start;
 use crate::trace::{BUDGET, Trace, policy};
 
+/// What is more where the packages put the policy: `/etc/portguard` beside the `/run/portguard` of the ledger, and an empty
+/// `conf.d`. Each drop-in is opened, checked, read and closed, and no usual probe has more calls than that.
+const AS_INSTALLED: usize = 7;
+const EACH: usize = 4;
+
 /// As a person types it, with `--policy FILE`.
 #[test]
 fn free_path_on_a_shell_keeps_its_budget() {
@@ -20,7 +25,7 @@ fn free_path_on_a_shell_keeps_its_budget() {
     let file = folder.path().join("portguard.toml");
     fs::write(&file, policy("budget.service")).unwrap();
     let arguments = ["--unit".into(), "budget.service".into(), "--policy".into(), file.into()];
-    check(network_of_its_own("exec \"$@\"", &[]), &arguments, folder.path());
+    check(network_of_its_own("exec \"$@\"", &[]), &arguments, folder.path(), BUDGET);
 }
 
 /// With all that comes with a start: the unit's cgroup, the layers of the policy, the ledger, the journal.
@@ -29,17 +34,45 @@ fn free_path_of_a_units_start_keeps_its_budget() {
     let start = Start::new("budget", policy).unwrap();
     let arguments = ["--unit".into(), start.unit.clone().into()];
     // The first start after a boot also makes the ledger's folder.
-    assert!(in_start(&start, &"1".repeat(32)).arg(guard()).args(&arguments).status().unwrap().success());
-    check(in_start(&start, &"2".repeat(32)), &arguments, start.run.path());
+    let etc = Path::new("/etc");
+    assert!(in_start(&start, etc, &"1".repeat(32)).arg(guard()).args(&arguments).status().unwrap().success());
+    check(in_start(&start, etc, &"2".repeat(32)), &arguments, start.run.path(), BUDGET);
     let ledger = start.ledger().unwrap();
     assert_eq!(ledger.split_whitespace().count(), 4, "two starts, each with its two ids, are in the ledger: {ledger}");
 }
 
-fn check(mut strace: Command, arguments: &[OsString], folder: &Path) {
+#[test]
+fn free_path_as_installed_keeps_its_budget() {
+    as_installed("installed", 0, 0);
+}
+
+#[test]
+fn free_path_costs_each_drop_in_and_port_no_more_than_four_calls() {
+    as_installed("large", 5, 12);
+}
+
+/// With so many drop-ins of other units, and so many ports more.
+fn as_installed(word: &str, drop_ins: u16, ports: u16) {
+    let more = (0..ports).map(|nth| format!(", \"{}/tcp\"", 9100 + nth)).collect::<Vec<_>>().concat();
+    let start = Start::new(word, |unit| format!("{}{more}]\n", policy(unit).trim_end_matches("]\n"))).unwrap();
+    let etc = tempfile::tempdir().unwrap();
+    let folder = etc.path().join("portguard");
+    fs::create_dir_all(folder.join("conf.d")).unwrap();
+    fs::rename(start.run.path().join("portguard/portguard.toml"), folder.join("portguard.toml")).unwrap();
+    for nth in 0..drop_ins {
+        fs::write(folder.join(format!("conf.d/{nth}.toml")), policy(&format!("other{nth}.service"))).unwrap();
+    }
+    let arguments = ["--unit".into(), start.unit.clone().into()];
+    assert!(in_start(&start, etc.path(), &"1".repeat(32)).arg(guard()).args(&arguments).status().unwrap().success());
+    let budget = BUDGET + AS_INSTALLED + EACH * usize::from(drop_ins + ports);
+    check(in_start(&start, etc.path(), &"2".repeat(32)), &arguments, start.run.path(), budget);
+}
+
+fn check(mut strace: Command, arguments: &[OsString], folder: &Path, budget: usize) {
     let file = folder.join("trace");
     strace.args(["strace", "-f", "-o"]).arg(&file).arg(guard()).args(arguments);
     let trace = Trace::of(strace, &file).unwrap();
-    let objections = trace.objections(BUDGET);
+    let objections = trace.objections(budget);
     println!("{} system calls: {}", trace.count(), trace.explained());
     assert!(objections.is_empty(), "{}\n{}\n{}", objections.join("\n"), trace.explained(), trace.listed());
 }
@@ -58,13 +91,13 @@ fn network_of_its_own(script: &str, arguments: &[&OsStr]) -> Command {
     command
 }
 
-/// A shell in the unit's start that runs what is appended to it.
-fn in_start(start: &Start, invocation: &str) -> Command {
-    const ENTER: &str = r#"ln -sfn "$INVOCATION_ID" "$3" && mount --bind "$1" /run && echo 0 >"$2/cgroup.procs" &&
-        shift 3 && exec "$@""#;
+/// A shell in the unit's start, with this folder in the place of /etc, that runs what is appended to it.
+fn in_start(start: &Start, etc: &Path, invocation: &str) -> Command {
+    const ENTER: &str = r#"ln -sfn "$INVOCATION_ID" "$3" && mount --bind "$1" /run && mount --bind "$4" /etc &&
+        echo 0 >"$2/cgroup.procs" && shift 4 && exec "$@""#;
     let noted = start.noted();
-    let mut command =
-        network_of_its_own(ENTER, &[start.run.path().as_os_str(), start.cgroup.as_os_str(), noted.as_os_str()]);
+    let arguments = [start.run.path(), &start.cgroup, &noted, etc].map(Path::as_os_str);
+    let mut command = network_of_its_own(ENTER, &arguments);
     command.env("INVOCATION_ID", invocation);
     command
 }
