@@ -83,7 +83,10 @@ fn outside() -> Result<(), String> {
     let on_full_host = in_namespaces();
     let mut table = Table::default();
     let on_systemd = starts::measure(&mut table).and_then(|()| table.verdict());
-    on_full_host.and(on_systemd)
+    match (on_full_host, on_systemd) {
+        (Err(full_host), Err(on_systemd)) => Err(format!("{full_host}; and on systemd, {on_systemd}")),
+        (full_host, on_systemd) => full_host.and(on_systemd),
+    }
 }
 
 fn numbers<'a>(words: impl Iterator<Item = &'a str>) -> Vec<u16> {
@@ -222,6 +225,7 @@ impl Host {
         table.add(&Row::time("portguard", &hosts.small.quietest(), None));
         table.add(&Row::time("the same on the full host", &hosts.large.quietest(), None));
         table.add(&row);
+        let calls = system_calls(&portguard)?;
 
         load.set(FULL)?;
         table.section(&format!("Full host: {}; {PORT}/tcp is held by one process", Load::counted()));
@@ -242,6 +246,7 @@ impl Host {
             table.add(&Row::ratio("  killport / portguard", &times, &ours, Bound::None));
         }
         table.add(&Row::size("peak memory of portguard", portguard.peak_rss()?, Bound::AtMost(8.0)));
+        table.add(&no_more("system calls, as on the small host", &calls, &system_calls(&portguard)?));
         self.moved_holder(table, &holder, &portguard)?;
         if env::var_os("GROWTH").is_some_and(|growth| !growth.is_empty()) {
             let at_home = Holder::listen(PORT + 1, &self.cgroup.join("birth"))?;
@@ -375,7 +380,9 @@ fn grow(table: &mut Table, load: &mut Load, at_home: &Contender, elsewhere: &Con
     for times in [2, 4, MOST] {
         load.set(times * FULL)?;
         Table::note(&format!("{}; {} MiB of memory are left", Load::counted(), header::available_mib()));
-        Table::note(&growing(&calls[0], &system_calls(at_home)?));
+        let calls_now = system_calls(at_home)?;
+        table.add(&no_more("system calls, holder in the socket's cgroup", &calls[0], &calls_now));
+        Table::note(&growing(&calls[0], &calls_now));
         let [now] = race([elsewhere], FEW_AND_SLOW)?;
         table.add(&Row::time("holder elsewhere", &now, None));
         table.add(&Row::ratio(&format!("  {times} x / full host"), &now, &away, Bound::None));
@@ -402,10 +409,20 @@ fn system_calls(contender: &Contender) -> Result<BTreeMap<String, u64>, String> 
     Ok(rows.filter_map(row).filter(|(name, _)| name != "total").collect())
 }
 
+/// By how much the system calls of one thing may differ from run to run.
+const FEW_CALLS: u64 = 20;
+
+/// All system calls, which a larger load must not make more.
+fn no_more(what: &str, before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> Row {
+    let [before, now] = [before, now].map(|calls| calls.values().sum::<u64>());
+    let most = u32::try_from(before + FEW_CALLS).map_or(Bound::AtMost(0.0), |most| Bound::AtMost(most.into()));
+    Row::count(what, now, most, "")
+}
+
 /// Those that are made more often than before, by more than what differs from run to run.
 fn growing(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> String {
     let was = |name: &String| before.get(name).copied().unwrap_or(0);
-    let more = now.iter().filter(|&(name, &count)| count > was(name) + 20);
+    let more = now.iter().filter(|&(name, &count)| count > was(name) + FEW_CALLS);
     let more: Vec<String> = more.map(|(name, count)| format!("{name} {} → {count}", was(name))).collect();
     let all = |calls: &BTreeMap<String, u64>| calls.values().sum::<u64>();
     let more = if more.is_empty() { "none".to_owned() } else { more.join(", ") };
