@@ -6,7 +6,7 @@ ZSHDIR     ?= $(PREFIX)/share/zsh/site-functions
 
 VERSION  := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml)
 PACKAGES  = target/packages
-MAN       = portguard.8 portguard.toml.5
+MAN       = portguard.8 portguard.toml.5 portguard-cookbook.7
 
 # All that is made has the date of its version, so that it is the same wherever and whenever it is made.
 ifndef SOURCE_DATE_EPOCH
@@ -35,6 +35,7 @@ install: man
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/portguard
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 target/man/portguard.8
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man5 target/man/portguard.toml.5
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man7 target/man/portguard-cookbook.7
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/catalog packaging/portguard.catalog
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/portguard packaging/portguard.schema.json
 	install -D -m 644 packaging/completions/portguard.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/portguard
@@ -42,7 +43,8 @@ install: man
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d packaging/completions/portguard.fish
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/portguard README.md
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/portguard/examples contrib/systemd/*.conf
-	sed -i 's|/usr/bin/portguard|$(PREFIX)/bin/portguard|' $(DESTDIR)$(PREFIX)/share/doc/portguard/examples/*.conf
+	cd contrib/systemd && find cookbook -type f -exec install -D -m 644 {} $(abspath $(DESTDIR))$(PREFIX)/share/doc/portguard/examples/{} \;
+	find $(DESTDIR)$(PREFIX)/share/doc/portguard/examples -type f -exec sed -i 's|/usr/bin/portguard|$(PREFIX)/bin/portguard|' {} +
 	install -d $(DESTDIR)$(SYSCONFDIR)/portguard/conf.d
 	@# A policy that is there is somebody's work; a package manager looks after it itself.
 	test -e $(DESTDIR)$(SYSCONFDIR)/portguard/portguard.toml || \

@@ -10,7 +10,7 @@ use clap::CommandFactory;
 use portguard::cli::Cli;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-const MAN_PAGES: [&str; 2] = ["portguard.8", "portguard.toml.5"];
+const MAN_PAGES: [&str; 3] = ["portguard.8", "portguard.toml.5", "portguard-cookbook.7"];
 
 #[test]
 fn version_is_the_same_everywhere() {
@@ -158,6 +158,28 @@ fn each_fault_in_the_readme_is_proven_by_a_scenario_and_each_scenario_of_a_fault
         scenarios.iter().filter(|(module, _)| *module == "faults").map(|(_, name)| (*name).to_owned()).collect();
     assert!(!of_faults.is_empty());
     assert_eq!(of_faults.difference(&proofs).collect::<Vec<_>>(), [""; 0], "not in README.md");
+}
+
+/// portguard-cookbook(7) shows the files that are shipped and that the lab runs, and no others.
+#[test]
+fn cookbook_shows_the_very_files_that_the_lab_runs() {
+    let folder = "contrib/systemd/cookbook";
+    let files = files_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder));
+    let files: BTreeSet<_> = files.iter().filter(|path| !path.ends_with('/')).map(|path| &path[1..]).collect();
+    assert!(files.len() > 15, "{files:?}");
+
+    let page = source("packaging/man/portguard-cookbook.7.scd");
+    let blocks: Vec<_> = page.split("```\n").collect();
+    let shown = blocks.chunks_exact(2).map(|pair| {
+        let name = pair[0].trim_end().rsplit('\n').next().unwrap().trim_matches([':', '_']);
+        assert_eq!(pair[1], source(&format!("{folder}/{name}")), "{name}");
+        name
+    });
+    assert_eq!(shown.collect::<BTreeSet<_>>(), files);
+    let lab = source("tests/lab/scenarios/cookbook.rs");
+    for file in files {
+        assert!(lab.contains(&format!("recipe!(\"{file}\")")), "{file} is in no scenario");
+    }
 }
 
 /// `make install`, the Debian package and the rpm have the same files, but for what each distribution names differently.

@@ -59,7 +59,8 @@ const PACKAGES: &[&str] = &[
 const STOCK: &[&str] = &[
     "busybox-static",                                       // all that is in a container
     "?or(?exact-name(docker.io), ?exact-name(docker-cli))", // before trixie they were one
-    "iptables",                                             // docker
+    "gunicorn",
+    "iptables", // docker
     "memcached",
     "nftables", // podman
     "nginx",
@@ -68,6 +69,7 @@ const STOCK: &[&str] = &[
     "redis-server",
     "rpcbind",
     "systemd-container",
+    "uvicorn",
 ];
 
 /// The units of [`STOCK`] that Debian starts at boot, on one release or another.

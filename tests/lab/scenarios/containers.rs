@@ -26,7 +26,7 @@ pub(super) fn started_web(m: &Machine, engine: &str, options: &str) -> Vec<u32> 
 }
 
 /// The processes that hold 8080, once somebody answers there.
-fn serving(m: &Machine) -> Vec<u32> {
+pub(super) fn serving(m: &Machine) -> Vec<u32> {
     m.wait_until("the container serves", SOON, || m.connect(8080).stdout.trim() == "served");
     let holders = m.holders("8080/tcp");
     assert!(!holders.is_empty(), "8080 is served by nobody");

@@ -10,6 +10,7 @@ mod blind;
 mod checks;
 mod commands;
 mod containers;
+mod cookbook;
 mod crowds;
 mod escapes;
 mod faults;
@@ -261,6 +262,15 @@ pub(crate) const WITH_SOFTWARE: &[(&str, Scenario)] = scenarios![
     commands::who_names_containers_sessions_and_socket_units,
     commands::three_commands_guard_nginx,
     commands::enable_learns_says_what_it_does_and_disable_takes_it_away,
+    cookbook::cookbook_node,
+    cookbook::cookbook_gunicorn,
+    cookbook::cookbook_uvicorn,
+    cookbook::cookbook_java,
+    cookbook::cookbook_nginx,
+    cookbook::cookbook_compose,
+    cookbook::cookbook_user,
+    cookbook::cookbook_template,
+    cookbook::cookbook_blue_green,
     // The machines of this image alone may have a time namespace.
     faults::clock_that_jumps_holds_up_no_start,
 ];
