@@ -69,6 +69,7 @@ const STOCK: &[&str] = &[
     "redis-server",
     "rpcbind",
     "systemd-container",
+    "systemd-journal-remote",
     "uvicorn",
 ];
 
@@ -90,10 +91,16 @@ const STARTED_BY_DEBIAN: &[&str] = &[
     "rpcbind.service",
     "rpcbind.socket",
     "ssh.service",
+    "systemd-journal-remote.socket",
+    "systemd-journal-upload.service",
 ];
 
 /// A host need not have the pids controller in cgroup2, nor give root `CAP_SYS_RESOURCE`, which crun asks for.
 const PODMAN: &str = "[containers]\npids_limit = 0\n\n[engine]\nruntime = \"runc\"\n";
+
+/// Debian's archive of security updates lists bullseye's systemd-journal-remote, and answers with 404 to whoever wants
+/// it; it has to be of the same version as systemd. On the other releases this matches nothing.
+const ALL_OF_SYSTEMD: &str = "Package: src:systemd\nPin: release n=bullseye\nPin-Priority: 1001\n";
 
 /// To be counted up when the tree is built differently from the same packages.
 const RECIPE: u32 = 1;
@@ -107,6 +114,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("setsid", "util-linux"),
     ("mount", "mount"),
+    ("ip", "iproute2"),
 ];
 
 impl Release {
@@ -160,6 +168,7 @@ impl Release {
             .args(image.packages().map(|package| format!("--include={package}")))
             // A mirror's or snapshot's Release file may have outlived its date; the signatures still count.
             .arg("--aptopt=Acquire::Check-Valid-Until \"false\"")
+            .args(image.hooks_before().iter().map(|hook| format!("--setup-hook={hook}")))
             .args(image.hooks().iter().map(|hook| format!("--customize-hook={hook}")))
             .args([OsString::from(self.name), unfinished.into()])
             .stdin(Stdio::null())
@@ -188,6 +197,17 @@ impl Image {
         PACKAGES.iter().chain(stock).copied()
     }
 
+    /// Shell commands that prepare the tree, which is their `$1`.
+    fn hooks_before(self) -> Vec<String> {
+        match self {
+            Self::Bare => Vec::new(),
+            Self::Stocked => {
+                let folder = "\"$1/etc/apt/preferences.d\"";
+                vec![format!("mkdir -p {folder} && printf %s '{ALL_OF_SYSTEMD}' >{folder}/systemd")]
+            }
+        }
+    }
+
     /// Shell commands that finish the tree, which is their `$1`.
     fn hooks(self) -> Vec<String> {
         // mmdebstrap copies the builder's host name, which has no place in the machines' journals.
@@ -207,6 +227,7 @@ impl Image {
         let mut hasher = DefaultHasher::new();
         RECIPE.hash(&mut hasher);
         self.packages().for_each(|package| package.hash(&mut hasher));
+        self.hooks_before().iter().for_each(|hook| hook.hash(&mut hasher));
         self.hooks().hash(&mut hasher);
         hasher.finish()
     }

@@ -146,6 +146,28 @@ impl Machine {
         Err(format!("{} was to bring systemd {expected}, but says: {text}", self.release.name))
     }
 
+    /// Boots a machine of the stocked image beside this one, with the same systemd, known to itself by this name.
+    pub(crate) fn another(&self, name: &str) -> Self {
+        let machine =
+            Self::boot(self.release, Image::Stocked, Hierarchy::Unified).unwrap_or_else(|why| panic!("{why}"));
+        machine.ok(&format!("hostname {name}"));
+        machine
+    }
+
+    /// Lays a cable between two machines, 10.0.NET.1 at this end and 10.0.NET.2 at the other. It goes with either.
+    pub(crate) fn cable_to(&self, other: &Self, net: u8) {
+        let name = format!("cable{net}");
+        let ends = [self.leader.to_string(), other.leader.to_string()];
+        let made = dies_with_us("ip")
+            .args(["link", "add", &name, "netns", &ends[0], "type", "veth"])
+            .args(["peer", "name", &name, "netns", &ends[1]])
+            .output();
+        assert!(made.as_ref().is_ok_and(|output| output.status.success()), "no cable: {made:?}");
+        for (machine, end) in [(self, 1), (other, 2)] {
+            machine.ok(&format!("ip address add 10.0.{net}.{end}/24 dev {name} && ip link set {name} up"));
+        }
+    }
+
     /// The major version of its systemd; a testing release may have a newer one.
     pub(crate) fn systemd(&self) -> u32 {
         self.release.systemd

@@ -16,6 +16,7 @@ mod escapes;
 mod faults;
 mod holders;
 mod hostile;
+mod journals;
 mod kinds;
 mod leftovers;
 mod lookalikes;
@@ -271,6 +272,7 @@ pub(crate) const WITH_SOFTWARE: &[(&str, Scenario)] = scenarios![
     cookbook::cookbook_user,
     cookbook::cookbook_template,
     cookbook::cookbook_blue_green,
+    journals::journal_views_show_the_refusals_of_a_host_and_of_a_fleet,
     // The machines of this image alone may have a time namespace.
     faults::clock_that_jumps_holds_up_no_start,
 ];
