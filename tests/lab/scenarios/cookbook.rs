@@ -19,7 +19,7 @@ const ASGI: &str = "async def application(scope, receive, send):\n    if scope['
                     raise NotImplementedError\n    await send({'type': 'http.response.start', 'status': 200})\n    \
                     await send({'type': 'http.response.body', 'body': b'served'})\n";
 
-/// Two processes that share a listener, as a cluster of node's with `SCHED_NONE` is. Debian's nodejs is 100 MB.
+/// A server and two children that it has handed its listener to, which outlive it. Debian's nodejs is 100 MB.
 const NODE: &str = "#!/bin/sh\n[ \"$1\" = /srv/node/server.js ] && exec python3 /opt/lab/app.py \"$PORT/tcp\" 2\n";
 
 /// A server that has something to write before it ends, which takes five seconds. Debian's JVM is 200 MB.
@@ -93,14 +93,14 @@ fn get(m: &Machine, url: &str) -> String {
 }
 
 pub(super) fn cookbook_node(m: &Machine) {
-    m.given("the recipe for node, with a stand-in for /usr/bin/node: two workers that share a listener on $PORT");
+    m.given("the recipe for node, with a stand-in for /usr/bin/node: two children that have its listener on $PORT");
     executable(m, "/usr/bin/node", NODE);
     installed(m, "node.service", recipe!("node/node.service"), recipe!("node/policy.toml"));
     let mut old = started(m, "node.service", "3000/tcp", 3);
     let main = m.main_pid("node.service");
     old.retain(|&pid| pid != main);
 
-    m.when("it is restarted, and its workers outlive their primary");
+    m.when("it is restarted, and its children outlive it");
     let restart = m.restart("node.service");
 
     m.then("it is up, and they are gone");
