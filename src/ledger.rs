@@ -7,6 +7,7 @@
 use std::ffi::CString;
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -129,7 +130,8 @@ pub fn record(folder: &Path, unit: &UnitName, run: Run, is_there: impl Fn(&str) 
     let size = require_ours(&file, &path, FileType::RegularFile)?;
     // The line break in front ends whatever line a killed writer began.
     let line = format!("\n{}", format(&[run]));
-    std::fs::File::from(file).write_all(line.as_bytes()).map_err(fail)?;
+    // Left to the exit, as nothing comes after it.
+    ManuallyDrop::new(std::fs::File::from(file)).write_all(line.as_bytes()).map_err(fail)?;
     if size > COMPACT_BYTES { compact(folder, unit) } else { Ok(()) }
 }
 

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -206,12 +206,13 @@ fn file_at(dir: impl AsFd, path: impl rustix::path::Arg) -> Option<FileId> {
 /// The cgroup of the calling process; `None` where it cannot be read. No file was opened before.
 #[must_use]
 pub fn own_cgroup(proc: &Path) -> Option<CgroupPath> {
-    let file = open_first(&proc.join("self/cgroup")).ok()?;
+    // Left to the exit: this is asked once.
+    let file = ManuallyDrop::new(open_first(&proc.join("self/cgroup")).ok()?);
     let mut bytes = Vec::with_capacity(4096);
     // The kernel has it in one piece (`proc_single_show()`, Linux `fs/proc/base.c`): what leaves room is the whole.
-    retry_on_intr(|| read(&file, spare_capacity(&mut bytes))).ok()?;
+    retry_on_intr(|| read(&*file, spare_capacity(&mut bytes))).ok()?;
     if bytes.len() == bytes.capacity() {
-        file.take(FILE_BYTES).read_to_end(&mut bytes).ok()?;
+        (&*file).take(FILE_BYTES).read_to_end(&mut bytes).ok()?;
     }
     parse_cgroup(&bytes)
 }
