@@ -78,7 +78,7 @@ pub(super) fn own_socket_unit_does_not_hide_a_foreign_listener_at_another_addres
 
         m.then("it is refused for web.service");
         assert_refused_for_web(m, &start, "8080/tcp", "8080/tcp", web);
-        m.ok("systemctl stop app.socket && systemctl kill -s KILL web.service");
+        m.ok("systemctl stop app.socket && systemctl kill -s KILL web.service && systemctl stop web.service");
         m.wait_until("both are gone", SOON, || m.holders("8080/tcp").is_empty());
     }
 }
@@ -119,7 +119,7 @@ pub(super) fn leftover_of_one_port_is_left_alone_beside_a_foreign_holder_of_anot
         assert_eq!(field(&leftover, "PORTGUARD_HOLDER_PID"), old.to_string());
         assert_unharmed(m, "8080/tcp", old);
         assert_nobody_signalled(m, APP);
-        m.ok("systemctl kill -s KILL web.service");
+        m.ok("systemctl kill -s KILL web.service && systemctl stop web.service");
         m.wait_until("web.service is gone", SOON, || m.holders(other).is_empty());
     }
 }
