@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::remark::print_unseen;
 use super::{CommandError, every_port, no_rules, nobody, seen, show};
 use crate::cli;
 use crate::interrupt::Interrupt;
@@ -15,7 +16,7 @@ use crate::observe::{Place, Roots, Wanted};
 use crate::policy::{self, Policy};
 use crate::report::document::{Document, Page, Tone, age};
 use crate::report::shape::{Holder, Judgement, Socket, Unit, since};
-use crate::report::{self, About, shell};
+use crate::report::{self, About, own_systemctl, shell};
 
 /// Who has what.
 #[derive(Debug, Serialize)]
@@ -179,8 +180,7 @@ fn next(finding: &Finding, about: &About, compared: bool) -> (Option<String>, Op
             (Some(text), Some(command))
         }
         Action::Stop | Action::StopUnit => {
-            let systemctl = if about.user { "systemctl --user" } else { "systemctl" };
-            let restart = format!("{systemctl} restart {}", shell(&about.unit));
+            let restart = format!("{} restart {}", own_systemctl(about), shell(&about.unit));
             (Some(format!("{restart}, before which portguard stops it")), Some(restart))
         }
         Action::Pass | Action::Wait => (None, None),
@@ -213,9 +213,7 @@ impl Document for Who {
             let what = if self.asked.is_empty() { "any port".to_owned() } else { self.asked.join(", ") };
             page.words("", &format!("nobody has {what}"), None);
         }
-        for sentence in &self.unseen {
-            page.words("! ", sentence, Some(Tone::Bad));
-        }
+        print_unseen(page, &self.unseen);
     }
 }
 

@@ -271,7 +271,9 @@ fn look(endpoint: Endpoint) -> Advice {
     Advice::plain(format!("ss {table} 'sport = :{}'", endpoint.port))
 }
 
-fn own_systemctl(about: &About) -> &'static str {
+/// How the manager of the unit is reached.
+#[must_use]
+pub fn own_systemctl(about: &About) -> &'static str {
     if about.user { "systemctl --user" } else { "systemctl" }
 }
 

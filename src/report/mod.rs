@@ -19,7 +19,7 @@ use log::Level;
 
 use crate::act::Step;
 use crate::cli::Cli;
-pub use advice::{is_root, shell};
+pub use advice::{is_root, own_systemctl, shell};
 pub use words::{About, unit_of};
 
 use crate::model::{Action, BlindSpot, Endpoint, Finding, Hindrance, Outcome, Pid, Process, printable};
