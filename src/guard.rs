@@ -30,8 +30,13 @@ const MAX_STOPS: usize = 8;
 /// How long what changes under the eyes gets to come to rest.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// How often a wait looks again for what nobody tells: the end of a `TIME_WAIT`.
+/// How often a wait looks again where the kernel does not tell: for all where netlink is denied, else for a `TIME_WAIT` whose
+/// time is over. Its timer may be late by an eighth of it (Linux `kernel/time/timer.c`).
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// How often a wait looks again though the kernel tells: a listener that is shut down, and kept open, is in nobody's way, and
+/// nobody says so.
+const LOOK_AFTER: Duration = Duration::from_secs(5);
 
 /// How long `on-foreign = "wait"` waits where the policy has no `wait`.
 const WAIT: Duration = Duration::from_secs(30);
@@ -39,8 +44,9 @@ const WAIT: Duration = Duration::from_secs(30);
 /// How long a holder gets that is on its way down already.
 const WAIT_FOR_STOPPING: Duration = Duration::from_secs(10);
 
-/// A little more than `TCP_TIMEWAIT_LEN` (60 s, Linux `include/net/tcp.h`), the longest that a `TIME_WAIT` lasts.
-const WAIT_FOR_TIME_WAIT: Duration = Duration::from_secs(62);
+/// A little more than `TCP_TIMEWAIT_LEN` (60 s, Linux `include/net/tcp.h`), the longest that a `TIME_WAIT` lasts, and what
+/// its timer is late: 4 s at most.
+const WAIT_FOR_TIME_WAIT: Duration = Duration::from_secs(65);
 
 /// Guards one start of one unit, and reports all of it. The caller only has to exit; where it was ended from outside, it
 /// does not come back.
@@ -204,7 +210,7 @@ impl Guard<'_> {
             Verdict::Clear(findings) => {
                 return match unit_to_stop(findings) {
                     None => self.stop(findings, deadlines, &look),
-                    Some(unit) => Ok(self.stop_unit(unit, findings, deadlines, &look)),
+                    Some(unit) => self.stop_unit(unit, findings, deadlines, &look),
                 };
             }
         };
@@ -250,7 +256,11 @@ impl Guard<'_> {
         }
     }
 
-    /// Whether all that is refused is of units that went down under our eyes, and may be gone in a moment; waits for that.
+    /// Whether all that is refused may be gone in a moment: what is of units that went down under our eyes, and what no
+    /// process has. Waits for that.
+    ///
+    /// Whoever ends has no open files any more before its sockets are closed (`exit_files()` and `exit_task_work()`, Linux
+    /// `do_exit()`, `kernel/exit.c`), and those of its `io_uring` are closed in the kernel's own time.
     fn aftermath(&mut self, verdict: &Verdict, pins: &Pins, deadlines: &mut Deadlines) -> Result<bool, ActError> {
         let unit_of = |finding: &Finding, state| {
             let unit = finding.relation.unit().cloned();
@@ -259,17 +269,33 @@ impl Guard<'_> {
         self.going.extend(verdict.findings().iter().filter_map(|finding| unit_of(finding, ActiveState::Stopping)));
         let Verdict::Refuse(findings) = verdict else { return Ok(false) };
         let refused: Vec<&Finding> = findings.iter().filter(|finding| finding.action == Action::Refuse).collect();
-        let went_down =
-            |finding: &&Finding| unit_of(finding, ActiveState::Down).is_some_and(|unit| self.going.contains(&unit));
-        if !refused.iter().all(went_down) {
+        let may_be_gone = |finding: &&Finding| {
+            finding.relation == Relation::KernelHeld
+                || unit_of(finding, ActiveState::Down).is_some_and(|unit| self.going.contains(&unit))
+        };
+        if !refused.iter().all(may_be_gone) {
             return Ok(false);
         }
         let left = deadlines.aftermath_left();
         if left.is_zero() {
             return Ok(false);
         }
-        act::wait_for_one(&pinned(&refused, pins), None, &self.interrupt, left)?;
+        let closings = closings(refused.iter().copied());
+        if !self.is_any_free(&refused) {
+            act::wait_for_one(&pinned(&refused, pins), closings.as_ref(), &self.interrupt, left)?;
+        }
         Ok(true)
+    }
+
+    /// Whether one of those that were in the way by then is free. To be asked after it is listened for, and before it is
+    /// waited: it may have gone in between.
+    fn is_any_free(&self, findings: &[&Finding]) -> bool {
+        findings.iter().any(|finding| probe(&finding.endpoint, self.rules.reuse_address) == Probe::Free)
+    }
+
+    /// Gives what changes under the eyes a moment to come to rest, or less if one of these processes ends.
+    fn settle(&self, holders: &[BorrowedFd<'_>], moment: Duration) -> Result<(), ActError> {
+        act::wait_for_one(holders, None, &self.interrupt, moment).map(drop)
     }
 
     fn tell(&mut self, look: &Look, verdict: &Verdict) {
@@ -321,23 +347,29 @@ impl Guard<'_> {
         }
         if count.alive == 0 && count.ended == 0 {
             // All of them were gone or changed: whatever goes on there, it is not to be watched in a tight loop.
-            std::thread::sleep(SETTLE);
+            self.settle(&pinned(&findings.iter().collect::<Vec<_>>(), &look.pins), SETTLE)?;
         }
         Ok(Round::Stopped)
     }
 
     /// Has the manager stop one unit, before any process is signalled: if it will not, nothing was touched. Then all is
     /// looked at again, as that may have taken its time.
-    fn stop_unit(&mut self, unit: &UnitName, findings: &[Finding], deadlines: &Deadlines, look: &Look) -> Round {
+    fn stop_unit(
+        &mut self,
+        unit: &UnitName,
+        findings: &[Finding],
+        deadlines: &Deadlines,
+        look: &Look,
+    ) -> Result<Round, ActError> {
         if self.stopped.units.contains(unit) {
-            return Round::Done(self.still_held(&format!("{unit} was stopped, and has come back")));
+            return Ok(Round::Done(self.still_held(&format!("{unit} was stopped, and has come back"))));
         }
         let place = self.place;
         let of_unit = findings.iter().filter(|finding| finding.action == Action::StopUnit);
-        let mut of_unit = of_unit.filter(|finding| finding.relation.unit() == Some(unit));
-        if !of_unit.any(|finding| still_holds(finding, &look.pins, &place.roots.proc)) {
-            std::thread::sleep(SETTLE);
-            return Round::Stopped;
+        let of_unit: Vec<&Finding> = of_unit.filter(|finding| finding.relation.unit() == Some(unit)).collect();
+        if !of_unit.iter().any(|finding| still_holds(finding, &look.pins, &place.roots.proc)) {
+            self.settle(&pinned(&of_unit, &look.pins), SETTLE)?;
+            return Ok(Round::Stopped);
         }
         let budget = deadlines.budget_for_unit(look);
         deadlines.tell_manager(budget.extend, &format!("waiting for {unit} to stop"));
@@ -349,14 +381,14 @@ impl Guard<'_> {
         if result != Err(StopError::NotAsked) && !self.asked.units.contains(unit) {
             self.asked.units.push(unit.clone());
         }
-        match result {
+        Ok(match result {
             // Which is for the next round to say.
             Err(StopError::NotAsked) => Round::Waited,
             // It may be on its way down, be down, or be up anew: then it is another thing to stop, or none.
             Err(error @ StopError::Unclear(_)) if self.unclear.insert(unit.clone()) => {
                 self.report.warn(&format!("{unit}: {error}; looking again"));
                 self.going.insert(unit.clone());
-                std::thread::sleep(SETTLE);
+                self.settle(&pinned(&of_unit, &look.pins), SETTLE)?;
                 Round::Stopped
             }
             Ok(()) => {
@@ -372,7 +404,7 @@ impl Guard<'_> {
                 let why = Some(format!("{unit}: {error}"));
                 Round::Done(Outcome::Refused { stopped: self.stopped.clone(), why })
             }
-        }
+        })
     }
 
     /// Waits until a holder has ended, a socket is gone, or an endpoint is free: then the whole has to be judged anew.
@@ -383,17 +415,25 @@ impl Guard<'_> {
         let holders = pinned(&waited_for, pins);
         deadlines.tell_manager(extend, "waiting for a port that is held");
         // Whoever opens and closes sockets of that port all the time must not have us look all the time.
-        std::thread::sleep(SETTLE.saturating_sub(self.looked.elapsed()));
-        while !deadlines.wait_left().is_zero() {
-            // Before the first wait as well: it may have gone before it was listened for.
-            let is_free = |finding: &&Finding| probe(&finding.endpoint, self.rules.reuse_address) == Probe::Free;
-            let left = deadlines.wait_left().min(LOOK_AGAIN);
-            if waited_for.iter().any(is_free) || act::wait_for_one(&holders, closings.as_ref(), &self.interrupt, left)?
-            {
+        self.settle(&holders, SETTLE.saturating_sub(self.looked.elapsed()))?;
+        let time_wait = time_wait_of(&waited_for);
+        loop {
+            if self.is_any_free(&waited_for) {
+                return Ok(Round::Waited);
+            }
+            let left = deadlines.wait_left();
+            if left.is_zero() {
+                return Ok(Round::Done(self.still_held("the wait is over")));
+            }
+            let untold = match (&closings, time_wait) {
+                (None, _) => LOOK_AGAIN,
+                (Some(_), Some(time)) => time.saturating_sub(self.looked.elapsed()).max(LOOK_AGAIN),
+                (Some(_), None) => LOOK_AFTER,
+            };
+            if act::wait_for_one(&holders, closings.as_ref(), &self.interrupt, left.min(untold))? {
                 return Ok(Round::Waited);
             }
         }
-        Ok(Round::Done(self.still_held("the wait is over")))
     }
 
     fn interrupted(&self, by: Interruption) -> Outcome {
@@ -442,11 +482,19 @@ fn patience_with(finding: &Finding, rules: &Rules) -> Duration {
     rules.wait.unwrap_or(fallback)
 }
 
+/// How long, from the look on, something is in `TIME_WAIT`, whose end nobody tells; the longest, as all of it is in the way.
+/// What is on its way there has no such time yet, and its end is told.
+fn time_wait_of(findings: &[&Finding]) -> Option<Duration> {
+    findings.iter().filter_map(|finding| finding.socket.as_ref()?.left).max()
+}
+
 /// The kernel's word of the sockets that are gone, from now on: of the ports of these findings, and of connections only
 /// where one is among them, for a busy server closes those all the time.
 fn closings<'a>(findings: impl Iterator<Item = &'a Finding> + Clone) -> Option<Closings> {
-    let is_connection =
-        |finding: &Finding| finding.socket.as_ref().is_some_and(|socket| socket.state == SocketState::Connected);
+    let is_connection = |finding: &Finding| {
+        let state = finding.socket.as_ref().map(|socket| socket.state);
+        matches!(state, Some(SocketState::Connected | SocketState::TimeWait))
+    };
     let connections = findings.clone().any(is_connection);
     Closings::of(findings.map(|finding| finding.endpoint.port).collect(), connections)
 }

@@ -4,15 +4,16 @@
 //! says what then; whoever waits for something else waits for this as well.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal as Known};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::process::{Signal as Raised, getpid, kill_process};
-use rustix::time::Timespec;
 
 use crate::model::{Pid, Signal};
-use crate::sys;
+use crate::{sys, timespan};
 
 /// Those that are left alone: what cannot be held back, what the processor raises, what a shell does with its jobs, and
 /// what is portguard's own (its alarm, its children, pipes without a reader).
@@ -47,6 +48,23 @@ pub struct Interruption {
     pub signal: Signal,
     /// Who sent it; `None` for the kernel, and for whoever is outside of this pid namespace.
     pub sender: Option<Pid>,
+}
+
+/// What ended a wait. Nothing did where its time was over, or where a signal came that ends nobody.
+#[derive(Debug, Default)]
+pub struct Woken {
+    /// Which of those that were waited for can be read, in their order.
+    pub ready: Vec<bool>,
+    /// Whether something has come to end us.
+    pub interrupted: bool,
+}
+
+impl Woken {
+    /// Whether any of them can be read, or something has come to end us.
+    #[must_use]
+    pub fn by_any(&self) -> bool {
+        self.interrupted || self.ready.contains(&true)
+    }
 }
 
 /// Hears of it.
@@ -93,17 +111,28 @@ impl Interrupt {
         }
     }
 
-    /// To be polled beside what is waited for.
-    #[must_use]
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.0.as_ref().map(|heard| heard.fd.as_fd())
+    /// Waits until one of these can be read, one has come, or for `patience`.
+    ///
+    /// # Errors
+    /// poll(2) failed.
+    pub fn wait_for(&self, others: &[BorrowedFd<'_>], patience: Duration) -> Result<Woken, Errno> {
+        let ours = self.0.as_ref().map(|heard| heard.fd.as_fd());
+        let all: Vec<BorrowedFd<'_>> = others.iter().copied().chain(ours).collect();
+        let mut fds: Vec<PollFd<'_>> = all.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        match poll(&mut fds, Some(&timespan::timespec(patience))) {
+            Ok(0) | Err(Errno::INTR) => return Ok(Woken::default()),
+            Ok(_) => {}
+            Err(errno) => return Err(errno),
+        }
+        let mut ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let interrupted = ours.is_some() && ready.pop() == Some(true);
+        Ok(Woken { ready, interrupted })
     }
 
     /// Whether one has come.
     #[must_use]
     pub fn has_come(&self) -> bool {
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        self.fd().is_some_and(|fd| poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)) == Ok(1))
+        self.0.is_some() && self.wait_for(&[], Duration::ZERO).is_ok_and(|woken| woken.interrupted)
     }
 
     /// The one that has come.

@@ -4,6 +4,7 @@
 //! [`model`] has the nouns, and nothing points back. The library is there for the binary and its tests; its
 //! interface is not stable.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 pub mod act;
 pub mod cli;
 pub mod commands;

@@ -1,10 +1,13 @@
 //! How the service manager is reached: over the bus, else through `systemctl`, which root's manager answers on its
 //! private socket. Everything has a deadline. What is asked, and what for, is others' to say.
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
+
+use rustix::fs::inotify;
 
 use crate::interrupt::Interrupt;
 use crate::pipe::read_until;
@@ -64,9 +67,8 @@ const BEGINS_ANEW: [&str; 5] = [
 /// What is said where nothing was sent.
 pub(crate) const NOT_CONNECTED: &str = "Connection refused";
 
-/// How long that is waited for, and how often it is asked again.
+/// How long that is waited for.
 const ANEW: Duration = Duration::from_secs(1);
-const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Whether a job may still be asked for, and whether it was: between the thread that asks and the one that calls it off.
 #[derive(Debug, Default)]
@@ -105,7 +107,7 @@ impl Systemctl<'_> {
     /// and what it wrote to standard error.
     pub(crate) fn ask(self, args: &[&str], interrupt: &Interrupt) -> Result<String, String> {
         let is_away = |why: &str| BEGINS_ANEW.iter().any(|words| why.contains(words));
-        self.again(is_away, || {
+        self.again(is_away, interrupt, || {
             if interrupt.has_come() { Err("called off".to_owned()) } else { self.once(args, interrupt) }
         })
     }
@@ -116,26 +118,30 @@ impl Systemctl<'_> {
     /// # Errors
     /// As [`Self::ask`]; or it was called off before it was run.
     pub(crate) fn job(self, args: &[&str], leave: &Leave) -> Result<(), String> {
-        let once = || if leave.take() { self.once(args, &Interrupt::default()) } else { Err("called off".to_owned()) };
-        self.again(|why| why.contains(NOT_CONNECTED), once).map(drop)
+        let nothing = Interrupt::default();
+        let once = || if leave.take() { self.once(args, &nothing) } else { Err("called off".to_owned()) };
+        self.again(|why| why.contains(NOT_CONNECTED), &nothing, once).map(drop)
     }
 
+    /// Once, and once more as soon as it is listened for that PID 1 is back; then each time that it may be.
     fn again(
         self,
         is_away: impl Fn(&str) -> bool,
+        interrupt: &Interrupt,
         mut once: impl FnMut() -> Result<String, String>,
     ) -> Result<String, String> {
-        let mut absent_since = None;
+        let mut absence: Option<Absence> = None;
         loop {
             let why = match once() {
                 Err(why) if is_away(&why) => why,
                 other => return other,
             };
-            let back_by = *absent_since.get_or_insert_with(Instant::now) + ANEW;
-            if Instant::now() + ASK_AGAIN > back_by.min(self.deadline) {
+            if absence.as_ref().is_some_and(|absence| !absence.may_be_over(interrupt)) {
                 return Err(why);
             }
-            std::thread::sleep(ASK_AGAIN);
+            if absence.is_none() {
+                absence = Some(Absence::new(self.run, self.deadline.min(Instant::now() + ANEW)).map_err(|_| why)?);
+            }
         }
     }
 
@@ -181,8 +187,36 @@ impl Systemctl<'_> {
     }
 }
 
+/// Waits for the manager's private socket, which it makes anew once it is back (`bus_init_private()`, systemd v257
+/// `src/core/dbus.c`).
+struct Absence {
+    folder: OwnedFd,
+    until: Instant,
+}
+
+impl Absence {
+    fn new(run: &Path, until: Instant) -> rustix::io::Result<Self> {
+        use inotify::{CreateFlags, WatchFlags};
+        let folder = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&folder, run.join("systemd"), WatchFlags::CREATE | WatchFlags::MOVED_TO)?;
+        Ok(Self { folder, until })
+    }
+
+    /// Waits until something was made in its folder; whether that was so in time.
+    fn may_be_over(&self, interrupt: &Interrupt) -> bool {
+        let left = self.until.saturating_duration_since(Instant::now());
+        let woken = interrupt.wait_for(&[self.folder.as_fd()], left);
+        // What was made is not looked at: any of it is a reason to ask again.
+        let mut events = [0; 4096];
+        while rustix::io::read(&self.folder, &mut events).is_ok() {}
+        woken.is_ok_and(|woken| woken.by_any())
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
 
     #[test]
@@ -198,11 +232,13 @@ mod tests {
 
     #[test]
     fn systemctl_is_run_again_for_what_was_never_sent_and_only_for_that() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("systemd")).unwrap();
         let run = |is_away: &dyn Fn(&str) -> bool, why: &str| {
             let mut runs = 0;
             let deadline = Instant::now() + Duration::from_secs(20);
-            let systemctl = Systemctl { scope: Scope::System, run: Path::new("/run"), deadline };
-            let told = systemctl.again(is_away, || {
+            let systemctl = Systemctl { scope: Scope::System, run: folder.path(), deadline };
+            let told = systemctl.again(is_away, &Interrupt::default(), || {
                 runs += 1;
                 if runs == 1 { Err(why.to_owned()) } else { Ok(String::new()) }
             });
@@ -212,5 +248,45 @@ mod tests {
         for sent in &BEGINS_ANEW[1..] {
             assert_eq!(run(&|why| why.contains(NOT_CONNECTED), sent), (1, false), "{sent}");
         }
+    }
+
+    /// How often it is run where its private socket is made anew so long after that was listened for, and how long all took.
+    fn runs_until_back(back_after: Option<Duration>) -> (usize, bool, Duration) {
+        let folder = tempfile::tempdir().unwrap();
+        let systemd = folder.path().join("systemd");
+        std::fs::create_dir(&systemd).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let systemctl = Systemctl { scope: Scope::System, run: folder.path(), deadline };
+        let (mut runs, mut listener) = (0, None);
+        let began = Instant::now();
+        let told = systemctl.again(
+            |_| true,
+            &Interrupt::default(),
+            || {
+                runs += 1;
+                let private = systemd.join("private");
+                if runs == 2
+                    && let Some(after) = back_after
+                {
+                    listener = Some(std::thread::spawn(move || {
+                        std::thread::sleep(after);
+                        UnixListener::bind(private).unwrap()
+                    }));
+                }
+                if runs == 3 { Ok(String::new()) } else { Err(NOT_CONNECTED.to_owned()) }
+            },
+        );
+        drop(listener.map(|thread| thread.join().unwrap()));
+        (runs, told.is_ok(), began.elapsed())
+    }
+
+    #[test]
+    fn systemctl_is_run_again_when_the_manager_is_back_and_not_before() {
+        let (runs, told, took) = runs_until_back(Some(Duration::from_millis(300)));
+        assert_eq!((runs, told), (3, true));
+        assert!(took >= Duration::from_millis(300) && took < ANEW, "{took:?}");
+        let (runs, told, took) = runs_until_back(None);
+        assert_eq!((runs, told), (2, false));
+        assert!(took >= ANEW && took < Duration::from_secs(10), "{took:?}");
     }
 }

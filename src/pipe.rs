@@ -4,10 +4,7 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, poll};
-
 use crate::interrupt::Interrupt;
-use crate::timespan;
 
 /// No answer is longer; one that is ends here.
 const MAX_BYTES: usize = 1024 * 1024;
@@ -30,14 +27,16 @@ pub(crate) fn read_until(
         if left.is_zero() && !bytes.is_empty() {
             return Err("no answer in time".to_owned());
         }
-        let ours = interrupt.fd();
-        let mut fds = vec![PollFd::new(&pipe, PollFlags::IN)];
-        fds.extend(ours.iter().map(|interrupt| PollFd::new(interrupt, PollFlags::IN)));
-        match poll(&mut fds, Some(&timespan::timespec(left))) {
-            Ok(_) if fds.iter().skip(1).any(|fd| !fd.revents().is_empty()) => return Err("called off".to_owned()),
-            Ok(0) => return Err("no answer in time".to_owned()),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.to_string()),
+        let woken = interrupt.wait_for(&[pipe.as_fd()], left).map_err(|error| error.to_string())?;
+        if woken.interrupted {
+            return Err("called off".to_owned());
+        }
+        if !woken.by_any() {
+            // A signal that ends nobody leaves time to wait anew.
+            if Instant::now() >= deadline {
+                return Err("no answer in time".to_owned());
+            }
+            continue;
         }
         match pipe.read(&mut chunk) {
             Ok(0) => return Ok(bytes),

@@ -1,14 +1,11 @@
 //! A word from another thread, which wakes whoever waits for it; and so does what comes to end us.
 
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
-
 use crate::interrupt::Interrupt;
-use crate::timespan;
 
 /// The two ends: a byte goes through a pipe for each word, and the end of the pipe tells of the last.
 ///
@@ -55,18 +52,8 @@ impl<T> Listener<T> {
             if left.is_zero() || interrupt.has_come() {
                 return None;
             }
-            match self.sleep(left, interrupt) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(_) => return None,
-            }
+            interrupt.wait_for(&[self.woken.as_fd()], left).ok()?;
         }
-    }
-
-    fn sleep(&self, left: std::time::Duration, interrupt: &Interrupt) -> rustix::io::Result<usize> {
-        let interruption = interrupt.fd();
-        let mut fds = vec![PollFd::new(&self.woken, PollFlags::IN)];
-        fds.extend(interruption.iter().map(|interruption| PollFd::new(interruption, PollFlags::IN)));
-        poll(&mut fds, Some(&timespan::timespec(left)))
     }
 }
 

@@ -7,12 +7,11 @@
 pub mod units;
 
 use std::fmt;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal as Known;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::pidfd_send_signal;
 
@@ -22,10 +21,10 @@ use crate::observe::holders::{self, Sight};
 use crate::observe::pin::has_ended;
 use crate::observe::proc;
 use crate::observe::sock_diag::Closings;
-use crate::{sys, timespan};
+use crate::sys;
 
-/// How often it is looked whether a process that lives on has let go of its sockets: the kernel tells when a socket is
-/// gone, but not that one of several processes has closed it.
+/// How often it is looked whether a process that lives on has let go of its sockets, where the kernel does not tell that a
+/// socket is gone.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// So many processes are spoken of each for itself, for each signal and for their ends; all others at once.
@@ -321,19 +320,17 @@ pub fn wait_for_one(
     patience: Duration,
 ) -> Result<bool, ActError> {
     let deadline = Instant::now() + patience;
-    let awaited: Vec<BorrowedFd<'_>> = processes.iter().copied().chain(interrupt.fd()).collect();
+    let awaited: Vec<BorrowedFd<'_>> = processes.iter().copied().chain(closings.map(AsFd::as_fd)).collect();
     loop {
-        let mut fds: Vec<PollFd<'_>> = awaited.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-        fds.extend(closings.map(|closings| PollFd::new(closings, PollFlags::IN)));
         let left = deadline.saturating_duration_since(Instant::now());
-        match poll(&mut fds, Some(&timespan::timespec(left))) {
-            Ok(0) => return Ok(false),
-            Ok(_) if fds.iter().take(awaited.len()).any(|fd| !fd.revents().is_empty()) => return Ok(true),
-            // Any other socket on the host.
-            Ok(_) if closings.is_some_and(Closings::was_wanted) => return Ok(true),
-            Ok(_) | Err(Errno::INTR) if left.is_zero() => return Ok(false),
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(ActError::Wait(errno)),
+        let woken = interrupt.wait_for(&awaited, left).map_err(ActError::Wait)?;
+        let ended = woken.ready.iter().take(processes.len()).any(|&ready| ready);
+        // The word may be of any other socket on the host.
+        if ended || woken.interrupted || (woken.by_any() && closings.is_some_and(Closings::was_wanted)) {
+            return Ok(true);
+        }
+        if left.is_zero() {
+            return Ok(false);
         }
     }
 }
@@ -449,29 +446,20 @@ impl<'a> Watch<'a, '_> {
 
     /// Waits until each has ended or let go of its sockets, until `patience` after the beginning, or until we are to end.
     ///
-    /// The end of a process or of a socket wakes it at once; that a process has let go of a socket which others have as
-    /// well is seen at every [`LOOK_AGAIN`]. A server that closes
-    /// its listener and then finishes what it has begun is not killed for it: the port is all that is wanted.
+    /// The end of a process or of a socket wakes it at once. A server that closes its listener and then finishes what it has
+    /// begun is not killed for it: the port is all that is wanted. Where several have that listener, it is gone with the last
+    /// of them; who has let go of it and who has not is looked at once more when the time is over.
     fn wait(&mut self, patience: Duration) -> Result<(), ActError> {
         while !self.verified.is_empty() && !self.eyes.interrupt.has_come() {
             let left = patience.saturating_sub(self.began.elapsed());
-            let timeout = timespan::timespec(left.min(LOOK_AGAIN));
-            let mut fds: Vec<PollFd<'_>> =
-                self.verified.iter().map(|pin| PollFd::new(&pin.pidfd, PollFlags::IN)).collect();
-            fds.extend(self.eyes.closings.map(|closings| PollFd::new(closings, PollFlags::IN)));
-            let interrupt = self.eyes.interrupt.fd();
-            fds.extend(interrupt.iter().map(|interrupt| PollFd::new(interrupt, PollFlags::IN)));
-            match poll(&mut fds, Some(&timeout)) {
-                Ok(0) => self.drop_those_that_let_go(),
-                Ok(_) => {
-                    let gone: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-                    self.drop_those_that_ended(&gone);
-                    if self.eyes.closings.is_some_and(Closings::was_wanted) {
-                        self.drop_those_that_let_go();
-                    }
-                }
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(ActError::Wait(errno)),
+            let Eyes { closings, interrupt, .. } = self.eyes;
+            let turn = if closings.is_some() { left } else { left.min(LOOK_AGAIN) };
+            let pins = self.verified.iter().map(|pin| pin.pidfd);
+            let awaited: Vec<BorrowedFd<'_>> = pins.chain(closings.map(AsFd::as_fd)).collect();
+            let woken = interrupt.wait_for(&awaited, turn).map_err(ActError::Wait)?;
+            self.drop_those_that_ended(&woken.ready);
+            if !woken.by_any() || closings.is_some_and(Closings::was_wanted) {
+                self.drop_those_that_let_go();
             }
             if left.is_zero() {
                 break;

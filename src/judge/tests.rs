@@ -85,6 +85,7 @@ fn held(holders: Vec<Process>) -> HeldSocket {
             device: None,
             cgroup: Some(CgroupId(60)),
             backlog: None,
+            left: None,
         },
         birthplace: None,
         holders,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::Protocol;
 
@@ -88,4 +89,6 @@ pub struct Socket {
     pub cgroup: Option<CgroupId>,
     /// For [`SocketState::Listen`], where netlink tells.
     pub backlog: Option<Backlog>,
+    /// So long from when it was asked, what is left of a connection stays in [`SocketState::TimeWait`], where netlink tells.
+    pub left: Option<Duration>,
 }

@@ -17,7 +17,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 use rustix::fs::statfs;
 
-use super::proc::open_dir;
+use super::proc::{open_dir, read_file};
 use crate::model::{CgroupId, CgroupPath, Owner, Session, UnitName};
 use crate::sys;
 
@@ -217,7 +217,7 @@ pub fn mount(proc: &Path, usual: &Path) -> Result<Mount, CgroupError> {
         return Ok(Mount { dir: usual.to_owned(), root: CgroupPath("/".to_owned()) });
     }
     let path = proc.join("self/mountinfo");
-    let bytes = std::fs::read(&path).map_err(|source| CgroupError::Read { path, source })?;
+    let bytes = read_file(&path).map_err(|source| CgroupError::Read { path, source })?;
     parse_mountinfo(&bytes).ok_or(CgroupError::NoMount)
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use rustix::fs::{RawDir, readlinkat_raw};
 
-use super::proc::{is_gone, list_pids, open_dir, open_dir_at};
+use super::proc::{is_gone, list_pids, open_dir, open_dir_at, read_file};
 use crate::interrupt::Interrupt;
 use crate::model::{Inode, Pid};
 use crate::sys;
@@ -185,8 +185,9 @@ impl Members {
     /// of any below it is the same, or was asked on the way down.
     fn add(&mut self, dir: &Path, first: bool) {
         for dir in dir.ancestors().take(if first { usize::MAX } else { 1 }) {
-            match std::fs::read_to_string(dir.join("cgroup.procs")) {
-                Ok(text) => {
+            match read_file(&dir.join("cgroup.procs")) {
+                Ok(bytes) => {
+                    let text = String::from_utf8_lossy(&bytes);
                     let pids: Vec<Pid> = text.lines().filter_map(|line| line.parse().ok()).map(Pid).collect();
                     self.invisible += pids.iter().filter(|pid| pid.0 == 0).count();
                     self.pids.extend(pids.into_iter().filter(|pid| pid.0 != 0));

@@ -194,6 +194,7 @@ impl Row {
             device: None,
             cgroup: None,
             backlog: None,
+            left: None,
         }
     }
 }

@@ -30,6 +30,8 @@ const ENVIRON_BYTES: u64 = 2 * 1024 * 1024;
 const PF_EXITING: u32 = 0x4;
 /// Larger than any `stat`, `status` or `cgroup` file.
 const FILE_BYTES: u64 = 64 * 1024;
+/// Most files of procfs and cgroupfs are no larger.
+const ROOM: usize = 4096;
 /// A chain of parents that is longer is a loop that pid reuse has made.
 const ANCESTORS: usize = 1024;
 /// `PF_KTHREAD`, Linux `include/linux/sched.h`.
@@ -208,7 +210,7 @@ fn file_at(dir: impl AsFd, path: impl rustix::path::Arg) -> Option<FileId> {
 pub fn own_cgroup(proc: &Path) -> Option<CgroupPath> {
     // Left to the exit: this is asked once.
     let file = ManuallyDrop::new(open_first(&proc.join("self/cgroup")).ok()?);
-    let mut bytes = Vec::with_capacity(4096);
+    let mut bytes = Vec::with_capacity(ROOM);
     // The kernel has it in one piece (`proc_single_show()`, Linux `fs/proc/base.c`): what leaves room is the whole.
     retry_on_intr(|| read(&*file, spare_capacity(&mut bytes))).ok()?;
     if bytes.len() == bytes.capacity() {
@@ -271,7 +273,17 @@ fn there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 
 fn read_at(dir: &OwnedFd, name: &str, limit: u64) -> io::Result<Vec<u8>> {
     let file = File::from(openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
-    let mut bytes = Vec::new();
+    read_room(file, limit)
+}
+
+/// The whole of a file whose size the kernel does not tell.
+pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    read_room(File::open(path)?, u64::MAX)
+}
+
+/// With room from the beginning: without, the standard library asks for 32 bytes, then for twice as many, and so on.
+fn read_room(file: File, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(ROOM);
     file.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

@@ -51,6 +51,7 @@ pub(crate) fn words(bytes: &[u8]) {
         device: Some(device.to_owned()),
         cgroup: Some(CgroupId(1)),
         backlog: None,
+        left: None,
     };
     let relation = relation(word, &other, process.container.clone().unwrap_or_else(|| unreachable!("it has one")));
     let endpoint = "8080".parse::<crate::model::EndpointRange>().ok().and_then(|range| range.endpoints().next());

@@ -3,6 +3,7 @@
 //! Source: `sock_diag(7)`, netlink(7), Linux `include/uapi/linux/inet_diag.h` and `include/uapi/linux/netlink.h`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -33,6 +34,8 @@ const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_DUMP: u16 = 0x300;
 const INET_DIAG_NOCOOKIE: u32 = u32::MAX;
+/// `idiag_timer` of what is left of a connection.
+const TIMER_TIME_WAIT: u8 = 3;
 const INET_DIAG_SKV6ONLY: u16 = 11;
 const INET_DIAG_CGROUP_ID: u16 = 21;
 /// `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER` are flags, not part of the type.
@@ -191,6 +194,9 @@ pub(super) struct Reply {
     /// For a listener, the connections that wait, and how many may (`tcp_diag_get_info()`, Linux 6.18
     /// `net/ipv4/tcp_diag.c`).
     pub(super) queue: (u32, u32),
+    /// In ms, how long the kernel still keeps what is left of a connection that no process has (`inet_twsk_diag_fill()`,
+    /// Linux 6.18 `net/ipv4/inet_diag.c`).
+    pub(super) left: Option<u32>,
     /// The number of the device to which it is bound; 0: to none.
     pub(super) device: u32,
     /// Only for sockets without a peer, and of IPv6.
@@ -219,6 +225,7 @@ impl Reply {
             uid: self.uid,
             device: None,
             cgroup: self.cgroup.map(CgroupId),
+            left: self.left.map(|left| Duration::from_millis(left.into())).filter(|_| state == SocketState::TimeWait),
             backlog: (state == SocketState::Listen).then_some(Backlog { waiting: self.queue.0, limit: self.queue.1 }),
         }
     }
@@ -251,6 +258,7 @@ fn decode_fixed(bytes: &[u8]) -> Option<Reply> {
         state: bytes[1],
         local: end(4, 8)?,
         peer: end(6, 24)?,
+        left: u32_at(bytes, 52).filter(|_| bytes[2] == TIMER_TIME_WAIT),
         queue: (u32_at(bytes, 56)?, u32_at(bytes, 60)?),
         uid: u32_at(bytes, 64)?,
         inode: u32_at(bytes, 68)?,
@@ -320,6 +328,9 @@ pub(super) mod tests {
         let mut bytes = vec![0; REPLY_BYTES];
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         put(0, &[if reply.local.is_ipv4() { AF_INET } else { AF_INET6 }, reply.state]);
+        // A timer of another kind has an end as well, after which the socket is still there.
+        put(2, &[if reply.left.is_some() { TIMER_TIME_WAIT } else { 2 }]);
+        put(52, &reply.left.unwrap_or(9).to_ne_bytes());
         for (end, port_at, address_at) in [(reply.local, 4, 8), (reply.peer, 6, 24)] {
             put(port_at, &end.port().to_be_bytes());
             match end.ip() {
@@ -348,7 +359,7 @@ pub(super) mod tests {
             any::<([u8; 4], [u8; 4])>().prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
             any::<([u8; 16], [u8; 16])>().prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
         ];
-        let rest = any::<(u8, u16, u16, u32, u32, u32, (u32, u32), Option<bool>, Option<u64>)>();
+        let rest = any::<(u8, u16, u16, u32, u32, u32, (u32, u32, Option<u32>), Option<bool>, Option<u64>)>();
         (ends, rest).prop_map(
             |((local, peer), (state, local_port, peer_port, uid, inode, device, queue, v6only, cgroup))| Reply {
                 state,
@@ -356,7 +367,8 @@ pub(super) mod tests {
                 peer: SocketAddr::new(peer, peer_port),
                 uid,
                 inode,
-                queue,
+                queue: (queue.0, queue.1),
+                left: queue.2,
                 device,
                 v6only,
                 cgroup,
@@ -421,6 +433,7 @@ pub(super) mod tests {
             uid: 0,
             inode: 1,
             queue: (0, 0),
+            left: None,
             device: 0,
             v6only: None,
             cgroup: None,

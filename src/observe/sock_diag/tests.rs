@@ -53,6 +53,7 @@ fn reply(local: &str, state: u8) -> Reply {
         uid: 7,
         inode: 8,
         queue: (2, 5),
+        left: None,
         device: 0,
         v6only: None,
         cgroup: Some(9),
@@ -168,6 +169,7 @@ fn a_listener_is_found_with_its_address_user_inode_and_cgroup() {
             cgroup: Some(own_cgroup()),
             // What the standard library asks for (listen(2)).
             backlog: Some(crate::model::Backlog { waiting: 0, limit: 128 }),
+            left: None,
         };
         assert_eq!(found, expected);
     }
@@ -359,7 +361,7 @@ fn connections_and_what_is_left_of_them_are_found_by_their_local_port() {
     let (accepted, _) = server.accept().unwrap();
 
     let found = find(others(&[(Protocol::Tcp, port_of(client_address))]).unwrap(), inode_of(&client));
-    assert_eq!((found.state, found.peer), (SocketState::Connected, Some(address)));
+    assert_eq!((found.state, found.peer, found.left), (SocketState::Connected, Some(address), None));
     let found = find(others(&[(Protocol::Tcp, port_of(address))]).unwrap(), inode_of(&accepted));
     assert_eq!((found.local, found.peer), (address, Some(client_address)));
 
@@ -369,6 +371,9 @@ fn connections_and_what_is_left_of_them_are_found_by_their_local_port() {
         let found = others(&[(Protocol::Tcp, port_of(address))]).unwrap();
         let found = found.into_iter().find(|socket| socket.peer == Some(client_address)).unwrap();
         assert_eq!((found.state, found.inode), (SocketState::TimeWait, Inode(0)), "client open: {}", client.is_some());
+        // `TCP_TIMEWAIT_LEN`, Linux `include/net/tcp.h`. FIN_WAIT2 may be that of a socket as ever, whose end is told.
+        let is_told = found.left.is_some_and(|left| left <= Duration::from_mins(1) && !left.is_zero());
+        assert!(is_told || client.is_some(), "{found:?}");
     }
 }
 

@@ -1,6 +1,6 @@
 """The guarded service of most scenarios: a main process that binds, and forked workers that serve.
 
-usage: app.py PORT/tcp|udp [WORKERS] [plain|stubborn|reforking|leaderless|draining|calling] [CGROUP]
+usage: app.py PORT/tcp|udp [WORKERS] [plain|stubborn|reforking|leaderless|draining|lingering|calling] [CGROUP]
        app.py PORT/tcp|udp [WORKERS] [executing|relaying|hanging|moving|passing] [ELSEWHERE]
 
 The workers inherit the socket, as those of any pre-forking server do. Under KillMode=process systemd stops the main
@@ -10,6 +10,7 @@ plain       the workers die of SIGTERM
 stubborn    they ignore it
 reforking   they answer the first one with a successor that has the socket, and exit
 draining    they close the socket at SIGTERM, and live on for half a minute
+lingering   their sockets are there 0.3 seconds longer than they: in a message that another process has not read
 calling     at SIGUSR1 they call portguard for app.service, and write its exit status to /run/called
 leaderless  their main thread has ended, another one serves: /proc/PID/fd is empty then
 executing   at SIGTERM they execute another program, which has the socket and ignores SIGTERM
@@ -22,6 +23,7 @@ CGROUP      the folder of a cgroup that the workers move to once they are there;
 
 import ctypes
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -78,6 +80,8 @@ def work(listener, kind, elsewhere, in_position):
         signal.signal(signal.SIGTERM, lambda *_: move(elsewhere))
     if kind == "passing":
         signal.signal(signal.SIGTERM, lambda *_: pass_on(listener, elsewhere))
+    if kind == "lingering":
+        linger(listener)
     if elsewhere and kind not in ("hanging", "moving", "passing"):
         move(elsewhere)
     if kind == "leaderless":
@@ -111,6 +115,21 @@ def pass_on(listener, path):
         receiver.connect(path)
         socket.send_fds(receiver, [b"."], [listener.fileno()])
         receiver.recv(1)
+    os._exit(0)
+
+
+def linger(listener):
+    near, far = socket.socketpair()
+    socket.send_fds(near, [b"."], [listener.fileno()])
+    near.close()
+    worker = os.pidfd_open(os.getpid())
+    if os.fork():
+        far.close()
+        return
+    listener.close()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    select.select([worker], [], [])
+    time.sleep(0.3)
     os._exit(0)
 
 

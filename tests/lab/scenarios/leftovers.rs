@@ -60,6 +60,24 @@ pub(super) fn leftover_that_reforks_on_sigterm_is_stopped(m: &Machine) {
     assert_eq!(m.processes_of(APP).len(), 2);
 }
 
+/// As between the end of a process's open files and that of its sockets, or where an `io_uring` has them as well.
+pub(super) fn leftover_whose_socket_outlives_it_for_a_moment_is_waited_for(m: &Machine) {
+    m.given("a leftover whose socket is there a moment longer than any process that has it");
+    let old = started_guarded_app(m, "8080/tcp 1 lingering");
+
+    m.when("the service is restarted");
+    let restart = m.restart(APP);
+
+    m.then("that moment is waited for, and the service is up");
+    assert!(restart.status.success(), "{restart:?}\n{}", m.journal(APP));
+    assert_up_without(m, "8080/tcp", &old);
+    finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop")]);
+    finding(m, APP, &[("VERDICT", "freed")]);
+
+    m.then("nobody is said to be in the way who was not");
+    assert!(!m.journal(APP).contains("held by no process"), "{}", m.journal(APP));
+}
+
 pub(super) fn every_process_that_holds_the_port_goes(m: &Machine) {
     m.given("three leftovers that share one listening socket");
     let old = started_guarded_app(m, "8080/tcp 3");

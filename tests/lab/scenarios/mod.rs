@@ -55,6 +55,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     leftovers::leftover_is_stopped_and_the_service_comes_up,
     leftovers::leftover_that_ignores_sigterm_is_killed,
     leftovers::leftover_that_reforks_on_sigterm_is_stopped,
+    leftovers::leftover_whose_socket_outlives_it_for_a_moment_is_waited_for,
     leftovers::every_process_that_holds_the_port_goes,
     leftovers::leader_thread_dead_still_found,
     leftovers::udp_leftover_is_stopped,
