@@ -121,7 +121,9 @@ pub fn record(folder: &Path, unit: &UnitName, run: Run, is_there: impl Fn(&str) 
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match openat(CWD, &path, flags, Mode::empty()) {
         Err(Errno::NOENT) => {
-            make_room(&open_or_make_folder(folder)?, is_there);
+            if let Some(dir) = open_or_make_folder(folder)? {
+                make_room(&dir, is_there);
+            }
             openat(CWD, &path, flags | OFlags::CREATE, Mode::RUSR | Mode::WUSR)
         }
         opened => opened,
@@ -197,7 +199,8 @@ fn read_from(dir: &rustix::fd::OwnedFd, folder: &Path, unit: &UnitName) -> Resul
     }
 }
 
-fn open_or_make_folder(folder: &Path) -> Result<rustix::fd::OwnedFd, LedgerError> {
+/// The folder; `None` where it was just made, and has room.
+fn open_or_make_folder(folder: &Path) -> Result<Option<rustix::fd::OwnedFd>, LedgerError> {
     match open_folder(folder) {
         Err(LedgerError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             // The folder above is also one of policies, which everybody may read, whatever UMask= the unit has.
@@ -205,19 +208,18 @@ fn open_or_make_folder(folder: &Path) -> Result<rustix::fd::OwnedFd, LedgerError
             if let Some(above) = folder.parent() {
                 make_folder(above, all_read)?;
             }
-            make_folder(folder, Mode::RWXU)?;
-            open_folder(folder)
+            if make_folder(folder, Mode::RWXU)? { Ok(None) } else { open_folder(folder).map(Some) }
         }
-        other => other,
+        other => other.map(Some),
     }
 }
 
-/// Makes a folder with this mode; one that is there stays as it is.
-fn make_folder(folder: &Path, mode: Mode) -> Result<(), LedgerError> {
+/// Makes a folder with this mode; one that is there stays as it is. Whether it was made.
+fn make_folder(folder: &Path, mode: Mode) -> Result<bool, LedgerError> {
     let fail = |source: Errno| LedgerError::Io { path: folder.to_owned(), source: source.into() };
     match mkdirat(CWD, folder, mode) {
-        Ok(()) => fchmod(open_folder(folder)?, mode).map_err(fail),
-        Err(Errno::EXIST) => Ok(()),
+        Ok(()) => fchmod(open_folder(folder)?, mode).map(|()| true).map_err(fail),
+        Err(Errno::EXIST) => Ok(false),
         Err(source) => Err(fail(source)),
     }
 }

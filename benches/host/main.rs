@@ -248,7 +248,7 @@ impl Host {
         table.add(&Row::size("peak memory of portguard", portguard.peak_rss()?, Bound::AtMost(8.0)));
         table.add(&no_more("system calls, as on the small host", &calls, &system_calls(&portguard)?));
         self.moved_holder(table, &holder, &portguard)?;
-        if env::var_os("GROWTH").is_some_and(|growth| !growth.is_empty()) {
+        if is_growth_wanted()? {
             let at_home = Holder::listen(PORT + 1, &self.cgroup.join("birth"))?;
             grow(table, &mut load, &dry_run(&self.guard, PORT + 1, &at_home), &portguard)?;
         }
@@ -358,6 +358,15 @@ impl Hosts {
 /// What is run beside it, to tell whether the machine was as quiet on both sides.
 fn idle() -> Contender {
     Contender::new("/bin/true", Path::new("/bin/true"), "")
+}
+
+/// A word that says neither must not leave out what was wanted.
+fn is_growth_wanted() -> Result<bool, String> {
+    match env::var("GROWTH").unwrap_or_default().as_str() {
+        "" => Ok(false),
+        "1" => Ok(true),
+        other => Err(format!("GROWTH={other}: 1, or nothing")),
+    }
 }
 
 /// As far beyond the full host as the machine allows: with a holder that is where its socket was born, and with one that
