@@ -236,10 +236,9 @@ fn open_folder(folder: &Path) -> Result<rustix::fd::OwnedFd, LedgerError> {
 fn require_ours(file: &rustix::fd::OwnedFd, path: &Path, kind: FileType) -> Result<u64, LedgerError> {
     let untrusted = |reason| Err(LedgerError::Untrusted { path: path.to_owned(), reason });
     let stat = fstat(file).map_err(|source| LedgerError::Io { path: path.to_owned(), source: source.into() })?;
-    let is_own = |uid| uid == 0 || uid == rustix::process::geteuid().as_raw();
     if FileType::from_raw_mode(stat.st_mode) != kind {
         untrusted("is not what portguard makes there; remove it".to_owned())
-    } else if !is_own(stat.st_uid) {
+    } else if !is_trusted(stat.st_uid, || rustix::process::geteuid().as_raw()) {
         untrusted(format!("belongs to uid {}; remove it", stat.st_uid))
     } else if stat.st_mode & 0o022 != 0 {
         untrusted(format!("mode {:03o} lets others write it; remove it", stat.st_mode & 0o777))
@@ -248,14 +247,20 @@ fn require_ours(file: &rustix::fd::OwnedFd, path: &Path, kind: FileType) -> Resu
     }
 }
 
+fn is_trusted(owner: u32, euid: impl FnOnce() -> u32) -> bool {
+    owner == 0 || owner == euid()
+}
+
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::mknodat;
+
     use super::*;
     use crate::model::InvocationId;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     fn run(number: u64) -> Run {
         Run { cgroup: Some(CgroupId(number)), invocation: InvocationId(u128::from(number)) }
@@ -263,6 +268,17 @@ mod tests {
 
     fn unit() -> UnitName {
         "a@b.service".parse().unwrap()
+    }
+
+    fn mkfifo(path: &Path) {
+        mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    }
+
+    /// What would wait for the other end of a FIFO waits for ever.
+    fn in_time<T: Send + 'static>(folder: &Path, work: fn(&Path) -> T) -> T {
+        let (folder, (tell, told)) = (folder.to_owned(), std::sync::mpsc::channel());
+        std::thread::spawn(move || tell.send(work(&folder)));
+        told.recv_timeout(std::time::Duration::from_secs(10)).expect("it waits")
     }
 
     #[test]
@@ -342,11 +358,86 @@ mod tests {
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o666)).unwrap();
         assert!(matches!(read(root.path(), &unit()), Err(LedgerError::Untrusted { .. })));
         std::fs::remove_file(&file).unwrap();
-        std::os::unix::fs::symlink("/etc/passwd", &file).unwrap();
+        let elsewhere = root.path().join("elsewhere");
+        std::fs::write(&elsewhere, "its own").unwrap();
+        symlink(&elsewhere, &file).unwrap();
         assert!(read(root.path(), &unit()).is_err());
         assert!(record(root.path(), &unit(), run(2), |_| false).is_err());
+        assert_eq!(std::fs::read(&elsewhere).unwrap(), b"its own");
+        let link = root.path().join("link");
+        symlink(root.path(), &link).unwrap();
+        assert!(matches!(read(&link, &"b.service".parse().unwrap()), Err(LedgerError::Io { .. })));
         std::fs::set_permissions(root.path(), PermissionsExt::from_mode(0o777)).unwrap();
         assert!(matches!(read(root.path(), &unit()), Err(LedgerError::Untrusted { .. })));
+    }
+
+    #[test]
+    fn a_ledger_is_roots_or_of_whoever_runs_this() {
+        for (owner, euid, expected) in [(0, 0, true), (0, 1000, true), (1000, 1000, true), (1000, 0, false)] {
+            assert_eq!(is_trusted(owner, || euid), expected, "of {owner}, for {euid}");
+        }
+    }
+
+    #[test]
+    fn what_is_made_has_modes_that_let_nobody_else_write_and_the_folder_above_can_be_read_by_all() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("portguard/ledger");
+        record(&folder, &unit(), run(1), |_| false).unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().mode() & 0o7777;
+        assert_eq!(mode(&root.path().join("portguard")), 0o755);
+        assert_eq!(mode(&folder), 0o700);
+        let file = folder.join("a@b.service");
+        assert_eq!(mode(&file), 0o600);
+        let first = file.metadata().unwrap().ino();
+        record(&folder, &unit(), run(2), |_| false).unwrap();
+        assert_eq!(file.metadata().unwrap().ino(), first, "a line more is no new file");
+        let long = "0123456789abcdef0123456789abcdef 7\n".repeat(usize::try_from(COMPACT_BYTES).unwrap() / 35 + 1);
+        std::fs::write(&file, long).unwrap();
+        record(&folder, &unit(), run(3), |_| false).unwrap();
+        assert_ne!(file.metadata().unwrap().ino(), first);
+        assert_eq!((mode(&file), read(&folder, &unit()).unwrap().last()), (0o600, Some(&run(3))));
+    }
+
+    #[test]
+    fn nothing_that_lies_where_a_ledger_is_written_anew_holds_a_start_up_or_becomes_part_of_it() {
+        let long = format(&[run(7), run(8)].repeat(200));
+        for lies_there in ["a longer file", "a link", "a FIFO"] {
+            let root = tempfile::tempdir().unwrap();
+            record(root.path(), &unit(), run(1), |_| false).unwrap();
+            std::fs::write(root.path().join("a@b.service"), &long).unwrap();
+            let (new, elsewhere) = (root.path().join(format!(".{}.new", std::process::id())), root.path().join("x"));
+            std::fs::write(&elsewhere, "its own").unwrap();
+            match lies_there {
+                "a longer file" => std::fs::write(&new, &long).unwrap(),
+                "a link" => symlink(&elsewhere, &new).unwrap(),
+                _ => mkfifo(&new),
+            }
+            let recorded = in_time(root.path(), |folder| record(folder, &unit(), run(9), |_| false));
+            assert_eq!(recorded.is_ok(), lies_there == "a longer file", "{lies_there}: {recorded:?}");
+            assert_eq!(std::fs::read(&elsewhere).unwrap(), b"its own");
+            let text = std::fs::read_to_string(root.path().join("a@b.service")).unwrap();
+            assert_eq!(parse(&text).last(), Some(&run(9)), "{lies_there}");
+        }
+    }
+
+    #[test]
+    fn a_fifo_in_the_place_of_a_ledger_holds_nobody_up() {
+        let root = tempfile::tempdir().unwrap();
+        mkfifo(&root.path().join("a@b.service"));
+        let found = in_time(root.path(), |folder| read(folder, &unit()));
+        assert!(matches!(found, Err(LedgerError::Untrusted { .. })), "{found:?}");
+        assert!(in_time(root.path(), |folder| record(folder, &unit(), run(1), |_| false)).is_err());
+    }
+
+    #[test]
+    fn what_several_have_appended_at_once_is_read_to_its_end() {
+        let root = tempfile::tempdir().unwrap();
+        let runs: Vec<Run> = (1..=u64::try_from(MAX_RUNS).unwrap() * 11).map(run).collect();
+        let text = format(&runs);
+        assert!((COMPACT_BYTES * 3 / 2..MAX_BYTES).contains(&u64::try_from(text.len()).unwrap()), "{}", text.len());
+        record(root.path(), &unit(), run(1), |_| false).unwrap();
+        std::fs::write(root.path().join("a@b.service"), text).unwrap();
+        assert_eq!(read(root.path(), &unit()).unwrap().last(), runs.last());
     }
 
     #[test]
