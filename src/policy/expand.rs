@@ -247,6 +247,8 @@ mod tests {
             "_9" => "9",
             "EMPTY" => "",
             "LONG" => return Some("8".repeat(600)),
+            "HALF" => return Some("8".repeat(256)),
+            "MORE" => return Some("8".repeat(257)),
             "WORD" => "a\nb",
             _ => return None,
         };
@@ -336,6 +338,19 @@ mod tests {
     fn what_cannot_be_expanded_is_refused_with_what_was_filled_in() {
         for (text, unit, message) in WRONG {
             assert_eq!(expanded(text, unit), Err((*message).to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_filled_in_is_at_most_512_bytes_long() {
+        for (text, is_longer) in [("${HALF}${HALF}", false), ("${HALF}${MORE}", true)] {
+            let reason = expanded(text, "a.service").unwrap_err();
+            assert_eq!(reason.contains("is longer than any endpoint"), is_longer, "{reason}");
+        }
+        for (plain, is_longer) in [(512 - "a.service".len(), false), (513 - "a.service".len(), true)] {
+            let pattern = PatternText::parse(&format!("{}%n", "x".repeat(plain)), place()).unwrap();
+            let reason = pattern.expand(&"a.service".parse().unwrap()).unwrap_err().to_string();
+            assert_eq!(reason.contains("is longer than 512 bytes"), is_longer, "{reason}");
         }
     }
 

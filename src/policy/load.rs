@@ -353,7 +353,8 @@ mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{PermissionsExt as _, chown, lchown, symlink};
 
-    use rustix::fs::mknodat;
+    use rustix::fs::{fcntl_getfl, mknodat};
+    use rustix::io::{FdFlags, fcntl_getfd};
     use tempfile::TempDir;
 
     use super::*;
@@ -612,6 +613,51 @@ mod tests {
         assert_eq!(tree.single("q").as_deref(), Ok("p"));
         assert_eq!(tree.single("none"), Err("none: cannot open: No such file or directory (os error 2)".to_owned()));
         assert_eq!(single(Path::new("/dev/null")).map(|text| text.text).ok().as_deref(), Some(""));
+    }
+
+    /// As those of procfs do: here its real one, of this very process.
+    #[test]
+    fn a_file_that_shows_no_size_is_read_to_its_end() {
+        let text = single(Path::new("/proc/self/smaps")).map(|text| text.text).ok().unwrap();
+        assert!(text.len() > 3 * 4096 && text.lines().last().unwrap().starts_with("VmFlags:"), "{}", text.len());
+    }
+
+    #[test]
+    fn as_many_links_are_followed_as_the_kernel_follows() {
+        let read = |links: usize| {
+            let tree = Tree::with(&[("0", "found")]);
+            for link in 1..=links {
+                tree.write(&link.to_string(), &format!("-> {}", link - 1));
+            }
+            let path = links.to_string();
+            assert_eq!(tree.single(&path).is_ok(), fs::read(tree.path(&path)).is_ok(), "{links}");
+            tree.single(&path)
+        };
+        assert_eq!(read(40).as_deref(), Ok("found"));
+        assert_eq!(read(41), Err("41: cannot open: Too many levels of symbolic links (os error 40)".to_owned()));
+    }
+
+    #[test]
+    fn no_child_gets_what_is_open_here() {
+        let tree = Tree::with(&[(MAIN, "m"), ("etc/portguard/conf.d/a.toml", "a")]);
+        let top = Folder::top(&tree.path("etc")).ok().flatten().unwrap();
+        let drop_ins = top.drop_ins().ok().flatten().unwrap();
+        let file = open_by_steps(&tree.path(MAIN), Kind::File).unwrap();
+        let (on_the_way, _) = walk(&tree.path(MAIN)).unwrap();
+        let root = Folder::root().unwrap();
+        for fd in [top.fd, drop_ins.fd, file, on_the_way, root.fd] {
+            assert!(fcntl_getfd(&fd).unwrap().contains(FdFlags::CLOEXEC), "{fd:?}");
+        }
+    }
+
+    /// What may be passed need not be one that may be listed.
+    #[test]
+    fn a_folder_on_the_way_is_not_opened_for_reading() {
+        let tree = Tree::with(&[(MAIN, "m")]);
+        let (on_the_way, _) = walk(&tree.path(MAIN)).unwrap();
+        for fd in [on_the_way, Folder::root().unwrap().fd] {
+            assert!(fcntl_getfl(&fd).unwrap().contains(OFlags::PATH), "{fd:?}");
+        }
     }
 
     #[test]

@@ -114,6 +114,13 @@ fn settings_are_layered_key_by_key() {
 }
 
 #[test]
+fn a_unit_is_where_its_section_begins_in_the_last_file_that_has_one() {
+    let policy = policy(&["\n[unit.'a.service']\n[unit.'b.service']", "[unit.'b.service']"]);
+    let shown: Vec<_> = policy.units().map(|(unit, place)| (unit.as_str(), place.unwrap().to_string())).collect();
+    assert_eq!(shown, [("a.service", "p.toml:2:7".to_owned()), ("b.service", "p.toml:1:7".to_owned())]);
+}
+
+#[test]
 fn every_port_that_cannot_be_expanded_is_reported_at_its_place() {
     let text = "[unit.'a.service']\nports = ['80', '${NONE}',\n  '8%i', '${PORT}0']";
     let error = rules(&[text], "a.service", &[]).unwrap_err();
