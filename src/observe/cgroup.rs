@@ -582,6 +582,41 @@ mod tests {
         assert_eq!(at("/").path_at(Path::new("/elsewhere/a")), None);
     }
 
+    #[test]
+    fn a_user_is_a_number_as_the_kernel_writes_it() {
+        for (text, uid) in [("0", Some(0)), ("1000", Some(1000)), ("+5", None), ("05", None), ("", None), ("-1", None)]
+        {
+            assert_eq!(parse_uid(text), uid, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_usual_place_is_believed_only_where_the_root_of_the_tree_is() {
+        let (cgroup, empty, proc) = (Cgroup::create("usual"), tempfile::tempdir().unwrap(), Path::new("/proc"));
+        let root = Mount { dir: cgroup2(), root: CgroupPath("/".to_owned()) };
+        // In a container the whole of what is mounted may be a part of the tree.
+        let has_root = id_of(&cgroup2()).unwrap() == ROOT_ID;
+        assert_eq!(mount(empty.path(), &cgroup2()).ok(), has_root.then_some(root));
+        for elsewhere in [cgroup.dir(), empty.path(), Path::new("/nowhere")] {
+            assert_eq!(mount(proc, elsewhere).unwrap().dir(), cgroup2());
+            assert!(matches!(mount(empty.path(), elsewhere), Err(CgroupError::Read { .. })));
+        }
+    }
+
+    #[test]
+    fn an_id_is_found_at_either_of_the_usual_places() {
+        let (cgroup, usual) = (Cgroup::create("usual"), tempfile::tempdir().unwrap());
+        let path = CgroupPath(format!("/{}", cgroup.dir().file_name().unwrap().to_str().unwrap()));
+        let id = id_of(cgroup.dir()).unwrap();
+        assert_eq!(id_at_usual_place(&cgroup2(), &path), Some(id));
+        assert_eq!(id_at_usual_place(usual.path(), &path), None);
+        std::os::unix::fs::symlink(cgroup2(), usual.path().join("unified")).unwrap();
+        // A folder of another hierarchy has the same name.
+        std::fs::create_dir(usual.path().join(&path.0[1..])).unwrap();
+        assert_eq!(id_at_usual_place(usual.path(), &path), Some(id));
+        assert_eq!(id_at_usual_place(usual.path(), &CgroupPath("/gone".to_owned())), None);
+    }
+
     fn own_mount() -> Mount {
         let found = mount(Path::new("/proc"), Path::new("/sys/fs/cgroup")).unwrap();
         assert_eq!(found.dir(), cgroup2());
@@ -608,6 +643,32 @@ mod tests {
         }
         assert!(matches!(walk(&mount, gone, 0), PathLookup::Unknown(_)));
         assert!(id_of(&sub).is_err());
+    }
+
+    #[test]
+    fn a_node_that_is_another_than_was_asked_for_is_unknown() {
+        let (mount, cgroup) = (own_mount(), Cgroup::create("other"));
+        let node = open_dir(&cgroup.sub("a")).unwrap();
+        let other = id_of(&cgroup.sub("b")).unwrap();
+        assert!(matches!(path_of_node(Path::new("/proc"), &mount, &node, other), PathLookup::Unknown(_)));
+    }
+
+    #[test]
+    fn a_walk_has_a_bound_and_what_it_cannot_list_is_not_gone() {
+        let tree = tempfile::tempdir().unwrap();
+        for dir in ["a", "b"] {
+            std::fs::create_dir(tree.path().join(dir)).unwrap();
+        }
+        let at = |dir: PathBuf| Mount { dir, root: CgroupPath("/".to_owned()) };
+        let nobody = CgroupId(u64::MAX);
+        assert_eq!(walk(&at(tree.path().to_owned()), nobody, 3), PathLookup::Gone);
+        assert_eq!(walk(&at(tree.path().to_owned()), nobody, 2), PathLookup::Unknown("more than 2 cgroups".to_owned()));
+        assert_eq!(walk(&at(tree.path().join("removed")), nobody, 3), PathLookup::Gone);
+        let file = tree.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let unknown = PathLookup::Unknown(format!("{}: Not a directory (os error 20)", file.display()));
+        assert_eq!(walk(&at(file.clone()), nobody, 3), unknown);
+        assert_eq!(path_of(Path::new("/proc"), &at(file), nobody), unknown);
     }
 
     #[test]

@@ -257,6 +257,39 @@ mod tests {
         assert_eq!(String::from_utf8(kept).unwrap().lines().count(), 2);
     }
 
+    /// In a process of its own, as what holds signals back is its first thread's.
+    #[test]
+    fn it_is_looked_every_4096_lines_whether_something_has_come_to_end_us() {
+        let table = |lines| format!("  sl\n{}", "   0: 0100007F:1F90 00000000:0000 0A\n".repeat(lines));
+        let lines_of = |lines, interrupt: &Interrupt| lines_of(table(lines).as_bytes(), &[], interrupt).is_ok();
+        assert!(lines_of(LINES_BETWEEN, &Interrupt::default()));
+        let Some(us) = crate::sys::fork().unwrap() else {
+            let interrupt = Interrupt::listen();
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
+            let read = [LINES_BETWEEN - 1, LINES_BETWEEN].map(|lines| lines_of(lines, &interrupt));
+            std::process::exit(if read == [true, false] { 7 } else { 1 });
+        };
+        let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(us.0), None).unwrap();
+        assert!(matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 7)), "{ended:?}");
+    }
+
+    #[test]
+    fn what_its_process_has_closed_only_waits_and_else_it_is_connected() {
+        for state in [TcpState::FinWait1, TcpState::FinWait2, TcpState::LastAck, TcpState::Closing] {
+            assert_eq!(tcp_state(&state, 0), SocketState::TimeWait, "{state:?}");
+            assert_eq!(tcp_state(&state, 7), SocketState::Connected, "{state:?}");
+        }
+        for (state, expected) in [
+            (TcpState::Listen, SocketState::Listen),
+            (TcpState::Close, SocketState::Bound),
+            (TcpState::TimeWait, SocketState::TimeWait),
+            (TcpState::Established, SocketState::Connected),
+            (TcpState::CloseWait, SocketState::Connected),
+        ] {
+            assert_eq!([0, 7].map(|inode| tcp_state(&state, inode)), [expected; 2], "{state:?}");
+        }
+    }
+
     #[test]
     fn a_line_that_reads_as_another_port_is_none_that_was_asked_for() {
         let table = "  sl\n   0: 0100007F:00007F:1F90 00000000:0000 07 0:0 00:0 0 0 0 1 2 0 0\n";

@@ -411,11 +411,12 @@ pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{MetadataExt, symlink};
     use std::process::{Command, Stdio};
 
     use nix::sys::wait::{Id, WaitPidFlag, waitid};
     use proptest::prelude::*;
+    use rustix::io::{FdFlags, fcntl_getfd};
 
     use super::*;
     use crate::observe::fixture::{Child, Role, own_pid};
@@ -482,6 +483,7 @@ mod tests {
             ("INVOCATION_ID=xyz\0".to_owned(), Invocation::Absent),
             (format!("INVOCATION_ID={ID}0\0"), Invocation::Absent),
             (String::new(), Invocation::Absent),
+            ("\0".repeat(2 * 1024 * 1024), Invocation::Absent),
             ("\0".repeat(2 * 1024 * 1024 + 1), Invocation::Unreadable),
         ];
         for (environ, expected) in rows {
@@ -564,6 +566,77 @@ mod tests {
         assert!(matches!(process(proc.path(), Pid(7)), Err(ProcError::Parse { .. })));
     }
 
+    /// A process with this executable, arguments and environment, and what is made of that.
+    fn invocation(flags: u32, exe: Option<&str>, cmdline: &str, environ: Option<&str>) -> Invocation {
+        let proc = tempfile::tempdir().unwrap();
+        let dir = proc.path().join("7");
+        fs::create_dir(&dir).unwrap();
+        let tail = STAT_TAIL.replacen("4194560", &flags.to_string(), 1);
+        fs::write(dir.join("stat"), stat_line(b"x", &tail)).unwrap();
+        fs::write(dir.join("status"), "Uid:\t0\t0\t0\t0\n").unwrap();
+        fs::write(dir.join("cmdline"), cmdline).unwrap();
+        if let Some(exe) = exe {
+            symlink(exe, dir.join("exe")).unwrap();
+        }
+        if let Some(environ) = environ {
+            fs::write(dir.join("environ"), environ).unwrap();
+        }
+        process(proc.path(), Pid(7)).unwrap().unwrap().invocation
+    }
+
+    #[test]
+    fn an_empty_environment_counts_only_where_the_process_had_its_memory() {
+        let variable = format!("INVOCATION_ID={ID}\0");
+        let (known, exe) = (Invocation::Known(ID.parse().unwrap()), Some("/a"));
+        for (flags, exe, cmdline, environ, expected) in [
+            (0, exe, "a\0", Some(""), Invocation::Absent),
+            (0, exe, "", Some(""), Invocation::Unreadable),
+            (0, None, "a\0", Some(""), Invocation::Unreadable),
+            (0, None, "", Some(""), Invocation::Unreadable),
+            (0, exe, "", Some(&variable[..]), known),
+            (0, None, "a\0", Some(&variable[..]), known),
+            (0, exe, "a\0", None, Invocation::Unreadable),
+            (PF_KTHREAD, None, "", Some(""), Invocation::Absent),
+            (PF_KTHREAD, None, "", None, Invocation::Unreadable),
+        ] {
+            let found = invocation(flags, exe, cmdline, environ);
+            assert_eq!(found, expected, "{flags:#x} {exe:?} {cmdline:?} {environ:?}");
+        }
+        for (bytes, expected) in [(2 * 1024 * 1024, Invocation::Absent), (3 * 1024 * 1024, Invocation::Unreadable)] {
+            assert_eq!(invocation(0, exe, "a\0", Some(&"x".repeat(bytes))), expected, "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn a_long_path_of_a_cgroup_is_read_to_its_end() {
+        let proc = tempfile::tempdir().unwrap();
+        let dir = proc.path().join("7");
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("stat"), stat_line(b"x", STAT_TAIL)).unwrap();
+        fs::write(dir.join("status"), "Uid:\t0\t0\t0\t0\n").unwrap();
+        symlink("7", proc.path().join("self")).unwrap();
+        for length in [0, 4096 - "0::/\n".len(), 10_000] {
+            let path = CgroupPath(format!("/{}", "x".repeat(length)));
+            fs::write(dir.join("cgroup"), format!("0::{path}\n")).unwrap();
+            assert_eq!(process(proc.path(), Pid(7)).unwrap().unwrap().cgroup.as_ref(), Some(&path));
+            assert_eq!(own_cgroup(proc.path()), Some(path));
+        }
+        assert_eq!(own_cgroup(&dir), None);
+    }
+
+    #[test]
+    fn a_folder_that_is_opened_is_one_and_no_child_gets_it() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        fs::create_dir(dir.path().join("below")).unwrap();
+        let open = open_dir(dir.path()).unwrap();
+        let below = open_dir_at(&open, "below").unwrap();
+        assert!(open_dir(&dir.path().join("file")).is_err() && open_dir_at(&open, "file").is_err());
+        for fd in [open, below] {
+            assert!(fcntl_getfd(&fd).unwrap().contains(FdFlags::CLOEXEC));
+        }
+    }
+
     #[test]
     fn a_real_process_is_read_whole() {
         let mut child = Command::new("sleep").arg("60").env("INVOCATION_ID", ID).stdin(Stdio::null()).spawn().unwrap();
@@ -580,6 +653,9 @@ mod tests {
         assert_eq!(facts.argv, ["sleep", "60"]);
         assert_eq!(facts.uid, nix::unistd::getuid().as_raw());
         assert_eq!(facts.program, file_of(facts.exe.as_ref().unwrap()));
+        let program = fs::metadata(facts.exe.as_ref().unwrap()).unwrap();
+        assert_eq!(facts.program, Some(FileId { device: program.dev(), inode: program.ino() }));
+        assert_eq!(facts.folders, file_of(&std::env::current_dir().unwrap()).zip(file_of(Path::new("/"))));
         assert!(facts.exe.unwrap().is_absolute());
         assert_eq!(facts.invocation, Invocation::Known(ID.parse().unwrap()));
         assert!(facts.cgroup.unwrap().0.starts_with('/'));
@@ -635,5 +711,12 @@ mod tests {
             let expected: Vec<Pid> = expected.iter().copied().map(Pid).collect();
             assert_eq!(ancestors(proc.path(), Pid(pid)), expected, "of {pid}");
         }
+        for pid in 100..100 + 1030 {
+            let dir = proc.path().join(pid.to_string());
+            fs::create_dir(&dir).unwrap();
+            let tail = STAT_TAIL.replacen('1', &(pid + 1).to_string(), 1);
+            fs::write(dir.join("stat"), stat_line(b"x", &tail)).unwrap();
+        }
+        assert_eq!(ancestors(proc.path(), Pid(100)), (101..=1124).map(Pid).collect::<Vec<_>>());
     }
 }
