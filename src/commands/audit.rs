@@ -28,8 +28,9 @@ pub(super) fn run(args: &cli::Audit) -> Result<u8, CommandError> {
     let policies = Policies::of(&policy, &system);
     let (sockets, blind) = claims::sockets(args.common.user)?;
     let mut all = policies.claims.clone();
-    all.extend(system.socket_claims(false));
+    // Of a socket unit that listens, this is what is said.
     all.extend(sockets);
+    all.extend(system.socket_claims(false));
     let claims = |unit: &UnitName, of: &dyn Fn(&Source) -> bool| {
         all.iter().any(|claim| claim.unit.as_ref() == Some(unit) && of(&claim.source))
     };

@@ -17,7 +17,7 @@ const IDLE: &str = "[Service]\nExecStart=/bin/sleep infinity\n";
 const MORE: &str = "/etc/portguard/conf.d/more.toml";
 
 /// The exit status of a command, and the content of the document that it prints.
-fn json(m: &Machine, command: &str) -> (i32, Value) {
+pub(super) fn json(m: &Machine, command: &str) -> (i32, Value) {
     let output = m.sh(&format!("{command} --json"));
     let kind = command.split("portguard ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
     (status(&output), commands::json(kind, &output))
@@ -28,7 +28,7 @@ fn status(output: &Output) -> i32 {
 }
 
 /// The findings of this kind about a unit.
-fn found<'a>(content: &'a Value, kind: &str, unit: &str) -> Vec<&'a Value> {
+pub(super) fn found<'a>(content: &'a Value, kind: &str, unit: &str) -> Vec<&'a Value> {
     let findings = content["findings"].as_array().unwrap_or_else(|| panic!("no findings: {content:#}"));
     let is_of_unit = |finding: &&Value| {
         unit.is_empty() || finding["units"].as_array().is_some_and(|units| units.iter().any(|one| one == unit))
@@ -37,7 +37,7 @@ fn found<'a>(content: &'a Value, kind: &str, unit: &str) -> Vec<&'a Value> {
 }
 
 /// The only one.
-fn the<'a>(content: &'a Value, kind: &str, unit: &str) -> &'a Value {
+pub(super) fn the<'a>(content: &'a Value, kind: &str, unit: &str) -> &'a Value {
     let found = found(content, kind, unit);
     assert_eq!(found.len(), 1, "{kind} of {unit}: {content:#}");
     found[0]
@@ -50,7 +50,7 @@ fn place(finding: &Value) -> String {
 }
 
 /// What a terminal of eighty columns without colours shows, line by line.
-fn on_a_terminal(m: &Machine, command: &str) -> Vec<String> {
+pub(super) fn on_a_terminal(m: &Machine, command: &str) -> Vec<String> {
     let shown = m.sh(&format!("TERM=dumb script -qec 'stty cols 80; {command}' /dev/null"));
     let lines: Vec<String> = shown.stdout.lines().map(|line| line.trim_end_matches('\r').to_owned()).collect();
     let is_typed = |line: &str| line.contains("next:") || line.starts_with("    ");

@@ -26,6 +26,7 @@ mod packages;
 mod predecessors;
 mod privileges;
 mod refusals;
+mod servers;
 mod sockets;
 mod software;
 mod starts;
@@ -264,6 +265,10 @@ pub(crate) const WITH_SOFTWARE: &[(&str, Scenario)] = scenarios![
     commands::who_names_containers_sessions_and_socket_units,
     commands::three_commands_guard_nginx,
     commands::enable_learns_says_what_it_does_and_disable_takes_it_away,
+    servers::check_and_audit_name_the_servers_that_have_the_ports_of_others,
+    servers::audit_names_the_workers_that_nginx_has_left,
+    servers::suggest_passes_over_the_ports_of_servers,
+    servers::audit_and_suggest_of_a_user_know_the_servers_of_the_system,
     cookbook::cookbook_node,
     cookbook::cookbook_gunicorn,
     cookbook::cookbook_uvicorn,
