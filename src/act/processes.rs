@@ -58,19 +58,20 @@ impl Judged {
 
     /// What `stop` comes to, and what it says meanwhile, a letter a step: `T`, `H` and `K` for those signals.
     fn stop(&self, ladder: &Ladder, tell: impl FnMut(&Step<'_>)) -> (Count, String) {
-        self.stop_targets(&self.targets(), ladder, tell)
+        self.stop_targets(&self.targets(), None, ladder, tell)
     }
 
     fn stop_targets(
         &self,
         targets: &[Target<'_>],
+        closings: Option<&Closings>,
         ladder: &Ladder,
         mut tell: impl FnMut(&Step<'_>),
     ) -> (Count, String) {
         let mut said = String::new();
         let mut asked = Vec::new();
         let interrupt = Interrupt::default();
-        let eyes = Eyes { proc_root: Path::new(PROC), closings: None, interrupt: &interrupt };
+        let eyes = Eyes { proc_root: Path::new(PROC), closings, interrupt: &interrupt };
         let budget = Budget { patience: ladder.patience, grace: SECOND * 10, extend: None };
         let mut hear = |step: &Step<'_>| {
             let word = match step {
@@ -135,6 +136,18 @@ fn whoever_lets_go_of_its_socket_may_live_on() {
     assert!(server.lives());
     let again = server.stop(&ladder, |_| ());
     assert_eq!(again, (Count { ended: 0, alive: 0 }, " it has let go of the socket".to_owned()));
+}
+
+/// Where that can be heard, no clock wakes the wait in between.
+#[test]
+fn whoever_lets_go_of_its_socket_is_known_by_the_kernels_word() {
+    let server = Judged::one(Role::LetsGo);
+    let closings = Closings::of(vec![server.children[0].port()], false).unwrap();
+    let ladder = Ladder { patience: SECOND * 10, ..WHOLE };
+    let began = Instant::now();
+    let stopped = server.stop_targets(&server.targets(), Some(&closings), &ladder, |_| ());
+    assert_eq!(stopped, (Count { ended: 1, alive: 0 }, "Tl".to_owned()));
+    assert!(began.elapsed() < ladder.patience && server.lives());
 }
 
 /// Otherwise it would be killed for what it was a minute and a half before.
@@ -203,7 +216,7 @@ fn arguments_and_folders_count_for_those_that_are_stopped_for_them() {
         let mut judged = Judged::one(Role::Listen);
         change(&mut judged.processes[0]);
         let by_argv: Vec<_> = judged.targets().into_iter().map(|target| Target { by_argv: true, ..target }).collect();
-        let (count, said) = judged.stop_targets(&by_argv, &GENTLE, |_| ());
+        let (count, said) = judged.stop_targets(&by_argv, None, &GENTLE, |_| ());
         assert_eq!((count, said.as_str()), (Count { ended: 0, alive: 0 }, " it runs another program now"));
         let (count, _) = judged.stop(&Ladder { patience: SECOND * 10, ..GENTLE }, |_| ());
         assert_eq!(count, Count { ended: 1, alive: 0 });
