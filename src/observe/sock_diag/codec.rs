@@ -376,6 +376,22 @@ pub(super) mod tests {
         )
     }
 
+    fn listener(local: &str) -> Reply {
+        let local = local.parse().unwrap();
+        Reply {
+            state: 10,
+            local,
+            peer: local,
+            uid: 0,
+            inode: 1,
+            queue: (0, 0),
+            left: None,
+            device: 0,
+            v6only: None,
+            cgroup: None,
+        }
+    }
+
     #[test]
     fn the_request_is_what_sock_diag_7_says() {
         let port = Port::new(0x1f90);
@@ -425,23 +441,25 @@ pub(super) mod tests {
 
     #[test]
     fn attributes_that_are_too_short_are_as_good_as_absent() {
-        let local = "[::]:1".parse().unwrap();
-        let reply = Reply {
-            state: 10,
-            local,
-            peer: local,
-            uid: 0,
-            inode: 1,
-            queue: (0, 0),
-            left: None,
-            device: 0,
-            v6only: None,
-            cgroup: None,
-        };
+        let reply = listener("[::]:1");
         let mut bytes = encode_reply(&reply);
         bytes.extend(attribute(INET_DIAG_SKV6ONLY, &[]));
         bytes.extend(attribute(INET_DIAG_CGROUP_ID, &[1, 2, 3]));
         assert_eq!(decode(&bytes), Ok(reply));
+    }
+
+    #[test]
+    fn an_address_of_ipv6_is_alone_where_the_kernel_says_so_or_says_nothing_and_it_is_not_all_of_them() {
+        for (local, said, v6only) in [
+            ("[::]:1", None, false),
+            ("[::]:1", Some(true), true),
+            ("[::1]:1", None, true),
+            ("[::1]:1", Some(false), false),
+            ("0.0.0.0:1", Some(true), false),
+        ] {
+            let socket = Reply { v6only: said, ..listener(local) }.into_socket(Protocol::Tcp, SocketState::Listen);
+            assert_eq!(socket.v6only, v6only, "{local}, {said:?}");
+        }
     }
 
     #[test]
