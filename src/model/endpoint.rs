@@ -657,6 +657,7 @@ mod tests {
     fn two_ranges_share_the_ports_that_only_one_can_have() {
         for (one, other, shared) in [
             ("8000-8010", "8005-8020", Some("8005-8010/tcp")),
+            ("8000-8010", "7990-8005", Some("8000-8005/tcp")),
             ("8000-8010", "127.0.0.1:8010", Some("8010/tcp")),
             ("127.0.0.1:8010", "8000-8010", Some("127.0.0.1:8010/tcp")),
             ("8000-8010", "8011", None),
