@@ -9,7 +9,7 @@ use super::{CommandError, show, systemctl};
 use crate::cli;
 use crate::manager::Scope;
 use crate::model::{CgroupPath, ForeignRule, Pid, UnitName, UnitType};
-use crate::observe::units::Properties;
+use crate::observe::units::{Properties, in_order};
 use crate::observe::{cgroup, holders};
 use crate::policy::{self, Policy};
 use crate::report::shell;
@@ -21,7 +21,7 @@ use crate::timespan;
 /// Neither systemd nor the kernel could be asked.
 pub(super) fn run(args: &cli::Audit) -> Result<u8, CommandError> {
     let (policy, problems) = Policy::survey(&policy::Roots::default());
-    let system = System::look(args.common.user, policy.units().map(|(unit, _)| unit));
+    let system = System::look(args.common.user, &policy);
     if let Some(why) = &system.silent {
         return Err(CommandError::blind(format!("systemd could not be asked: {why}")));
     }
@@ -31,9 +31,12 @@ pub(super) fn run(args: &cli::Audit) -> Result<u8, CommandError> {
     // Of a socket unit that listens, this is what is said.
     all.extend(sockets);
     all.extend(system.socket_claims(false));
-    let claims = |unit: &UnitName, of: &dyn Fn(&Source) -> bool| {
-        all.iter().any(|claim| claim.unit.as_ref() == Some(unit) && of(&claim.source))
+    let units_of = |of: &dyn Fn(&Source) -> bool| {
+        let claims = all.iter().filter(|claim| of(&claim.source));
+        in_order(claims.filter_map(|claim| claim.unit.clone()).collect())
     };
+    let with_ports = units_of(&|source| matches!(source, Source::Policy(_)));
+    let with_sockets = units_of(&|source| *source == Source::Socket);
 
     let mut findings = Vec::new();
     if !problems.is_empty() || !policies.problems.is_empty() {
@@ -51,8 +54,8 @@ pub(super) fn run(args: &cli::Audit) -> Result<u8, CommandError> {
             name,
             shown,
             guards: guards(name, shown),
-            has_ports: claims(name, &|source| matches!(source, Source::Policy(_))),
-            holds_ports: claims(name, &|source| *source == Source::Socket),
+            has_ports: with_ports.binary_search(name).is_ok(),
+            holds_ports: with_sockets.binary_search(name).is_ok(),
             waits: waits(&policy, name),
         })
         .collect();

@@ -18,7 +18,7 @@ pub(super) fn run(args: &cli::Check) -> Result<u8, CommandError> {
         Some(file) => Policy::survey_file(file),
         None => Policy::survey(&policy::Roots::default()),
     };
-    let system = System::look(args.common.user, policy.units().map(|(unit, _)| unit));
+    let system = System::look_for_claims(args.common.user, &policy);
     let policies = Policies::of(&policy, &system);
     let ephemeral = Ephemeral::of_host(&Roots::of_host(args.common.user).proc);
     let status = status(&problems, &policies.problems);
@@ -117,11 +117,11 @@ fn not_there(unit: &UnitName, place: Option<&policy::Place>, system: &System) ->
 
 /// The unit that is there, of which this is most likely a slip of the pen.
 fn nearest<'a>(unit: &UnitName, system: &'a System) -> Option<&'a UnitName> {
-    let is_there = |name: &UnitName| name.is_template() || system.is_loaded(name);
-    let distance = |name: &UnitName| strsim::osa_distance(name.as_str(), unit.as_str());
-    let near = system.names.iter().filter(|name| *name != unit && is_there(name));
-    let near = near.map(|name| (distance(name), name)).filter(|(distance, _)| *distance <= 2);
-    near.min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
+    let of = |distance| {
+        let is_near = move |name: &&UnitName| strsim::osa_distance(name.as_str(), unit.as_str()) == distance;
+        system.names.iter().filter(is_near).find(|name| name.is_template() || system.is_there(name))
+    };
+    of(1).or_else(|| of(2))
 }
 
 /// An overlap with a socket unit has something else to look at: whether that is to trigger the service.

@@ -148,9 +148,9 @@ fn known_units(scope: Scope, run: &Path, names: &[UnitName]) -> Result<Vec<(Unit
     let mut shown = runnable.iter().zip(shown);
     for name in names {
         let (unit, properties) = if name.is_template() {
-            let is_there = units::has_file(scope, run, name).map_err(CommandError::blind)?;
-            let load_state = if is_there { "loaded" } else { "not-found" };
-            (name.clone(), Properties::of(&[("LoadState", load_state)]))
+            let own = units::template(scope, run, name).map_err(CommandError::blind)?;
+            let load_state = if own.is_some() { "loaded" } else { "not-found" };
+            (own.unwrap_or_else(|| name.clone()), Properties::of(&[("LoadState", load_state)]))
         } else {
             let Some((_, properties)) = shown.next() else { continue };
             (properties.get("Id").and_then(|id| id.parse().ok()).unwrap_or_else(|| name.clone()), properties)

@@ -50,7 +50,7 @@ pub(super) fn run(args: &cli::Suggest) -> Result<u8, CommandError> {
     let protocol = if args.udp { Protocol::Udp } else { Protocol::Tcp };
     let roots = Roots::of_host(args.common.user);
     let (policy, problems) = Policy::survey(&policy::Roots::default());
-    let system = System::look(args.common.user, policy.units().map(|(unit, _)| unit));
+    let system = System::look_for_claims(args.common.user, &policy);
     let mut policies = Policies::of(&policy, &system);
     let (sockets, _) = claims::sockets(args.common.user)?;
     let ephemeral = Ephemeral::of_host(&roots.proc);

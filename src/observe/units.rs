@@ -1,26 +1,29 @@
 //! What the service manager says of any unit, for people: asked of `systemctl show`, which all versions have, and which
 //! answers everybody.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::interrupt::Interrupt;
 use crate::manager::{Scope, Systemctl};
-use crate::model::UnitName;
+use crate::model::{UnitName, UnitType};
 
-/// How long a manager may take that has hundreds of units to tell of.
+/// How long a manager may take for [`AT_A_TIME`] units.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// So many units are asked about at a time: a command line has its bounds.
 const AT_A_TIME: usize = 200;
 
+/// So many links to links are followed.
+const MAX_LINKS: usize = 8;
+
 /// The properties of one unit, by their names in org.freedesktop.systemd1(5). One that is a list of commands or listeners
 /// has a value each; an empty one has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Properties(HashMap<String, Vec<String>>);
+pub struct Properties(Vec<(String, Vec<String>)>);
 
 impl Properties {
     /// The only value, or the first.
@@ -32,7 +35,7 @@ impl Properties {
     /// All values.
     #[must_use]
     pub fn all(&self, key: &str) -> &[String] {
-        self.0.get(key).map_or(&[], Vec::as_slice)
+        self.0.iter().find(|(name, _)| name == key).map_or(&[], |(_, values)| values)
     }
 
     /// Whether it is exactly this.
@@ -63,13 +66,22 @@ impl Properties {
 
     /// Of a block of `systemctl show`.
     pub(crate) fn parse(block: &str) -> Self {
-        let mut all: HashMap<String, Vec<String>> = HashMap::new();
+        let mut all: Vec<(String, Vec<String>)> = Vec::new();
         for (key, value) in block.lines().filter_map(|line| line.split_once('=')).filter(|(_, value)| !value.is_empty())
         {
-            all.entry(key.to_owned()).or_default().push(value.to_owned());
+            // The values of one are together.
+            match all.last_mut() {
+                Some((last, values)) if last == key => values.push(value.to_owned()),
+                Some(_) | None => all.push((key.to_owned(), vec![value.to_owned()])),
+            }
         }
         Self(all)
     }
+}
+
+/// What `systemctl` prints.
+fn ask(scope: Scope, run: &Path, arguments: &[&str]) -> Result<String, String> {
+    Systemctl { scope, run, deadline: Instant::now() + PATIENCE }.ask(arguments, &Interrupt::default())
 }
 
 /// These properties of these units, each in its turn, also of one that is not there (`LoadState` is `not-found`). `run` is
@@ -78,12 +90,11 @@ impl Properties {
 /// # Errors
 /// The manager did not answer; the reason.
 pub fn show(scope: Scope, run: &Path, units: &[UnitName], wanted: &[&str]) -> Result<Vec<Properties>, String> {
-    let deadline = Instant::now() + PATIENCE;
     let wanted = wanted.join(",");
     let ask = |units: &[UnitName]| {
         let names = units.iter().map(UnitName::as_str);
         let arguments: Vec<&str> = ["show", "--all", "--property", &wanted, "--"].into_iter().chain(names).collect();
-        Systemctl { scope, run, deadline }.ask(&arguments, &Interrupt::default())
+        ask(scope, run, &arguments)
     };
     let mut shown = Vec::new();
     for some in units.chunks(AT_A_TIME) {
@@ -101,49 +112,65 @@ pub fn show(scope: Scope, run: &Path, units: &[UnitName], wanted: &[&str]) -> Re
     Ok(shown)
 }
 
-/// Whether there is a unit file of this name: for a template, which is no unit.
+/// The folders of unit files, of which the first that has one counts: systemd.unit(5), "Unit File Load Path".
 ///
 /// # Errors
 /// The manager did not answer; the reason.
-pub fn has_file(scope: Scope, run: &Path, unit: &UnitName) -> Result<bool, String> {
-    let deadline = Instant::now() + PATIENCE;
-    let listed = Systemctl { scope, run, deadline }
-        .ask(&["list-unit-files", "--no-legend", "--full", unit.as_str()], &Interrupt::default());
-    match listed {
-        Ok(text) => Ok(text.split_whitespace().next() == Some(unit.as_str())),
-        // It succeeds where nothing is listed, but for those since 256.
-        Err(why) if why.contains("exit status: 1") => Ok(false),
-        Err(why) => Err(why),
-    }
+fn folders(scope: Scope, run: &Path) -> Result<Vec<PathBuf>, String> {
+    let text = ask(scope, run, &["show", "--property", "UnitPath"])?;
+    Ok(Properties::parse(&text).get("UnitPath").unwrap_or_default().split_whitespace().map(PathBuf::from).collect())
 }
 
-/// The names of all units of these types that are loaded, or that have a file, but for templates.
+/// The own name of a template, which is no unit: where its file is a link to another's, that is it. `None` if there is no
+/// such file.
 ///
 /// # Errors
 /// The manager did not answer; the reason.
-pub fn list(scope: Scope, run: &Path, types: &str) -> Result<Vec<UnitName>, String> {
-    let mut names = names(scope, run, types)?;
-    names.retain(|name| !name.is_template());
-    Ok(names)
+pub fn template(scope: Scope, run: &Path, unit: &UnitName) -> Result<Option<UnitName>, String> {
+    Ok(template_in(&folders(scope, run)?, unit))
 }
 
-/// As [`list`], and the templates too.
-///
-/// # Errors
-/// The manager did not answer; the reason.
-pub fn names(scope: Scope, run: &Path, types: &str) -> Result<Vec<UnitName>, String> {
-    let deadline = Instant::now() + PATIENCE;
-    let of = |command: &[&str]| {
-        let types = format!("--type={types}");
-        let arguments: Vec<&str> = command.iter().copied().chain(["--no-legend", "--full", &types]).collect();
-        Systemctl { scope, run, deadline }.ask(&arguments, &Interrupt::default())
+fn template_in(folders: &[PathBuf], unit: &UnitName) -> Option<UnitName> {
+    let file = |unit: &UnitName| {
+        folders.iter().map(|folder| folder.join(unit.as_str())).find(|path| path.symlink_metadata().is_ok())
     };
-    let text = of(&["list-units", "--all", "--plain"])? + &of(&["list-unit-files"])?;
-    let names = text.lines().filter_map(|line| line.split_whitespace().next()?.parse::<UnitName>().ok());
-    let mut names: Vec<UnitName> = names.collect();
+    let (mut own, mut path) = (unit.clone(), file(unit)?);
+    for _ in 0..MAX_LINKS {
+        let named = |link: PathBuf| link.file_name()?.to_str()?.parse::<UnitName>().ok().filter(UnitName::is_template);
+        let Some(next) = fs::read_link(&path).ok().and_then(named) else { break };
+        // A file elsewhere that is linked has the name of the link.
+        let Some(there) = file(&next) else { break };
+        (own, path) = (next, there);
+    }
+    Some(own)
+}
+
+/// The names of all services and socket units that are loaded, or that have a file, templates too; in order. The files are
+/// not asked for: `list-unit-files` compares all with all, for which PID 1 takes 15 seconds where there are 3,000.
+///
+/// # Errors
+/// The manager did not answer, or a folder cannot be read; the reason.
+pub fn names(scope: Scope, run: &Path) -> Result<Vec<UnitName>, String> {
+    let text = ask(scope, run, &["list-units", "--all", "--plain", "--no-legend", "--full", "--type=service,socket"])?;
+    let mut names: Vec<UnitName> =
+        text.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
+    for folder in folders(scope, run)? {
+        match fs::read_dir(&folder) {
+            Ok(entries) => names.extend(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("{}: {error}", folder.display())),
+        }
+    }
+    names.retain(|name| matches!(name.unit_type(), UnitType::Service | UnitType::Socket));
+    Ok(in_order(names))
+}
+
+/// Each once.
+#[must_use]
+pub fn in_order(mut names: Vec<UnitName>) -> Vec<UnitName> {
     names.sort();
     names.dedup();
-    Ok(names)
+    names
 }
 
 #[cfg(test)]
@@ -162,5 +189,33 @@ mod tests {
         assert_eq!(block.units("Triggers").len(), 2);
         assert_eq!(block.get("ExecStart"), Some("{ path=/bin/sh ; argv[]=/bin/sh -c A=b }"));
         assert_eq!(block.ago("ActiveEnterTimestampMonotonic"), None);
+    }
+
+    #[test]
+    fn a_template_whose_file_is_a_link_to_another_template_is_that_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let [first, last, elsewhere] = ["etc", "lib", "opt"].map(|name| folder.path().join(name));
+        for path in [&first, &last, &elsewhere] {
+            fs::create_dir(path).unwrap();
+        }
+        let link = |to: &Path, name: &str| std::os::unix::fs::symlink(to, first.join(name)).unwrap();
+        fs::write(last.join("real@.service"), "").unwrap();
+        fs::write(elsewhere.join("other@.service"), "").unwrap();
+        link(&last.join("real@.service"), "alias@.service");
+        link(&first.join("alias@.service"), "alias-of-alias@.service");
+        link(&elsewhere.join("other@.service"), "linked@.service");
+        link(Path::new("/dev/null"), "masked@.service");
+        let folders = [first.clone(), last];
+        for (name, own) in [
+            ("real@.service", Some("real@.service")),
+            ("alias@.service", Some("real@.service")),
+            ("alias-of-alias@.service", Some("real@.service")),
+            ("linked@.service", Some("linked@.service")),
+            ("masked@.service", Some("masked@.service")),
+            ("other@.service", None),
+        ] {
+            let found = template_in(&folders, &name.parse().unwrap());
+            assert_eq!(found.as_ref().map(UnitName::as_str), own, "{name}");
+        }
     }
 }

@@ -210,6 +210,12 @@ impl Policy {
         Ok(rules)
     }
 
+    /// Whether there is a table of this unit, or of its template.
+    #[must_use]
+    pub fn speaks_of(&self, unit: &UnitName) -> bool {
+        self.units.contains_key(unit) || unit.template().is_some_and(|template| self.units.contains_key(&template))
+    }
+
     /// Whether the policy names a port of this unit, or of its template.
     #[must_use]
     pub fn has_ports(&self, unit: &UnitName) -> bool {

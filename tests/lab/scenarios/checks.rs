@@ -386,6 +386,44 @@ pub(super) fn checks_of_a_user_ask_the_users_manager(m: &Machine) {
     assert_eq!(found(&json(m, "portguard check").1, "no-unit", "").len(), 2);
 }
 
+/// What is spent by a command and by PID 1 for it, in hundredths of a second of a core: the machine's load has no say in it.
+fn spent(m: &Machine, command: &str) -> u32 {
+    let of_pid_1 = || -> u32 {
+        let times = m.ok("cut -d ' ' -f 14,15 /proc/1/stat");
+        times.split_whitespace().map(|ticks| ticks.parse::<u32>().expect("ticks")).sum()
+    };
+    let before = of_pid_1();
+    let times = m.sh(&format!("bash -c 'TIMEFORMAT=\"%2U %2S\"; time {command} --json >/opt/out' 2>&1"));
+    let all = times.stdout.split_whitespace().map(|time| time.replace('.', "").parse::<u32>());
+    let own: u32 = all.sum::<Result<u32, _>>().unwrap_or_else(|_| panic!("{command} said {times:?}"));
+    own + of_pid_1() - before
+}
+
+pub(super) fn check_and_suggest_ask_about_few_of_thousands_of_units(m: &Machine) {
+    m.given("3,000 units, and a policy for one more, whose name is misspelt");
+    m.unit("many@.service", "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStop=/bin/true\n");
+    let many: Vec<String> = (0..3000).map(|number| format!("many@{number}.service")).collect();
+    m.unit("all.target", &format!("[Unit]\nWants={}\n", many.join(" ")));
+    m.unit("many@7.service.d/10.conf", &GUARD.replace("=+", "="));
+    m.unit(APP, IDLE);
+    m.ok("systemctl start all.target");
+    policy(m, "[unit.\"ap.service\"]\nports = [\"8080/tcp\"]\n");
+
+    m.when("the system is audited, and the policy checked");
+    let of_audit = spent(m, "portguard audit");
+    let audit: Value = serde_json::from_str(&m.ok("cat /opt/out")).expect("JSON");
+    let of_check = spent(m, "portguard check");
+    let of_suggest = spent(m, "portguard suggest");
+
+    m.then("the audit, which has to look at all, finds the one; the others take a small part of that");
+    assert_names(&the(&audit["content"], "no-plus", "many@7.service").to_string(), &["ExecStartPre=+"]);
+    assert_names(
+        &the(&json(m, "portguard check").1, "no-unit", "ap.service").to_string(),
+        &["did you mean app.service?"],
+    );
+    assert!(4 * of_check < of_audit && 4 * of_suggest < of_audit, "{of_check}, {of_suggest}, {of_audit}");
+}
+
 fn status_of(m: &Machine, command: &str) -> i32 {
     status(&m.sh(command))
 }

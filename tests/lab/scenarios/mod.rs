@@ -237,6 +237,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     checks::audit_names_what_a_stop_has_left,
     checks::suggest_names_ports_that_nobody_claims,
     checks::checks_of_a_user_ask_the_users_manager,
+    checks::check_and_suggest_ask_about_few_of_thousands_of_units,
 ];
 
 /// Those with real software, each of which runs on every release as well, in a machine of the stocked image.
