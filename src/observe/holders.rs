@@ -3,7 +3,7 @@
 //! It owns the order of the search and the scan, which has one readlinkat(2) an open file, and no stat and no
 //! allocation. It must not read anything else of a process, nor conclude anything from finding nobody.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -144,7 +144,7 @@ struct Members {
     invisible: usize,
 }
 
-/// The processes of the likely cgroups, each once and in this order, then PID 1.
+/// The processes of the likely cgroups, and PID 1, each once.
 fn likely_places(search: &Search<'_>) -> Members {
     let mut likely = Members::default();
     for dir in search.cgroups {
@@ -153,8 +153,8 @@ fn likely_places(search: &Search<'_>) -> Members {
         likely.pids.extend(pids);
     }
     likely.pids.push(Pid::INIT);
-    let mut seen = HashSet::new();
-    likely.pids.retain(|&pid| seen.insert(pid));
+    likely.pids.sort_unstable();
+    likely.pids.dedup();
     likely
 }
 

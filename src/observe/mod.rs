@@ -22,7 +22,7 @@ mod errors;
 pub(crate) mod fixture;
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fs::Metadata;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
@@ -346,7 +346,9 @@ impl Place {
     /// The cgroup in which each socket was born, as far as it is still there.
     fn birthplaces(&self, tables: &[Socket]) -> HashMap<CgroupId, CgroupPath> {
         let Some(hierarchy) = self.hierarchy() else { return HashMap::new() };
-        let ids: HashSet<CgroupId> = tables.iter().filter_map(|socket| socket.cgroup).collect();
+        let mut ids: Vec<CgroupId> = tables.iter().filter_map(|socket| socket.cgroup).collect();
+        ids.sort_unstable();
+        ids.dedup();
         ids.into_iter()
             .filter_map(|id| match cgroup::path_of(&self.roots.proc, hierarchy, id) {
                 PathLookup::Found(path) => Some((id, path)),
