@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::claims::{self, Policies, Source, System};
 use super::remark::{self, Findings, Left, Remark, Severity};
-use super::{CommandError, show, systemctl};
+use super::{CommandError, show, systemctl, unseen};
 use crate::cli;
 use crate::manager::Scope;
 use crate::model::{CgroupPath, ForeignRule, Pid, UnitName, UnitType};
@@ -67,9 +67,7 @@ pub(super) fn run(args: &cli::Audit) -> Result<u8, CommandError> {
     let left = left_over(&system);
     findings.extend(left);
 
-    let mut unseen = blind;
-    unseen.extend(policies.unseen);
-    claims::advise_root(&mut unseen, "audit");
+    let unseen = unseen(&blind, policies.unseen, if args.common.user { "who" } else { "audit" });
     let guarded = audited.iter().filter(|unit| !unit.guards.is_empty()).count();
     let audit = Findings { kind: "audit", remarks: findings, guarded: Some(guarded), unseen };
     let status = u8::from(!audit.remarks.is_empty());
@@ -92,7 +90,7 @@ struct Unit<'a> {
 /// A command in front of a start that is portguard.
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Guard {
+pub(super) struct Guard {
     /// `ExecCondition=`: a refusal skips the start.
     is_condition: bool,
     /// `+`.
@@ -105,7 +103,7 @@ struct Guard {
 
 /// Those of `{ path=… ; argv[]=… ; flags=… ; … }`, as `systemctl show` prints `ExecConditionEx` and `ExecStartPreEx`. Of
 /// the commands of a socket unit it says whether they have a minus, and not whether they have a plus.
-fn guards(unit: &UnitName, shown: &Properties) -> Vec<Guard> {
+pub(super) fn guards(unit: &UnitName, shown: &Properties) -> Vec<Guard> {
     let of = |key, is_condition| {
         shown.all(key).iter().filter_map(move |line| {
             let (_, arguments) = line.split_once("argv[]=")?;

@@ -10,11 +10,12 @@ use super::remark::{Remark, Severity, quoted};
 use super::{CommandError, every_port, survey};
 use crate::interrupt::Interrupt;
 use crate::manager::{Scope, Systemctl};
-use crate::model::{Endpoint, EndpointRange, HeldSocket, Host, Owner, Port, Protocol, UnitName, UnitPattern, UnitType};
+use crate::model::{
+    BlindSpot, Endpoint, EndpointRange, HeldSocket, Host, Owner, Port, Protocol, UnitName, UnitPattern, UnitType,
+};
 use crate::observe::Roots;
 use crate::observe::units::{self, Properties, in_order};
 use crate::policy::{self, Policy, Problem};
-use crate::report;
 
 /// What is asked of each unit: org.freedesktop.systemd1(5).
 const WANTED: [&str; 28] = [
@@ -346,7 +347,7 @@ fn variable(text: &str) -> Option<(String, String)> {
 ///
 /// # Errors
 /// The socket tables cannot be read.
-pub(super) fn sockets(user: bool) -> Result<(Vec<Claim>, Vec<String>), CommandError> {
+pub(super) fn sockets(user: bool) -> Result<(Vec<Claim>, Vec<BlindSpot>), CommandError> {
     let (_, scene) = survey(Roots::of_host(user), user, &every_port())?;
     let mut claims = Vec::new();
     for held in scene.endpoints.iter().flat_map(|endpoint| &endpoint.sockets) {
@@ -358,7 +359,7 @@ pub(super) fn sockets(user: bool) -> Result<(Vec<Claim>, Vec<String>), CommandEr
             }
         }
     }
-    Ok((claims, scene.blind_spots.iter().map(ToString::to_string).collect()))
+    Ok((claims, scene.blind_spots))
 }
 
 /// Whose a socket is, each in words, and by its unit where the manager that is asked has it.
@@ -534,13 +535,6 @@ fn append(list: &mut String, (from, to): (u16, u16)) {
     if from != to {
         list.push('-');
         list.push_str(&to.to_string());
-    }
-}
-
-/// What may be missing where not all could be seen.
-pub(super) fn advise_root(unseen: &mut Vec<String>, command: &str) {
-    if !unseen.is_empty() && !report::is_root() {
-        unseen.push(format!("root sees all: sudo portguard {command}"));
     }
 }
 

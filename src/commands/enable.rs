@@ -11,6 +11,7 @@ use rustix::fs::Mode;
 use rustix::process::umask;
 use serde::Serialize;
 
+use super::audit::guards;
 use super::learn::{self, Stanza};
 use super::{CommandError, known_units, show, systemctl};
 use crate::cli;
@@ -253,18 +254,10 @@ fn finish(
                 })?;
             done.note("reloaded", None, None, "systemd has read its units anew".to_owned());
         }
-        let shown = units::show(folders.scope, &folders.run, &runnable, &["ExecStartPre", "ExecCondition"]);
-        let is_odd = |shown: &Properties| {
-            let runs = |key| {
-                shown
-                    .all(key)
-                    .iter()
-                    .any(|command: &String| command.contains("/portguard ") && command.contains(" --unit"))
-            };
-            (runs("ExecStartPre") || runs("ExecCondition")) != enabled
-        };
-        let shown = runnable.iter().zip(shown.map_err(CommandError::blind)?);
-        let odd: Vec<&UnitName> = shown.filter(|(_, shown)| is_odd(shown)).map(|(unit, _)| unit).collect();
+        let commands = ["ExecConditionEx", "ExecStartPreEx", "ExecStartPre"];
+        let shown = units::show(folders.scope, &folders.run, &runnable, &commands).map_err(CommandError::blind)?;
+        let is_odd = |(unit, shown): &(&UnitName, Properties)| guards(unit, shown).is_empty() == enabled;
+        let odd: Vec<&UnitName> = runnable.iter().zip(shown).filter(is_odd).map(|(unit, _)| unit).collect();
         // What was written by a call that came no further, systemd has not read yet.
         if odd.is_empty() || is_new {
             break odd;

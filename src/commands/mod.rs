@@ -16,12 +16,12 @@ use std::path::Path;
 use crate::cli::Command;
 use crate::interrupt::Interrupt;
 use crate::manager::Scope;
-use crate::model::{Port, Protocol, Rules, Scene, UnitName, printable};
+use crate::model::{BlindSpot, Port, Protocol, Rules, Scene, UnitName, printable};
 use crate::observe::units::{self, Properties};
 use crate::observe::{Place, Roots, Wanted};
 use crate::policy::{Policy, PolicyError};
 use crate::report::document::{self, Document};
-use crate::report::shell;
+use crate::report::{self, shell};
 
 /// To a unit that is not there everybody is foreign.
 const NOBODY: &str = "portguard-nobody.service";
@@ -129,9 +129,19 @@ fn survey(roots: Roots, user: bool, ports: &[(Protocol, Port)]) -> Result<(Place
 
 /// Without the socket tables nothing can be said.
 fn seen(scene: &Scene) -> Result<(), CommandError> {
-    use crate::model::BlindSpot;
     let unread = scene.blind_spots.iter().find(|spot| matches!(spot, BlindSpot::Sockets(_)));
     unread.map_or(Ok(()), |spot| Err(CommandError::blind(spot.to_string())))
+}
+
+/// What could not be seen, and `more` that could not be found out, each in a sentence; and by which command root sees it.
+fn unseen(spots: &[BlindSpot], more: Vec<String>, command: &str) -> Vec<String> {
+    let mut sentences: Vec<String> = spots.iter().map(ToString::to_string).collect();
+    let is_hidden = spots.iter().any(|spot| matches!(spot, BlindSpot::Processes { .. })) || !more.is_empty();
+    sentences.extend(more);
+    if is_hidden && !report::is_root() {
+        sentences.push(format!("root sees all: sudo portguard {command}"));
+    }
+    sentences
 }
 
 /// These units by their own names, whatever alias was given, with what the manager says of them.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::claims::{self, Claim, Ephemeral, Policies, Source, System};
-use super::{CommandError, remark, show};
+use super::{CommandError, remark, show, unseen};
 use crate::cli;
 use crate::model::{Endpoint, Host, Port, Probe, Protocol, printable};
 use crate::observe::Roots;
@@ -51,11 +51,11 @@ pub(super) fn run(args: &cli::Suggest) -> Result<u8, CommandError> {
     let roots = Roots::of_host(args.common.user);
     let (policy, problems) = Policy::survey(&policy::Roots::default());
     let system = System::look_for_claims(args.common.user, &policy);
-    let mut policies = Policies::of(&policy, &system);
-    let (sockets, _) = claims::sockets(args.common.user)?;
+    let policies = Policies::of(&policy, &system);
+    let (sockets, blind) = claims::sockets(args.common.user)?;
     let ephemeral = Ephemeral::of_host(&roots.proc);
 
-    let mut unseen = std::mem::take(&mut policies.unseen);
+    let mut unseen = unseen(&blind, policies.unseen, if args.common.user { "who" } else { "suggest" });
     unseen.extend(problems.iter().map(|problem| format!("{}: {}", problem.place, problem.fault)));
     unseen.extend(system.silent.iter().map(|why| format!("systemd could not be asked: {why}")));
     if ephemeral.is_none() {

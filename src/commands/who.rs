@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::remark::print_unseen;
-use super::{CommandError, every_port, no_rules, nobody, seen, show};
+use super::{CommandError, every_port, no_rules, nobody, seen, show, unseen};
 use crate::cli;
 use crate::interrupt::Interrupt;
 use crate::judge::judge;
 use crate::manager::Scope;
-use crate::model::{Action, BlindSpot, Endpoint, Finding, Port, Protocol, Rules, Scene, UnitName};
+use crate::model::{Action, Endpoint, Finding, Port, Protocol, Rules, Scene, UnitName};
 use crate::observe::units::{self, Properties};
 use crate::observe::{Place, Roots, Wanted};
 use crate::policy::{self, Policy};
@@ -90,7 +90,7 @@ pub(super) fn run(args: &cli::Who) -> Result<u8, CommandError> {
         unit: args.unit.as_ref().map(ToString::to_string),
         asked: wanted.iter().map(ToString::to_string).collect(),
         sockets: held(&scene, &rules, &about, args.unit.is_some(), &place),
-        unseen: unseen(&scene.blind_spots),
+        unseen: unseen(&scene.blind_spots, Vec::new(), "who"),
         columns: args.long,
     };
     let status = u8::from(who.sockets.is_empty());
@@ -125,7 +125,7 @@ fn held(scene: &Scene, rules: &Rules, about: &About, compared: bool, place: &Pla
 }
 
 /// What the manager says of the units of these holders.
-fn states(findings: &[Finding], place: &Place) -> BTreeMap<UnitName, Properties> {
+fn states(findings: &[Finding], place: &Place) -> Vec<(UnitName, Properties)> {
     let names: BTreeSet<UnitName> = findings.iter().filter_map(|finding| own_unit(finding, place.scope)).collect();
     let names: Vec<UnitName> = names.into_iter().collect();
     // Without an answer there is only less to say.
@@ -145,7 +145,7 @@ fn own_unit(finding: &Finding, scope: Scope) -> Option<UnitName> {
     named.parse().ok().filter(|_| is_ours)
 }
 
-fn owned(findings: &[&Finding], about: &About, compared: bool, states: &BTreeMap<UnitName, Properties>) -> Vec<Owned> {
+fn owned(findings: &[&Finding], about: &About, compared: bool, states: &[(UnitName, Properties)]) -> Vec<Owned> {
     let mut owners: Vec<(Option<String>, &Finding, Vec<Holder>)> = Vec::new();
     for finding in findings {
         let holder = finding.holder.as_ref().map(|holder| Holder::of(holder, &about.etc));
@@ -160,7 +160,8 @@ fn owned(findings: &[&Finding], about: &About, compared: bool, states: &BTreeMap
     }
     let owned = |(unit, finding, holders): (Option<String>, &Finding, Vec<Holder>)| {
         let (advice, next) = next(finding, about, compared);
-        let shown = |name: &str| states.get(&name.parse().ok()?).map(|shown| Unit::of(name, shown));
+        let of = |name: &str| states.iter().find(|(unit, _)| unit.as_str() == name);
+        let shown = |name: &str| of(name).map(|(_, shown)| Unit::of(name, shown));
         let unit = unit.map(|name| shown(&name).unwrap_or_else(|| Unit::of(&name, &Properties::default())));
         Owned { holders, unit, judgement: compared.then(|| Judgement::of(finding)), next, advice }
     };
@@ -185,14 +186,6 @@ fn next(finding: &Finding, about: &About, compared: bool) -> (Option<String>, Op
         }
         Action::Pass | Action::Wait => (None, None),
     }
-}
-
-fn unseen(blind_spots: &[BlindSpot]) -> Vec<String> {
-    let mut sentences: Vec<String> = blind_spots.iter().map(ToString::to_string).collect();
-    if blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Processes { .. })) && !report::is_root() {
-        sentences.push("root sees all: sudo portguard who".to_owned());
-    }
-    sentences
 }
 
 impl Document for Who {

@@ -485,9 +485,19 @@ impl Properties for HashMap<String, OwnedVariant> {
     }
 }
 
-impl Properties for HashMap<&str, &str> {
+/// A unit in what `systemctl show` prints: a property a line.
+struct Block<'text>(&'text str);
+
+impl<'text> Block<'text> {
+    fn get(&self, key: &str) -> Option<&'text str> {
+        let mut lines = self.0.lines().filter_map(|line| line.split_once('='));
+        lines.find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
+}
+
+impl Properties for Block<'_> {
     fn text(&self, key: &str) -> Option<String> {
-        self.get(key).filter(|text| !text.is_empty()).map(|text| (*text).to_owned())
+        self.get(key).filter(|text| !text.is_empty()).map(str::to_owned)
     }
 
     fn number(&self, key: &str) -> Option<i32> {
@@ -495,11 +505,11 @@ impl Properties for HashMap<&str, &str> {
     }
 
     fn flag(&self, key: &str) -> Option<bool> {
-        self.get(key).map(|text| *text == "yes")
+        self.get(key).map(|text| text == "yes")
     }
 
     fn span(&self, key: &str) -> Option<Duration> {
-        match *self.get(key)? {
+        match self.get(key)? {
             "infinity" => Some(Duration::MAX),
             text => timespan::parse(text).ok().filter(|span| !span.is_zero()),
         }
@@ -518,7 +528,7 @@ impl Properties for HashMap<&str, &str> {
     }
 
     fn units(&self, key: &str) -> Vec<UnitName> {
-        self.get(key).unwrap_or(&"").split_whitespace().filter_map(|name| name.parse().ok()).collect()
+        self.get(key).unwrap_or_default().split_whitespace().filter_map(|name| name.parse().ok()).collect()
     }
 
     fn command(&self, _key: &str) -> Option<(PathBuf, Vec<String>)> {
@@ -570,8 +580,8 @@ fn ask_systemctl(question: &Question, patience: Duration, interrupt: &Interrupt)
 }
 
 /// One unit a block; blocks are parted by an empty line.
-fn blocks(text: &str) -> impl Iterator<Item = HashMap<&str, &str>> {
-    text.split("\n\n").map(|block| block.lines().filter_map(|line| line.split_once('=')).collect())
+fn blocks(text: &str) -> impl Iterator<Item = Block<'_>> {
+    text.split("\n\n").map(Block)
 }
 
 fn socket_blocks(text: &str) -> Vec<SocketUnit> {

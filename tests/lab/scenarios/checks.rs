@@ -359,6 +359,7 @@ pub(super) fn suggest_names_ports_that_nobody_claims(m: &Machine) {
     assert!(lines.iter().any(|line| line == "8085/tcp"), "{lines:#?}");
     let (status, content) = json(m, "setpriv --reuid=nobody --clear-groups portguard suggest --count 1");
     assert_eq!((status, content["free"].to_string()), (0, "[8085]".to_owned()), "{content:#}");
+    assert_names(&content["unseen"].to_string(), &["could not be listed", "sudo portguard suggest"]);
 }
 
 pub(super) fn checks_of_a_user_ask_the_users_manager(m: &Machine) {

@@ -203,6 +203,8 @@ pub(super) fn audit_and_suggest_of_a_user_know_the_servers_of_the_system(m: &Mac
     assert_eq!((&overlap["endpoint"], &overlap["severity"]), (&"6379/tcp".into(), &"error".into()));
     assert_names(&overlap["message"].to_string(), &["redis-server.service of the system (which has it now)"]);
     assert_eq!((audit["findings"].as_array().map(Vec::len), &audit["guarded"]), (Some(1), &1.into()), "{audit:#}");
+    // As root it would be an audit of root's own units.
+    assert_names(&audit["unseen"].to_string(), &["could not be listed", "root sees all: sudo portguard who"]);
 
     m.when("the policy is put right, and it is started");
     policy(m, "[unit.\"cache.service\"]\nports = [\"6380/tcp\"]\n");
