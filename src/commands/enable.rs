@@ -139,14 +139,27 @@ pub(super) fn enable(target: &cli::Target) -> Result<u8, CommandError> {
             return Err(no_ports(unit, learnt.iter().any(|stanza| stanza.is_of(unit) && !stanza.is_empty())));
         }
     }
-    // Either all are written, or none is.
-    for file in &files {
-        file.is_written()?;
-    }
-    for file in &files {
-        file.write(&mut done)?;
-    }
+    write_all(&files, &mut done)?;
     finish(&folders, &units, done, target.common.json, true)
+}
+
+/// Either all are written, or none is; what could not be taken back is in the error.
+fn write_all(files: &[File], done: &mut Done) -> Result<(), CommandError> {
+    let mut before = Vec::new();
+    for file in files {
+        file.is_written()?;
+        before.push(read(&file.path).map_err(|error| file.failed(&error))?);
+    }
+    for (index, file) in files.iter().enumerate() {
+        let Err(mut error) = file.write(done) else { continue };
+        let left = files[..=index].iter().zip(before).filter(|(file, before)| !file.undo(before.as_deref()));
+        let left: Vec<String> = left.map(|(file, _)| file.path.display().to_string()).collect();
+        error.message +=
+            if left.is_empty() { "; nothing was changed" } else { "; portguard disable removes what is left: " };
+        error.message += &left.join(", ");
+        return Err(error);
+    }
+    Ok(())
 }
 
 fn no_ports(unit: &UnitName, has_others: bool) -> CommandError {
@@ -319,23 +332,38 @@ impl File {
             done.note("kept", Some(path), Some(unit), format!("{} is there already: {what}", path.display()));
             return Ok(());
         }
-        let folder = path.parent().unwrap_or(Path::new("/"));
+        self.put(text).map_err(|error| self.failed(&error))?;
+        done.note("wrote", Some(path), Some(unit), format!("{}: {what}", path.display()));
+        Ok(())
+    }
+
+    /// Replaces the whole of it, or nothing.
+    fn put(&self, text: &str) -> io::Result<()> {
+        let folder = self.path.parent().unwrap_or(Path::new("/"));
         // Whatever it was: nobody else may write there, and people, and the guards of users' units, are to read it.
         umask(Mode::from_raw_mode(0o022));
-        fs::create_dir_all(folder).map_err(|error| self.failed(&error))?;
+        fs::create_dir_all(folder)?;
         let temporary = folder.join(format!(".{DROP_IN}.{}", std::process::id()));
         let written = || -> io::Result<()> {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
-            fs::rename(&temporary, path)
+            fs::rename(&temporary, &self.path)
         };
-        written().map_err(|error| {
-            let _ = fs::remove_file(&temporary);
-            self.failed(&error)
-        })?;
-        done.note("wrote", Some(path), Some(unit), format!("{}: {what}", path.display()));
-        Ok(())
+        written().inspect_err(|_| drop(fs::remove_file(&temporary)))
+    }
+
+    /// Takes back what was written, and says whether all is as it was before.
+    fn undo(&self, before: Option<&str>) -> bool {
+        match before {
+            Some(text) => drop(self.put(text)),
+            None => drop(fs::remove_file(&self.path)),
+        }
+        if let Some(folder) = self.path.parent().filter(|_| self.path.ends_with(DROP_IN)) {
+            // Only if it is empty.
+            let _ = fs::remove_dir(folder);
+        }
+        read(&self.path).is_ok_and(|now| now.as_deref() == before)
     }
 }
 
@@ -417,6 +445,31 @@ mod tests {
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         assert!(write(&path, &ours, &mut done).is_err());
         assert!(fs::read_dir(path.parent().unwrap()).unwrap().count() == 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn what_was_written_before_a_failure_is_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| folder.path().join(path);
+        let file = |path: &str| File { unit: unit(), path: at(path), text: format!("{MARK}new\n"), what: "" };
+        let old = format!("{MARK}old\n");
+        fs::write(at("old.toml"), &old).unwrap();
+        fs::write(at("app.service.d"), "no folder").unwrap();
+        let files = [
+            file("old.toml"),
+            file("new.toml"),
+            file(&format!("x.d/{DROP_IN}")),
+            file(&format!("app.service.d/{DROP_IN}")),
+        ];
+        let error = write_all(&files, &mut Done::default()).unwrap_err();
+        assert!(error.message.ends_with("; nothing was changed"), "{}", error.message);
+        assert_eq!(fs::read_to_string(at("old.toml")).unwrap(), old);
+        assert!(!at("new.toml").exists() && !at("x.d").exists());
+
+        // What cannot be taken back is said.
+        let stuck = file("stuck.toml");
+        fs::create_dir(&stuck.path).unwrap();
+        assert!(!stuck.undo(None));
     }
 
     #[test]

@@ -171,6 +171,10 @@ fn known_units(scope: Scope, run: &Path, names: &[UnitName]) -> Result<Vec<(Unit
                 let unmask = format!("{} unmask {}", systemctl(scope), shell(name));
                 return Err(CommandError::no_unit(format!("{name} is masked: {unmask}")));
             }
+            Some(state @ ("bad-setting" | "error")) if !properties.is("ActiveState", "active") => {
+                let status = format!("{} status {}", systemctl(scope), shell(name));
+                return Err(CommandError::no_unit(format!("the settings of {name} are bad ({state}): {status}")));
+            }
             _ => {}
         }
         if known.iter().all(|(other, _)| *other != unit) {

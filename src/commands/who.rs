@@ -10,7 +10,7 @@ use crate::cli;
 use crate::interrupt::Interrupt;
 use crate::judge::judge;
 use crate::manager::Scope;
-use crate::model::{Action, Endpoint, Finding, Port, Protocol, Rules, Scene, UnitName};
+use crate::model::{Action, Endpoint, EndpointRange, Finding, Port, Protocol, Rules, Scene, UnitName};
 use crate::observe::units::{self, Properties};
 use crate::observe::{Place, Roots, Wanted};
 use crate::policy::{self, Policy};
@@ -30,6 +30,9 @@ struct Who {
     unseen: Vec<String>,
     #[serde(skip)]
     columns: bool,
+    /// The same as `asked`, for people.
+    #[serde(skip)]
+    ranges: Vec<EndpointRange>,
 }
 
 /// A socket, and who has it.
@@ -86,12 +89,17 @@ pub(super) fn run(args: &cli::Who) -> Result<u8, CommandError> {
         let is_wanted = |socket: &_| wanted.iter().any(|endpoint| endpoint.is_contested_by(socket));
         scene.endpoints.retain(|seen| seen.sockets.iter().any(|held| is_wanted(&held.socket)));
     }
+    let mut unseen = unseen(&scene.blind_spots, Vec::new(), "who");
+    if let Some(unit) = args.unit.as_ref().filter(|_| wanted.is_empty()) {
+        unseen.push(format!("the policy names no port of {unit}: portguard learn {} shows what it has", shell(unit)));
+    }
     let who = Who {
         unit: args.unit.as_ref().map(ToString::to_string),
         asked: wanted.iter().map(ToString::to_string).collect(),
         sockets: held(&scene, &rules, &about, args.unit.is_some(), &place),
-        unseen: unseen(&scene.blind_spots, Vec::new(), "who"),
+        unseen,
         columns: args.long,
+        ranges: EndpointRange::folded(&wanted),
     };
     let status = u8::from(who.sockets.is_empty());
     show(&who, args.common.json, status)
@@ -202,8 +210,9 @@ impl Document for Who {
                 held.print(page, self.unit.as_deref());
             }
         }
-        if self.sockets.is_empty() {
-            let what = if self.asked.is_empty() { "any port".to_owned() } else { self.asked.join(", ") };
+        if self.sockets.is_empty() && !(self.ranges.is_empty() && self.unit.is_some()) {
+            let ranges: Vec<String> = self.ranges.iter().map(ToString::to_string).collect();
+            let what = if ranges.is_empty() { "any port".to_owned() } else { ranges.join(", ") };
             page.words("", &format!("nobody has {what}"), None);
         }
         print_unseen(page, &self.unseen);

@@ -198,6 +198,25 @@ impl EndpointRange {
         is_shared.then_some(Self { first, last, ..self })
     }
 
+    /// These endpoints, those of neighbouring ports as one range where they follow each other.
+    #[must_use]
+    pub fn folded(endpoints: &[Endpoint]) -> Vec<Self> {
+        let mut ranges: Vec<Self> = Vec::new();
+        for endpoint in endpoints {
+            let next = Self::from(*endpoint);
+            match ranges.last_mut() {
+                Some(last) if last.is_followed_by(next) => last.last = next.last,
+                Some(_) | None => ranges.push(next),
+            }
+        }
+        ranges
+    }
+
+    fn is_followed_by(self, next: Self) -> bool {
+        self.last.get().checked_add(1) == Some(next.first.get())
+            && (self.host, self.protocol) == (next.host, next.protocol)
+    }
+
     /// Its first and last port.
     #[must_use]
     pub fn ports(self) -> (Port, Port) {
@@ -472,6 +491,22 @@ mod tests {
         ("8000-8000/tcp",              "8000/tcp",               1),
         ("*:64512-65535/udp",          "64512-65535/udp",     1024),
     ];
+
+    #[test]
+    fn neighbouring_ports_are_one_range() {
+        let folded = |texts: &[&str]| {
+            let ranges = texts.iter().map(|text| text.parse::<EndpointRange>().unwrap());
+            let endpoints: Vec<Endpoint> = ranges.flat_map(EndpointRange::endpoints).collect();
+            EndpointRange::folded(&endpoints).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(folded(&["20000-20010"]), "20000-20010/tcp");
+        assert_eq!(folded(&["80", "81-82", "84", "83"]), "80-82/tcp 84/tcp 83/tcp");
+        assert_eq!(
+            folded(&["80", "81/udp", "127.0.0.1:82/udp", "65535", "1"]),
+            "80/tcp 81/udp 127.0.0.1:82/udp 65535/tcp 1/tcp"
+        );
+        assert_eq!(folded(&[]), "");
+    }
 
     #[test]
     fn what_a_person_writes_is_read() {

@@ -369,6 +369,55 @@ pub(super) fn enable_is_done_whole_for_all_to_read_and_to_last(m: &Machine) {
     assert_eq!(enabled.status.code(), Some(73), "{enabled:?}");
 }
 
+pub(super) fn enable_takes_back_what_it_wrote_and_says_what_is_bad(m: &Machine) {
+    m.given("a service that listens, where no drop-in can be written");
+    app_service(m, "8080/tcp");
+    m.ok(&format!("systemctl start {APP} && touch /etc/systemd/system/{APP}.d"));
+
+    m.when("it is enabled");
+    let enabled = m.sh(&format!("portguard enable {APP}"));
+
+    m.then("that fails with 73, and there is no policy of it either");
+    assert_eq!(enabled.status.code(), Some(73), "{enabled:?}");
+    assert_names(&enabled.stderr, &["app.service.d", "; nothing was changed"]);
+    m.ok(&format!("! test -e /etc/portguard/conf.d/{APP}.toml && rm /etc/systemd/system/{APP}.d"));
+    m.ok(&format!("portguard enable {APP} && test -e /etc/portguard/conf.d/{APP}.toml"));
+
+    m.when("a template is enabled by the name of a link to it");
+    m.unit("real@.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    m.ok("ln -s real@.service /etc/systemd/system/alias@.service");
+    m.write("/etc/portguard/portguard.toml", "[unit.\"real@.service\"]\nports = [\"900%i/tcp\"]\n");
+    let enabled = m.ok("portguard enable alias@.service");
+
+    m.then("the drop-in is that of the template, and its instances are guarded by either name");
+    assert_names(&enabled, &["/etc/systemd/system/real@.service.d/10-portguard.conf"]);
+    m.ok("systemctl start alias@1.service real@2.service");
+    let said = m.ok("journalctl --sync; journalctl --no-pager -t portguard");
+    assert_names(&said, &["9001/tcp free; real@1.service may start", "9002/tcp free; real@2.service may start"]);
+
+    m.when("a unit has settings that systemd does not take");
+    m.unit("bad.service", "[Service]\nRestart=no\n");
+
+    m.then("that is said, and not that it is to be started");
+    for command in ["learn", "enable"] {
+        let output = m.sh(&format!("portguard {command} bad.service"));
+        assert_eq!(output.status.code(), Some(66), "{output:?}");
+        assert_names(
+            &output.stderr,
+            &["the settings of bad.service are bad (bad-setting): systemctl status bad.service"],
+        );
+    }
+
+    m.then("of a unit without ports it is said how to learn them, and free ports are one range");
+    let who = m.sh("portguard who --unit systemd-logind.service --json");
+    assert_eq!(who.status.code(), Some(1), "{who:?}");
+    let unseen = json("who", &who)["unseen"].to_string();
+    assert_names(&unseen, &["names no port of systemd-logind.service: portguard learn systemd-logind.service"]);
+    assert!(!m.sh("portguard who --unit systemd-logind.service").stdout.contains("nobody"));
+    let free = m.sh("portguard who 20000-20010 127.0.0.1:20011/udp");
+    assert_eq!(free.stdout, "nobody has 20000-20010/tcp, 127.0.0.1:20011/udp\n");
+}
+
 pub(super) fn learn_knows_what_is_shared_and_what_may_be_bound(m: &Machine) {
     m.given("two services that listen on one port, of which one may bind others");
     m.write(

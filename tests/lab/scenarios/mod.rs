@@ -228,6 +228,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     commands::enable_touches_nothing_that_it_has_not_written,
     commands::units_of_a_user_are_learnt_and_enabled_without_root,
     commands::enable_is_done_whole_for_all_to_read_and_to_last,
+    commands::enable_takes_back_what_it_wrote_and_says_what_is_bad,
     commands::learn_knows_what_is_shared_and_what_may_be_bound,
     commands::guard_prints_how_it_ended_as_json,
     checks::check_reports_every_problem_at_once,
