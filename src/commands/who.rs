@@ -1,6 +1,7 @@
 //! `portguard who`: who holds an endpoint, whose that is, how it would stand to a unit, and what frees it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -10,7 +11,9 @@ use crate::cli;
 use crate::interrupt::Interrupt;
 use crate::judge::judge;
 use crate::manager::Scope;
-use crate::model::{Action, Endpoint, EndpointRange, Finding, Port, Protocol, Rules, Scene, UnitName};
+use crate::model::{
+    Action, Endpoint, EndpointRange, Finding, Inode, Pid, Port, Process, Protocol, Rules, Scene, UnitName,
+};
 use crate::observe::units::{self, Properties};
 use crate::observe::{Place, Roots, Wanted};
 use crate::policy::{self, Policy};
@@ -156,7 +159,9 @@ fn own_unit(finding: &Finding, scope: Scope) -> Option<UnitName> {
 fn owned(findings: &[&Finding], about: &About, compared: bool, states: &[(UnitName, Properties)]) -> Vec<Owned> {
     let mut owners: Vec<(Option<String>, &Finding, Vec<Holder>)> = Vec::new();
     for finding in findings {
-        let holder = finding.holder.as_ref().map(|holder| Holder::of(holder, &about.etc));
+        let fds = |pid| finding.socket.as_ref().map(|socket| fds(&about.proc, pid, socket.inode)).unwrap_or_default();
+        let of = |holder: &Process| Holder { fds: fds(holder.pid), ..Holder::of(holder, &about.etc) };
+        let holder = finding.holder.as_ref().map(of);
         let unit = report::unit_of(finding);
         let same = owners.iter_mut().find(|(of, first, _)| {
             *of == unit && first.relation == finding.relation && unit.is_some() && first.holder.is_some()
@@ -174,6 +179,16 @@ fn owned(findings: &[&Finding], about: &About, compared: bool, states: &[(UnitNa
         Owned { holders, unit, judgement: compared.then(|| Judgement::of(finding)), next, advice }
     };
     owners.into_iter().map(owned).collect()
+}
+
+/// By which file descriptors a process has a socket: proc(5).
+fn fds(proc: &Path, pid: Pid, inode: Inode) -> Vec<i32> {
+    let name = format!("socket:[{}]", inode.0);
+    let entries = std::fs::read_dir(proc.join(format!("{pid}/fd"))).into_iter().flatten().flatten();
+    let of_socket =
+        entries.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == name.as_str()));
+    // The kernel lists them in order.
+    of_socket.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// What to type: nothing where portguard lets the unit start.
@@ -229,11 +244,12 @@ impl Who {
             let name = format!("{} ({})", socket.name(), socket.state.to_uppercase());
             for owned in owners {
                 let unit = owned.unit.as_ref().map_or("-", |unit| &unit.name);
-                let row = |command: &str, pid: String, user: &str| {
+                let row = |command: &str, pid: String, user: &str, fds: String| {
                     vec![
                         command.to_owned(),
                         pid,
                         user.to_owned(),
+                        fds,
                         kind.to_owned(),
                         node.clone(),
                         unit.to_owned(),
@@ -241,13 +257,19 @@ impl Who {
                     ]
                 };
                 if owned.holders.is_empty() {
-                    rows.push(row("-", "-".to_owned(), &socket.user));
+                    rows.push(row("-", "-".to_owned(), &socket.user, "-".to_owned()));
                 }
-                rows.extend(owned.holders.iter().map(|h| row(&h.name, h.pid.to_string(), &h.user)));
+                rows.extend(owned.holders.iter().map(|h| row(&h.name, h.pid.to_string(), &h.user, listed(&h.fds))));
             }
         }
-        page.table(&["COMMAND", "PID", "USER", "TYPE", "NODE", "UNIT", "NAME"], &rows);
+        page.table(&["COMMAND", "PID", "USER", "FD", "TYPE", "NODE", "UNIT", "NAME"], &rows);
     }
+}
+
+/// `3,5`, and a dash for none.
+fn listed(fds: &[i32]) -> String {
+    let fds: Vec<String> = fds.iter().map(ToString::to_string).collect();
+    if fds.is_empty() { "-".to_owned() } else { fds.join(",") }
 }
 
 impl Held {

@@ -110,6 +110,9 @@ pub struct Holder {
     pub session: Option<String>,
     /// The container of which it is part, or for which it has the socket.
     pub container: Option<Container>,
+    /// Its file descriptors of the socket, in order; none where nobody looked, or could.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fds: Vec<i32>,
 }
 
 /// A container or virtual machine.
@@ -145,6 +148,7 @@ impl Holder {
                 .container
                 .as_ref()
                 .map(|container| Container { engine: container.engine.to_string(), name: container.name.clone() }),
+            fds: Vec::new(),
         }
     }
 

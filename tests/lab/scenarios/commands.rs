@@ -61,6 +61,11 @@ pub(super) fn who_names_nginx_its_unit_and_what_frees_the_port(m: &Machine) {
         assert_eq!((&owner["unit"]["state"], &owner["unit"]["substate"]), (&"active".into(), &"running".into()));
         assert_eq!(owner["unit"]["invocation"], m.show(NGINX, "InvocationID"));
         assert_eq!((&owner["judgement"], &owner["next"]), (&Value::Null, &"systemctl stop nginx.service".into()));
+        for holder in owner["holders"].as_array().expect("holders") {
+            let [fd] = &holder["fds"].as_array().expect("descriptors")[..] else { panic!("{holder:#}") };
+            let link = m.ok(&format!("readlink /proc/{}/fd/{fd}", holder["pid"]));
+            assert_eq!(link.trim(), format!("socket:[{}]", held["socket"]["inode"]));
+        }
         assert!(owner["holders"][0]["started"].as_u64() > Some(1_700_000_000_000_000), "{owner:#}");
     }
 
@@ -121,6 +126,7 @@ pub(super) fn who_fits_a_terminal_and_columns_a_pipe(m: &Machine) {
     m.then("with -l it is a row a process");
     let rows = m.ok("portguard who -l 80");
     assert_names(&rows, &["COMMAND", "PID", "nginx", NGINX, "(LISTENING)"]);
+    assert_eq!(rows.split_whitespace().nth(3), Some("FD"));
     for pid in m.holders("80/tcp") {
         assert!(rows.lines().any(|row| row.split_whitespace().nth(1) == Some(&pid.to_string())), "{pid} in {rows}");
     }
