@@ -27,6 +27,7 @@ fn elsewhere() -> usize {
 /// As a person types it, with `--policy FILE`.
 #[test]
 fn free_path_on_a_shell_keeps_its_budget() {
+    assert_that_what_must_not_be_is_seen();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("portguard.toml");
     fs::write(&file, policy("budget.service")).unwrap();
@@ -55,6 +56,22 @@ fn free_path_as_installed_keeps_its_budget() {
 #[test]
 fn free_path_costs_each_drop_in_and_port_no_more_than_four_calls() {
     as_installed("large", 5, 12);
+}
+
+/// What is forbidden has to be seen whichever call does it. Part of a test, as each here has to fail without a guard.
+fn assert_that_what_must_not_be_is_seen() {
+    let objections = |call: &str| Trace::parse(&format!("7 {call}\n")).objections(1).len();
+    let harmless = objections("openat(AT_FDCWD, \"/proc/self/cgroup\", O_RDONLY) = 3");
+    for call in [
+        "clone3({flags=CLONE_VM|CLONE_THREAD}, 88) = 8",
+        "socket(AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG) = 3",
+        "connect(3, {sa_family=AF_UNIX, sun_path=\"/run/dbus/system_bus_socket\"}, 30) = 0",
+        "openat(AT_FDCWD, \"/proc\", O_RDONLY|O_DIRECTORY) = 3",
+        "statx(AT_FDCWD, \"/proc/8\", 0, STATX_ALL, {stx_mask=STATX_ALL}) = 0",
+        "access(\"/proc/8/fd\", R_OK) = 0",
+    ] {
+        assert_eq!(objections(call), harmless + 1, "{call}");
+    }
 }
 
 /// With so many drop-ins of other units, and so many ports more.

@@ -175,10 +175,7 @@ fn objection(call: &str) -> Option<&'static str> {
         Some("netlink")
     } else if is(&["connect("]) && !call.contains("\"/run/systemd/journal/") {
         Some("a connection to something that is not the journal")
-    } else if is(&["open(", "openat(", "openat2(", "readlink(", "readlinkat("])
-        && call.contains("\"/proc")
-        && !call.contains("\"/proc/self/")
-    {
+    } else if call.contains("\"/proc") && !call.contains("\"/proc/self/") {
         Some("a walk of /proc")
     } else {
         None
