@@ -34,8 +34,8 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// time is over. Its timer may be late by an eighth of it (Linux `kernel/time/timer.c`).
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// How often a wait looks again though the kernel tells: a listener that is shut down, and kept open, is in nobody's way, and
-/// nobody says so.
+/// How often a wait looks again though the kernel tells, or a timer does: a listener that is shut down, and kept open, is in
+/// nobody's way, and nobody says so; nor that a peer's RST has ended a `TIME_WAIT` before its time.
 const LOOK_AFTER: Duration = Duration::from_secs(5);
 
 /// How long `on-foreign = "wait"` waits where the policy has no `wait`.
@@ -425,10 +425,8 @@ impl Guard<'_> {
             if left.is_zero() {
                 return Ok(Round::Done(self.still_held("the wait is over")));
             }
-            let untold = match (&closings, time_wait) {
-                (None, _) => LOOK_AGAIN,
-                (Some(_), Some(time)) => time.saturating_sub(self.looked.elapsed()).max(LOOK_AGAIN),
-                (Some(_), None) => LOOK_AFTER,
+            let Some(untold) = untold(closings.is_some(), time_wait, self.looked.elapsed()) else {
+                return Ok(Round::Waited);
             };
             if act::wait_for_one(&holders, closings.as_ref(), &self.interrupt, left.min(untold))? {
                 return Ok(Round::Waited);
@@ -488,6 +486,16 @@ fn time_wait_of(findings: &[&Finding]) -> Option<Duration> {
     findings.iter().filter_map(|finding| finding.socket.as_ref()?.left).max()
 }
 
+/// How long a wait can go on without a look, so long after the last one; `None` where the whole has to be judged anew.
+fn untold(is_told: bool, time_wait: Option<Duration>, since: Duration) -> Option<Duration> {
+    match time_wait.filter(|_| is_told) {
+        None => Some(if is_told { LOOK_AFTER } else { LOOK_AGAIN }),
+        // No timer is that late: what was in FIN_WAIT2 is in TIME_WAIT now, for a time of its own.
+        Some(time) if since > time + LOOK_AFTER => None,
+        Some(time) => Some(time.saturating_sub(since).clamp(LOOK_AGAIN, LOOK_AFTER)),
+    }
+}
+
 /// The kernel's word of the sockets that are gone, from now on: of the ports of these findings, and of connections only
 /// where one is among them, for a busy server closes those all the time.
 fn closings<'a>(findings: impl Iterator<Item = &'a Finding> + Clone) -> Option<Closings> {
@@ -533,4 +541,27 @@ fn targets<'a>(findings: &'a [Finding], pins: &'a Pins) -> Vec<Target<'a>> {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_wait_is_looked_for_when_it_is_to_be_over_or_was_ended_by_its_peer_and_looked_at_anew_when_it_is_another()
+    {
+        let rows = [
+            (false, None, 0, Some(250)),
+            (false, Some(60_000), 0, Some(250)),
+            (true, None, 90_000, Some(5_000)),
+            (true, Some(60_000), 0, Some(5_000)),
+            (true, Some(60_000), 57_000, Some(3_000)),
+            (true, Some(60_000), 64_000, Some(250)),
+            (true, Some(60_000), 65_001, None),
+        ];
+        for (is_told, time, since, expected) in rows {
+            let found = untold(is_told, time.map(Duration::from_millis), Duration::from_millis(since));
+            assert_eq!(found, expected.map(Duration::from_millis), "{is_told} {time:?} {since}");
+        }
+    }
 }

@@ -167,6 +167,26 @@ pub(super) fn time_wait_counts_only_where_the_policy_says_so(m: &Machine) {
     assert!(m.holders("8080/tcp").contains(&m.main_pid(APP)));
 }
 
+pub(super) fn time_wait_that_its_peer_ends_is_not_waited_for_any_more(m: &Machine) {
+    m.given("a TIME_WAIT on the port of a service that does not set SO_REUSEADDR, and the start that waits for it");
+    m.ok("python3 /opt/lab/closes_first.py 8080 time-wait 4242");
+    assert_there_is(m, "time-wait");
+    app_without_reuse_address(m, "reuse-address = false\n");
+    let begin = Instant::now();
+    m.ok(&format!("systemctl start --no-block {APP}"));
+    m.wait_until("it waits", SOON, || m.journal(APP).contains("TIME_WAIT"));
+
+    m.when("the client connects anew from the port that it had, and the answer has it end what is left with a RST");
+    m.sh("python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 8080), 2, (\"127.0.0.1\", 4242))'");
+    assert_eq!(m.ok("ss -Htan state time-wait 'sport = :8080'"), "", "it is still there");
+
+    m.then("the service is up long before the minute of a TIME_WAIT is over");
+    m.wait_until("it is up", Duration::from_secs(20), || m.show(APP, "ActiveState") == "active");
+    assert!(begin.elapsed() < Duration::from_secs(40), "it took {:?}", begin.elapsed());
+    finding(m, APP, &[("RELATION", "time-wait"), ("ACTION", "wait")]);
+    finding(m, APP, &[("VERDICT", "free")]);
+}
+
 pub(super) fn end_of_a_connection_that_no_process_has_is_waited_for(m: &Machine) {
     m.given("a connection in FIN_WAIT2 whose server is gone, and did not set SO_REUSEADDR");
     m.ok("sysctl -w net.ipv4.tcp_fin_timeout=3");
