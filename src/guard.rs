@@ -260,7 +260,8 @@ impl Guard<'_> {
     /// process has. Waits for that.
     ///
     /// Whoever ends has no open files any more before its sockets are closed (`exit_files()` and `exit_task_work()`, Linux
-    /// `do_exit()`, `kernel/exit.c`), and those of its `io_uring` are closed in the kernel's own time.
+    /// `do_exit()`, `kernel/exit.c`), and those of its `io_uring` are closed in the kernel's own time. Where not every process
+    /// may be looked at, such a socket looks like one of those; that is worth a moment after a stop alone.
     fn aftermath(&mut self, verdict: &Verdict, pins: &Pins, deadlines: &mut Deadlines) -> Result<bool, ActError> {
         let unit_of = |finding: &Finding, state| {
             let unit = finding.relation.unit().cloned();
@@ -271,6 +272,7 @@ impl Guard<'_> {
         let refused: Vec<&Finding> = findings.iter().filter(|finding| finding.action == Action::Refuse).collect();
         let may_be_gone = |finding: &&Finding| {
             finding.relation == Relation::KernelHeld
+                || (finding.relation == Relation::Hidden && !self.stopped.is_nothing())
                 || unit_of(finding, ActiveState::Down).is_some_and(|unit| self.going.contains(&unit))
         };
         if !refused.iter().all(may_be_gone) {

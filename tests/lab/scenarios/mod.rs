@@ -226,6 +226,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     privileges::capabilities_are_those_of_the_table_and_no_fewer,
     privileges::guard_with_less_than_root_stops_the_leftover,
     privileges::without_the_plus_the_own_users_leftover_is_stopped,
+    privileges::without_the_plus_a_socket_that_outlives_the_leftover_is_waited_for,
     commands::enable_touches_nothing_that_it_has_not_written,
     commands::units_of_a_user_are_learnt_and_enabled_without_root,
     commands::enable_is_done_whole_for_all_to_read_and_to_last,

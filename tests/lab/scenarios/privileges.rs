@@ -191,3 +191,21 @@ pub(super) fn without_the_plus_the_own_users_leftover_is_stopped(m: &Machine) {
     assert_up_without(m, "8080/tcp", &old);
     assert_names(&m.journal(APP), &["a leftover of an earlier run of app.service; stopping it"]);
 }
+
+pub(super) fn without_the_plus_a_socket_that_outlives_the_leftover_is_waited_for(m: &Machine) {
+    m.given("a leftover of alice's whose socket is there a moment longer than it, and a guard that does not see all processes");
+    m.ok("useradd -m alice");
+    app_service(m, "8080/tcp 1 lingering");
+    policy_for_app(m, "8080/tcp");
+    m.unit(&format!("{APP}.d/10-portguard.conf"), "[Service]\nUser=alice\nExecStartPre=/usr/bin/portguard --unit %n\n");
+    m.ok(&format!("systemctl start {APP}"));
+    let old = workers(m);
+
+    m.when("it is restarted");
+    let restart = m.restart(APP);
+
+    m.then("that moment is waited for, and the service is up");
+    assert!(restart.status.success(), "{restart:?}\n{}", m.journal(APP));
+    assert_up_without(m, "8080/tcp", &old);
+    assert_names(&m.journal(APP), &["a leftover of an earlier run of app.service; stopping it"]);
+}
