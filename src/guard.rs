@@ -189,7 +189,7 @@ impl Guard<'_> {
         if self.interrupt.has_come() {
             return Ok(Round::Waited);
         }
-        if self.aftermath(&verdict, &look.pins, deadlines)? {
+        if self.aftermath(&verdict, &look, deadlines)? {
             return Ok(Round::Waited);
         }
         self.tell(&look, &verdict);
@@ -256,13 +256,15 @@ impl Guard<'_> {
         }
     }
 
-    /// Whether all that is refused may be gone in a moment: what is of units that went down under our eyes, and what no
-    /// process has. Waits for that.
+    /// Whether all that is refused may be gone in a moment: what is of units that went down under our eyes, what no process
+    /// has, and what has changed during each of several looks. Waits for that.
     ///
     /// Whoever ends has no open files any more before its sockets are closed (`exit_files()` and `exit_task_work()`, Linux
     /// `do_exit()`, `kernel/exit.c`), and those of its `io_uring` are closed in the kernel's own time. Where not every process
     /// may be looked at, such a socket looks like one of those; that is worth a moment after a stop alone.
-    fn aftermath(&mut self, verdict: &Verdict, pins: &Pins, deadlines: &mut Deadlines) -> Result<bool, ActError> {
+    ///
+    /// Nor can it be read of one that is still on its way out what proves whose it is: its memory goes first (`exit_mm()`).
+    fn aftermath(&mut self, verdict: &Verdict, look: &Look, deadlines: &mut Deadlines) -> Result<bool, ActError> {
         let unit_of = |finding: &Finding, state| {
             let unit = finding.relation.unit().cloned();
             unit.filter(|_| finding.unit_state == state)
@@ -275,7 +277,7 @@ impl Guard<'_> {
                 || (finding.relation == Relation::Hidden && !self.stopped.is_nothing())
                 || unit_of(finding, ActiveState::Down).is_some_and(|unit| self.going.contains(&unit))
         };
-        if !refused.iter().all(may_be_gone) {
+        if !look.scene.blind_spots.contains(&BlindSpot::Unsteady) && !refused.iter().all(may_be_gone) {
             return Ok(false);
         }
         let left = deadlines.aftermath_left();
@@ -284,7 +286,7 @@ impl Guard<'_> {
         }
         let closings = closings(refused.iter().copied());
         if !self.is_any_free(&refused) {
-            act::wait_for_one(&pinned(&refused, pins), closings.as_ref(), &self.interrupt, left)?;
+            act::wait_for_one(&pinned(&refused, &look.pins), closings.as_ref(), &self.interrupt, left)?;
         }
         Ok(true)
     }

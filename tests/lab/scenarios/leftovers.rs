@@ -1,7 +1,8 @@
 //! Processes of an earlier run of the guarded service: they are stopped, all of them, and nobody else.
 
 use super::{
-    APP, assert_names, assert_unharmed, assert_up_without, finding, message, policy, started_guarded_app, workers,
+    APP, SOON, app_service, assert_names, assert_unharmed, assert_up_without, finding, guard, message, policy,
+    policy_for_app, started_guarded_app, workers,
 };
 use crate::machine::Machine;
 
@@ -76,6 +77,27 @@ pub(super) fn leftover_whose_socket_outlives_it_for_a_moment_is_waited_for(m: &M
 
     m.then("nobody is said to be in the way who was not");
     assert!(!m.journal(APP).contains("held by no process"), "{}", m.journal(APP));
+}
+
+/// Its memory is taken first, and what proves whose it is goes with that; its sockets are closed when that is done.
+pub(super) fn holder_that_is_on_its_way_out_is_waited_for(m: &Machine) {
+    m.given("a process with a gigabyte of memory that has the port, and is killed just before the guard looks");
+    let big = "import os, signal, socket; s = socket.create_server((\"\", 8080)); memory = b\"x\" * (1 << 30); \
+               open(\"/run/big\", \"w\").write(str(os.getpid())); signal.pause()";
+    m.ok(&format!("setsid python3 -c '{big}' </dev/null >/dev/null 2>&1 &"));
+    m.wait_until("it has its memory", SOON, || m.sh("test -s /run/big").status.success());
+    app_service(m, "8080/tcp");
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+    m.unit(&format!("{APP}.d/00-kill.conf"), "[Service]\nExecStartPre=+/bin/sh -c 'kill -9 $(cat /run/big)'\n");
+
+    m.when("the service is started");
+    let start = m.start(APP);
+
+    m.then("it is not refused for one that is all but gone");
+    assert!(start.status.success(), "{start:?}\n{}", m.journal(APP));
+    assert!(m.holders("8080/tcp").contains(&m.main_pid(APP)));
+    finding(m, APP, &[("VERDICT", "free"), ("EXIT_STATUS", "0")]);
 }
 
 pub(super) fn every_process_that_holds_the_port_goes(m: &Machine) {

@@ -57,6 +57,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     leftovers::leftover_that_ignores_sigterm_is_killed,
     leftovers::leftover_that_reforks_on_sigterm_is_stopped,
     leftovers::leftover_whose_socket_outlives_it_for_a_moment_is_waited_for,
+    leftovers::holder_that_is_on_its_way_out_is_waited_for,
     leftovers::every_process_that_holds_the_port_goes,
     leftovers::leader_thread_dead_still_found,
     leftovers::udp_leftover_is_stopped,
