@@ -575,8 +575,8 @@ pub(super) mod tests {
         let system = system(&units.join("\n\n"));
         assert!(system.names.iter().all(|unit| system.is_loaded(unit)));
         assert_eq!(system.names.len(), 30_000);
-        // 0.3 s, and 20 s where each is looked for among all.
-        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        // A second of a debug build, and 85 where each is looked for among all.
+        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     }
 
     #[test]
