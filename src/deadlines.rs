@@ -15,9 +15,6 @@ use crate::sys;
 /// How long a word to the manager may take: a full socket blocks.
 const NOTIFY_PATIENCE: Duration = Duration::from_millis(100);
 
-/// How long the processes of a unit get that is down by now: systemd does not wait for all that it has killed.
-const AFTERMATH: Duration = Duration::from_secs(1);
-
 /// A unit that has no bound for its stop is waited for so long, where the start has no bound either.
 const LONGEST_STOP: Duration = Duration::from_hours(1);
 
@@ -31,7 +28,7 @@ pub(crate) struct Deadlines {
     may_notify: bool,
     /// When the start has to be over, but for a word to the manager.
     give_up_at: Option<Instant>,
-    /// Until when the processes of a unit that went down may take to be gone; set when the first after a stop is seen.
+    /// Since when it is waited for what may be gone in a moment; set when the first after a stop is seen.
     aftermath: Option<Instant>,
     /// When stopping has to be over; set when it begins.
     stop_by: Option<Instant>,
@@ -86,9 +83,11 @@ impl Deadlines {
         self.wait_until.saturating_duration_since(Instant::now())
     }
 
-    /// What the processes of a unit that went down have left; it begins with the first question.
-    pub(crate) fn aftermath_left(&mut self) -> Duration {
-        let until = *self.aftermath.get_or_insert_with(|| Instant::now() + AFTERMATH);
+    /// What is left of so long for what may be gone in a moment; it begins with the first question, and does not outlive the
+    /// start.
+    pub(crate) fn aftermath_left(&mut self, span: Duration) -> Duration {
+        let until = *self.aftermath.get_or_insert_with(Instant::now) + span;
+        let until = self.give_up_at.map_or(until, |give_up_at| until.min(give_up_at));
         until.saturating_duration_since(Instant::now())
     }
 
@@ -168,7 +167,7 @@ mod tests {
         let scene = Scene { guarded, endpoints: Vec::new(), units: BTreeMap::new(), blind_spots: Vec::new() };
         let active = ActiveState::Up;
         let facts = UnitFacts { active, timeout_stop: Some(Duration::from_secs(10)), ..UnitFacts::default() };
-        Look { scene, facts, pins: Pins::default(), left, fallback: None }
+        Look { scene, facts, pins: Pins::default(), left, fallback: None, ending: false }
     }
 
     #[test]
@@ -205,6 +204,19 @@ mod tests {
         deadlines.aftermath = Some(Instant::now());
         deadlines.stopped();
         assert_eq!(deadlines.aftermath, None);
+    }
+
+    #[test]
+    fn a_moment_is_one_however_often_it_is_asked_for_and_does_not_outlive_the_start() {
+        let span = Duration::from_secs(10);
+        let mut deadlines = Deadlines::new();
+        assert!(deadlines.aftermath_left(span) > Duration::from_secs(9));
+        deadlines.aftermath = deadlines.aftermath.and_then(|since| since.checked_sub(Duration::from_secs(8)));
+        assert!(deadlines.aftermath_left(span) <= Duration::from_secs(2));
+        assert_eq!(deadlines.aftermath_left(Duration::from_secs(1)), Duration::ZERO);
+        deadlines.stopped();
+        deadlines.know(&look(Some(Duration::from_secs(2))), Path::new("/run"));
+        assert!(deadlines.aftermath_left(span) <= Duration::from_secs(2));
     }
 
     #[test]

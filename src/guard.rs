@@ -44,9 +44,12 @@ const WAIT: Duration = Duration::from_secs(30);
 /// How long a holder gets that is on its way down already.
 const WAIT_FOR_STOPPING: Duration = Duration::from_secs(10);
 
-/// A little more than `TCP_TIMEWAIT_LEN` (60 s, Linux `include/net/tcp.h`), the longest that a `TIME_WAIT` lasts, and what
-/// its timer is late: 4 s at most.
-const WAIT_FOR_TIME_WAIT: Duration = Duration::from_secs(65);
+/// How long that gets which may be gone in a moment. systemd does not wait for all that it has killed.
+const AFTERMATH: Duration = Duration::from_secs(1);
+
+/// A little more than `TCP_FIN_TIMEOUT` in `FIN_WAIT2` and `TCP_TIMEWAIT_LEN` after it (60 s each, Linux `include/net/tcp.h`),
+/// and what their timers are late: 4 s at most, each.
+const WAIT_FOR_TIME_WAIT: Duration = Duration::from_secs(130);
 
 /// Guards one start of one unit, and reports all of it. The caller only has to exit; where it was ended from outside, it
 /// does not come back.
@@ -189,11 +192,11 @@ impl Guard<'_> {
         if self.interrupt.has_come() {
             return Ok(Round::Waited);
         }
+        deadlines.know(&look, &self.place.roots.run);
         if self.aftermath(&verdict, &look, deadlines)? {
             return Ok(Round::Waited);
         }
         self.tell(&look, &verdict);
-        deadlines.know(&look, &self.place.roots.run);
         if self.interrupt.has_come() {
             return Ok(Round::Waited);
         }
@@ -263,7 +266,8 @@ impl Guard<'_> {
     /// `do_exit()`, `kernel/exit.c`), and those of its `io_uring` are closed in the kernel's own time. Where not every process
     /// may be looked at, such a socket looks like one of those; that is worth a moment after a stop alone.
     ///
-    /// Nor can it be read of one that is still on its way out what proves whose it is: its memory goes first (`exit_mm()`).
+    /// Nor can it be read of one that is still on its way out what proves whose it is: its memory goes first (`exit_mm()`), which
+    /// takes longer the more it has.
     fn aftermath(&mut self, verdict: &Verdict, look: &Look, deadlines: &mut Deadlines) -> Result<bool, ActError> {
         let unit_of = |finding: &Finding, state| {
             let unit = finding.relation.unit().cloned();
@@ -280,7 +284,7 @@ impl Guard<'_> {
         if !look.scene.blind_spots.contains(&BlindSpot::Unsteady) && !refused.iter().all(may_be_gone) {
             return Ok(false);
         }
-        let left = deadlines.aftermath_left();
+        let left = deadlines.aftermath_left(if look.ending { WAIT_FOR_STOPPING } else { AFTERMATH });
         if left.is_zero() {
             return Ok(false);
         }

@@ -23,8 +23,9 @@ use crate::observe::proc;
 use crate::observe::sock_diag::Closings;
 use crate::sys;
 
-/// How often it is looked whether a process that lives on has let go of its sockets, where the kernel does not tell that a
-/// socket is gone.
+/// How often it is looked whether a process that lives on has let go of its sockets: where the kernel tells that a socket is
+/// gone, for one that somebody else has got meanwhile; else for each.
+const LOOK_AFTER: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// So many processes are spoken of each for itself, for each signal and for their ends; all others at once.
@@ -453,7 +454,7 @@ impl<'a> Watch<'a, '_> {
         while !self.verified.is_empty() && !self.eyes.interrupt.has_come() {
             let left = patience.saturating_sub(self.began.elapsed());
             let Eyes { closings, interrupt, .. } = self.eyes;
-            let turn = if closings.is_some() { left } else { left.min(LOOK_AGAIN) };
+            let turn = left.min(if closings.is_some() { LOOK_AFTER } else { LOOK_AGAIN });
             let pins = self.verified.iter().map(|pin| pin.pidfd);
             let awaited: Vec<BorrowedFd<'_>> = pins.chain(closings.map(AsFd::as_fd)).collect();
             let woken = interrupt.wait_for(&awaited, turn).map_err(ActError::Wait)?;

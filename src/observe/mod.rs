@@ -115,6 +115,8 @@ pub struct Look {
     pub left: Option<Duration>,
     /// It was not the bus that answered, but `systemctl`; why.
     pub fallback: Option<String>,
+    /// A holder was on its way out: what was read of it may be half of a process.
+    pub ending: bool,
 }
 
 impl Place {
@@ -283,7 +285,7 @@ impl Place {
     /// All that is known of what was seen, and whether nothing ended in the middle of it.
     fn picture(&self, wanted: &Wanted<'_>, mut seen: Seen, blind_spots: Vec<BlindSpot>) -> (Look, bool) {
         let probed = std::mem::take(&mut seen.probed);
-        let Known { held, guarded, answer, pins, vanished, blind_spots } = self.known(wanted, seen, blind_spots);
+        let Known { held, guarded, answer, pins, passing, blind_spots } = self.known(wanted, seen, blind_spots);
         let endpoints: Vec<EndpointScene> = probed
             .into_iter()
             .map(|(endpoint, probe)| {
@@ -291,14 +293,15 @@ impl Place {
                 EndpointScene { endpoint, probe, sockets }
             })
             .collect();
-        let steady = !vanished && !has_changed(&endpoints, wanted.rules);
+        let steady = passing == Passing::None && !has_changed(&endpoints, wanted.rules);
         // systemd arms the timer anew for each command of ExecStartPre=: service_run_next_control() and
         // service_spawn(), systemd v257 src/core/service.c.
         let timeout = answer.unit.timeout_start.unwrap_or(DEFAULT_TIMEOUT);
         let bounded = guarded.phase == Phase::Within && timeout != Duration::MAX;
         let left = bounded.then(|| timeout.saturating_sub(self.began.elapsed()));
         let scene = Scene { guarded, endpoints, units: answer.states, blind_spots };
-        (Look { scene, facts: answer.unit, pins, left, fallback: answer.fallback }, steady)
+        let ending = passing == Passing::Ending;
+        (Look { scene, facts: answer.unit, pins, left, fallback: answer.fallback, ending }, steady)
     }
 
     /// The sockets with their holders, and whose those are.
@@ -306,7 +309,7 @@ impl Place {
         let &Wanted { unit, rules, interrupt } = wanted;
         let Seen { tables, born, holders, .. } = seen;
         let mut pins = Pins::default();
-        let (processes, vanished) = self.processes(&holders, &tables, &mut pins, interrupt);
+        let (processes, passing) = self.processes(&holders, &tables, &mut pins, interrupt);
         let question = self.question(unit, rules, &processes, &tables, &born);
         let answer = if tables.is_empty() { Ok(Answer::default()) } else { self.ask(&question, interrupt) };
         let answer = answer.unwrap_or_else(|why| {
@@ -322,7 +325,7 @@ impl Place {
             .into_iter()
             .map(|socket| self.assemble(socket, &born, &holders, &processes, &answer.socket_units))
             .collect();
-        Known { held, guarded, answer, pins, vanished, blind_spots }
+        Known { held, guarded, answer, pins, passing, blind_spots }
     }
 
     /// The sockets that have one of the wanted ports: those that wait for somebody; and where these do not explain each
@@ -383,22 +386,24 @@ impl Place {
         tables: &[Socket],
         pins: &mut Pins,
         interrupt: &Interrupt,
-    ) -> (HashMap<Pid, Process>, bool) {
+    ) -> (HashMap<Pid, Process>, Passing) {
         let own = own_pid();
         let ancestors = proc::ancestors(&self.roots.proc, own);
         let everybody: BTreeSet<Pid> = holders.by_inode.values().flatten().copied().collect();
         let mut processes = HashMap::new();
-        let mut vanished = false;
+        let mut passing = Passing::None;
         for pid in everybody {
             if interrupt.has_come() {
-                return (processes, true);
+                return (processes, Passing::Gone);
             }
             let facts = if pins.add(pid) { proc::process(&self.roots.proc, pid) } else { Ok(None) };
             let Ok(Some(facts)) = facts else {
-                vanished = true;
+                passing = passing.max(Passing::Gone);
                 continue;
             };
-            vanished |= facts.ending;
+            if facts.ending {
+                passing = Passing::Ending;
+            }
             let owner = facts.cgroup.as_ref().map_or(Owner::Unknown, cgroup::owner_of);
             let lineage = if pid == own {
                 Lineage::Itself
@@ -414,7 +419,7 @@ impl Place {
             let container = trace.and_then(|trace| self.container(trace, pid, &owner, held, interrupt));
             processes.insert(pid, facts.into_process(owner, container, lineage));
         }
-        (processes, vanished)
+        (processes, passing)
     }
 
     /// The container of a trace, by the name that its engine gave to it, where that can be had.
@@ -568,6 +573,16 @@ struct Seen {
     holders: Holders,
 }
 
+/// Whether a holder went while it was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Passing {
+    None,
+    /// It was gone before it could be read.
+    Gone,
+    /// It is on its way out.
+    Ending,
+}
+
 /// The same, with all that is known of them.
 struct Known {
     held: Vec<HeldSocket>,
@@ -575,7 +590,7 @@ struct Known {
     answer: Answer,
     pins: Pins,
     /// A process was gone, or on its way out, before it could be read.
-    vanished: bool,
+    passing: Passing,
     blind_spots: Vec<BlindSpot>,
 }
 
