@@ -207,10 +207,12 @@ impl Place {
     fn look_once(&self, wanted: &Wanted<'_>, thorough: Thorough) -> (Look, bool) {
         let mut blind_spots = Vec::new();
         let probed = probed(wanted.rules);
-        let tables = self.tables(&probed, wanted.interrupt).unwrap_or_else(|why| {
+        let mut tables = self.tables(&probed, wanted.interrupt).unwrap_or_else(|why| {
             blind_spots.push(BlindSpot::Sockets(why));
             Vec::new()
         });
+        // A port has many addresses. However many have it at others, it costs no look at any of them.
+        tables.retain(|socket| probed.iter().any(|(endpoint, _)| endpoint.is_contested_by(socket)));
         let seen = self.seen(probed, tables, thorough, wanted.interrupt);
         if seen.holders.hidden > 0 && seen.tables.iter().any(|socket| seen.has_nobody(socket)) {
             blind_spots.push(BlindSpot::Processes { hidden: seen.holders.hidden });
@@ -390,6 +392,7 @@ impl Place {
         let own = own_pid();
         let ancestors = proc::ancestors(&self.roots.proc, own);
         let everybody: BTreeSet<Pid> = holders.by_inode.values().flatten().copied().collect();
+        pin::make_room(everybody.len());
         let mut processes = HashMap::new();
         let mut passing = Passing::None;
         for pid in everybody {

@@ -6,10 +6,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{PidfdFlags, pidfd_open};
+use rustix::process::{PidfdFlags, Resource, getrlimit, pidfd_open, setrlimit};
 use rustix::time::Timespec;
 
 use crate::model::Pid;
+
+/// So many can be pinned with what systemd lets a service have open (`DefaultLimitNOFILE=`, systemd-system.conf(5)).
+const FEW: usize = 500;
+
+/// Lets so many be pinned, as far as it may: the soft limit of open files is 1024, and the hard one half a million.
+pub(super) fn make_room(pins: usize) {
+    if pins > FEW {
+        let limit = getrlimit(Resource::Nofile);
+        // Without, those that cannot be pinned are not signalled.
+        let _ = setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit });
+    }
+}
 
 /// A pidfd for each process of a look, or why there is none.
 #[derive(Debug, Default)]

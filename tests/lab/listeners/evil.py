@@ -1,9 +1,10 @@
 """What a process can do to whoever looks at it: a listener on 8080 that is as hard to look at as it can be made.
 
-usage: evil.py large|crowd|deep|gone [SOCKET]
+usage: evil.py large|crowd|elsewhere|deep|gone [SOCKET]
 
 large   arguments and an environment of megabytes, a name of control characters, and half a million open files
 crowd   2,000 processes that all have the listener
+elsewhere  the same, of a listener on 127.0.0.2
 deep    a listener that was born above a long chain of threaded cgroups, at whose end it is; needs a cgroup that is delegated to it
 gone    a listener that was born in a cgroup which is removed, and is then handed to whoever waits at SOCKET; likewise
 """
@@ -15,10 +16,10 @@ import socket
 import sys
 
 
-def listen():
+def listen(address=""):
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("", 8080))
+    listener.bind((address, 8080))
     listener.listen()
     return listener
 
@@ -50,12 +51,16 @@ def large():
     return listener
 
 
-def crowd():
-    listener = listen()
+def crowd(address=""):
+    listener = listen(address)
     for _ in range(2000):
         if os.fork() == 0:
             break
     return listener
+
+
+def elsewhere():
+    return crowd("127.0.0.2")
 
 
 def deep():
@@ -86,7 +91,7 @@ def gone():
     listener.close()
 
 
-kept = {"large": large, "crowd": crowd, "deep": deep, "gone": gone}[sys.argv[1]]()
+kept = {"large": large, "crowd": crowd, "elsewhere": elsewhere, "deep": deep, "gone": gone}[sys.argv[1]]()
 with open("/run/evil.ready", "w") as ready:
     ready.write("ready")
 while True:

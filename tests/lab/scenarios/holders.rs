@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+use super::hostile::limit_the_guard;
 use super::predecessors::app_replaces;
 use super::time::{held_by_web, impatient, stop_timeout};
 use super::{
@@ -240,6 +241,24 @@ pub(super) fn five_hundred_holders_of_one_socket_go(m: &Machine) {
     let last = message(&signals[20]);
     assert_names(last, &["sending SIGTERM to 480 more processes"]);
     assert_eq!(named_in(last), MANY - 20, "{last}");
+}
+
+/// A pidfd each; a process of a user's manager or a shell may have 1024 files open.
+pub(super) fn more_holders_than_files_may_be_open_go(m: &Machine) {
+    m.given("1,200 leftovers that share one listening socket, and a limit of 1024 open files");
+    let old = started_guarded_app(m, "8080/tcp 1200");
+    limit_the_guard(m, "--nofile=1024:4096");
+
+    m.when("the service is restarted");
+    let restart = m.restart(APP);
+
+    m.then("it is up, and all of them are gone");
+    assert!(restart.status.success(), "{restart:?}");
+    assert!(!m.holders("8080/tcp").iter().any(|pid| old.contains(pid)), "a leftover has the port");
+    assert_names(message(&finding(m, APP, &[("VERDICT", "freed")])), &["1200 processes were stopped"]);
+
+    m.then("all of them were judged before the first was signalled");
+    assert_eq!(signals(m).len(), 21);
 }
 
 pub(super) fn five_hundred_foreign_holders_are_refused_in_a_few_lines(m: &Machine) {

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::addresses::{assert_replaced, leftover_of_app};
 use super::predecessors::app_replaces;
 use super::users::{alices_manager, as_alice, user_unit};
 use super::{
@@ -27,6 +28,12 @@ fn timed_start(m: &Machine) -> (Output, Duration) {
     (m.start(APP), begin.elapsed())
 }
 
+/// The guard has no more than that. With the plus it has what PID 1 has, whatever `LimitAS=` and its kin say.
+pub(super) fn limit_the_guard(m: &Machine, limit: &str) {
+    let command = format!("+/usr/bin/prlimit {limit} /usr/bin/portguard --unit %n");
+    m.unit(&format!("{APP}.d/10-portguard.conf"), &format!("[Service]\nExecStartPre={command}\n"));
+}
+
 /// Refused in time, and named; the guard had 256 MiB of address space, of which its threads' stacks are 10.
 fn assert_looked_at_in_bounds(m: &Machine) {
     policy_for_app(m, "8080/tcp");
@@ -34,7 +41,7 @@ fn assert_looked_at_in_bounds(m: &Machine) {
 
     m.when("the guarded service is started, with little memory");
     app_service(m, "8080/tcp");
-    m.unit(&format!("{APP}.d/memory.conf"), "[Service]\nLimitAS=256M\n");
+    limit_the_guard(m, "--as=268435456");
     let (start, took) = timed_start(m);
 
     m.then("it is refused in time, and the unit named");
@@ -64,6 +71,27 @@ pub(super) fn crowd_of_holders_is_refused_in_time_and_in_few_lines(m: &Machine) 
     let lines = m.guard_entries(APP).len();
     assert!(lines < 30, "{lines} lines");
     assert_names(&m.journal(APP), &["more findings like these"]);
+}
+
+/// Whoever may run processes can have them listen at another address of loopback.
+pub(super) fn crowd_at_another_address_hides_no_leftover(m: &Machine) {
+    m.given("2,000 processes of alice's that have 127.0.0.2:8080, and a leftover on 127.0.0.1:8080 after them");
+    m.ok("useradd -m alice");
+    evil(m, "elsewhere", "User=alice\nTasksMax=infinity\n");
+    m.wait_until("they are all there", SOON * 3, || m.processes_of("evil.service").len() > 2000);
+    let old = leftover_of_app(m, "127.0.0.1:8080/tcp", "127.0.0.1:8080/tcp");
+    limit_the_guard(m, "--nofile=1024:4096");
+
+    m.when("the guarded service is started");
+    let (start, took) = timed_start(m);
+
+    m.then("the leftover is stopped in time");
+    assert!(took < BOUND, "it took {took:?}");
+    assert_replaced(m, &start, "8080/tcp", old);
+    assert_eq!(m.show("evil.service", "ActiveState"), "active");
+
+    m.then("and systemd was asked about none of them");
+    assert!(!m.journal(APP).contains("systemctl was asked"), "{}", m.journal(APP));
 }
 
 pub(super) fn socket_born_above_many_threaded_cgroups_is_refused_in_time(m: &Machine) {
