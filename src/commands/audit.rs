@@ -10,7 +10,7 @@ use crate::cli;
 use crate::manager::Scope;
 use crate::model::{CgroupPath, ForeignRule, Pid, UnitName, UnitType};
 use crate::observe::units::{Properties, in_order};
-use crate::observe::{cgroup, holders};
+use crate::observe::{cgroup, holders, proc};
 use crate::policy::{self, Policy};
 use crate::report::shell;
 use crate::timespan;
@@ -313,12 +313,11 @@ fn left_over(system: &System) -> Vec<Remark> {
     remarks
 }
 
-fn left(proc: &Path, pid: Pid) -> Left {
-    let read = |name: &str| std::fs::read(proc.join(pid.0.to_string()).join(name)).unwrap_or_default();
-    let mut command = String::from_utf8_lossy(&read("cmdline")).trim_end_matches('\0').replace('\0', " ");
-    if command.is_empty() {
-        String::from_utf8_lossy(&read("comm")).trim_end().clone_into(&mut command);
-    }
+fn left(proc_root: &Path, pid: Pid) -> Left {
+    // What it says of itself can be as long as it likes: of that the beginning is read.
+    let facts = proc::process(proc_root, pid).ok().flatten();
+    let command = facts.map(|facts| if facts.argv.is_empty() { facts.comm } else { facts.argv.join(" ") });
+    let command = command.unwrap_or_default();
     Left { pid: pid.0, command }
 }
 
@@ -328,6 +327,20 @@ mod tests {
 
     const GUARD: &str = "{ path=/usr/bin/portguard ; argv[]=/usr/bin/portguard --unit a.service ; flags=privileged ; \
                          start_time=[n/a] ; stop_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }";
+
+    /// `PR_SET_MM_MAP` (prctl(2)) lets a process say that any of its memory are its arguments.
+    #[test]
+    fn no_more_is_read_of_a_process_than_its_first_arguments() {
+        let root = tempfile::tempdir().unwrap();
+        let process = root.path().join("7");
+        std::fs::create_dir(&process).unwrap();
+        std::fs::write(process.join("stat"), "7 (app) S 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0").unwrap();
+        std::fs::write(process.join("status"), "Uid:\t0\t0\t0\t0\n").unwrap();
+        std::fs::write(process.join("cmdline"), "app\0--now\0").unwrap();
+        assert_eq!(left(root.path(), Pid(7)).command, "app --now");
+        std::fs::File::options().write(true).open(process.join("cmdline")).unwrap().set_len(1 << 26).unwrap();
+        assert!(left(root.path(), Pid(7)).command.len() < 8192);
+    }
 
     fn remarks(shown: &str, has_ports: bool) -> Vec<(&'static str, String)> {
         let (name, shown): (UnitName, _) = ("a.service".parse().unwrap(), Properties::parse(shown));

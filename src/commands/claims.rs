@@ -2,9 +2,14 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
 
 use super::remark::{Remark, Severity, quoted};
 use super::{CommandError, every_port, survey};
@@ -286,6 +291,20 @@ struct Environment<'a> {
     unknown: Vec<String>,
 }
 
+/// What an `EnvironmentFile=` says. Whoever may write it may also have made it what does not end or never comes: a device, a
+/// FIFO, a terabyte of holes.
+fn environment_file(path: &Path) -> io::Result<String> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    let status = file.metadata()?;
+    if !status.is_file() || status.len() > policy::MAX_FILE_BYTES {
+        return Err(io::Error::other("it is no file of a sane size"));
+    }
+    let mut text = String::new();
+    file.take(policy::MAX_FILE_BYTES).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 impl<'a> Environment<'a> {
     fn of(shown: &Properties, system: &'a System) -> Self {
         let mut own: Vec<(String, String)> = Vec::new();
@@ -299,7 +318,7 @@ impl<'a> Environment<'a> {
             let (file, may_be_absent) = line
                 .rsplit_once(" (")
                 .map_or((line.as_str(), false), |(file, flag)| (file, flag == "ignore_errors=yes)"));
-            match std::fs::read_to_string(file) {
+            match environment_file(Path::new(file)) {
                 Ok(text) => own.extend(text.lines().filter_map(variable)),
                 Err(error) if may_be_absent && error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => unknown.push(format!("{file}: {error}")),
@@ -577,6 +596,20 @@ pub(super) mod tests {
         assert_eq!(system.names.len(), 30_000);
         // A second of a debug build, and 85 where each is looked for among all.
         assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    }
+
+    #[test]
+    fn what_is_no_small_file_says_nothing_of_the_environment_and_holds_up_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("file"), "PORT=80\n").unwrap();
+        assert_eq!(environment_file(&path("file")).unwrap(), "PORT=80\n");
+        nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path("device")).unwrap();
+        File::create(path("terabyte")).unwrap().set_len(1 << 40).unwrap();
+        for name in ["fifo", "device", "terabyte", ""] {
+            assert_eq!(environment_file(&path(name)).unwrap_err().kind(), io::ErrorKind::Other, "{name}");
+        }
     }
 
     #[test]
