@@ -96,16 +96,17 @@ impl Folders {
     }
 }
 
-/// What is there of this path is the calling user's: `su` and some of sudo's settings keep `HOME`, in which root would
-/// write where another user says.
+/// What is there of this path is the calling user's or root's, and so is each link in it: `su` and some of sudo's settings
+/// keep `HOME`, in which root would write where another user says.
 fn own_folder(path: &Path) -> Result<(), CommandError> {
-    let there = path.ancestors().find_map(|path| Some((path, fs::metadata(path).ok()?)));
-    match there {
-        Some((path, status)) if status.uid() != rustix::process::geteuid().as_raw() => {
+    let owners = [0, rustix::process::geteuid().as_raw()];
+    let is_others = |path: &&Path| fs::symlink_metadata(path).is_ok_and(|status| !owners.contains(&status.uid()));
+    match path.ancestors().find(is_others) {
+        Some(path) => {
             let path = path.display();
             Err(CommandError::cannot_create(format!("{path} is another user's: call it as the user whose unit it is")))
         }
-        Some(_) | None => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -481,6 +482,14 @@ mod tests {
             std::os::unix::fs::chown(folder.path(), Some(1), None).unwrap();
         }
         assert_eq!(own_folder(&folder.path().join("a/b")).is_err(), root_is_caller);
+        // Nor is one of ours, or of root's, where another user has made the link to it.
+        let (target, link) = (tempfile::tempdir().unwrap(), folder.path().join(".config"));
+        std::os::unix::fs::symlink(target.path(), &link).unwrap();
+        if root_is_caller {
+            std::os::unix::fs::lchown(&link, Some(1), None).unwrap();
+        }
+        assert_eq!(own_folder(&link).is_err(), root_is_caller);
+        assert!(own_folder(&target.path().join("a")).is_ok());
     }
 
     #[test]
