@@ -2,7 +2,7 @@
 
 use super::{
     APP, assert_names, assert_unharmed, assert_up_without, field, finding, guard, message, policy_for_app,
-    started_guarded_app, web_has_the_port,
+    started_guarded_app, take_the_bus_away, web_has_the_port,
 };
 use crate::machine::Machine;
 
@@ -103,7 +103,22 @@ pub(super) fn environment_of_the_unit_has_no_say(m: &Machine) {
 
     m.then("the bus was asked all the same, and web.service is refused and unharmed");
     assert!(!start.status.success(), "{start:?}");
-    finding(m, APP, &[("RELATION", "other-unit"), ("HOLDER_UNIT", "web.service"), ("ACTION", "refuse")]);
+    let refused = [("RELATION", "other-unit"), ("HOLDER_UNIT", "web.service"), ("ACTION", "refuse")];
+    finding(m, APP, &refused);
+    assert_unharmed(m, "8080/tcp", web);
+    assert!(!m.journal(APP).contains("instead of the bus"), "{}", m.journal(APP));
+
+    m.when("it starts without a bus, and there is another systemctl where its environment says");
+    m.write("/evil/systemctl", "#!/bin/sh\n/bin/touch /run/evil.ran\nexec /usr/bin/systemctl \"$@\"\n");
+    m.ok("chmod 755 /evil/systemctl; journalctl --rotate --vacuum-time=1s >/dev/null 2>&1");
+    take_the_bus_away(m);
+    let start = m.start(APP);
+
+    m.then("it is refused by systemd's own, and root has run nothing else");
+    assert!(!start.status.success(), "{start:?}");
+    finding(m, APP, &refused);
+    assert_names(&m.journal(APP), &["systemctl was asked instead of the bus"]);
+    assert!(!m.sh("test -e /run/evil.ran").status.success());
     assert_unharmed(m, "8080/tcp", web);
 }
 

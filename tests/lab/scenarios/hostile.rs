@@ -203,7 +203,7 @@ const NO_POLICIES: &[(&str, &str)] = &[
     ("a folder", "mkdir $1"),
     ("a device", "mknod $1 c 1 5"),
     ("a terabyte", "truncate -s 1T $1"),
-    ("alice's", "printf x >$1; chown alice $1"),
+    ("alice's", "touch $1; chown alice $1"),
     ("a link of alice's", "printf '' >/root/empty; ln -s /root/empty $1; chown -h alice $1"),
     ("a link to a folder of alice's", "touch /home/alice/p.toml; ln -s /home/alice/p.toml $1"),
     ("a link to itself", "ln -s $1 $1"),

@@ -59,6 +59,7 @@ pub(super) fn leftover_that_reforks_on_sigterm_is_stopped(m: &Machine) {
     assert_up_without(m, "8080/tcp", &old);
     assert_eq!(m.holders("8080/tcp"), m.processes_of(APP));
     assert_eq!(m.processes_of(APP).len(), 2);
+    super::faults::assert_in_time(m);
 }
 
 /// As between the end of a process's open files and that of its sockets, or where an `io_uring` has them as well.
@@ -74,6 +75,7 @@ pub(super) fn leftover_whose_socket_outlives_it_for_a_moment_is_waited_for(m: &M
     assert_up_without(m, "8080/tcp", &old);
     finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop")]);
     finding(m, APP, &[("VERDICT", "freed")]);
+    super::faults::assert_in_time(m);
 
     m.then("nobody is said to be in the way who was not");
     assert!(!m.journal(APP).contains("held by no process"), "{}", m.journal(APP));
