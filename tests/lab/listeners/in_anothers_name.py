@@ -2,6 +2,8 @@
 
 usage: in_anothers_name.py ADDRESS PORT UNIT
 
+On SIGUSR1 the socket is on its way to somebody who never takes it, and no process has it.
+
 The cgroups below user@UID.service are delegated to the user, who names them, and moves between them.
 """
 
@@ -25,5 +27,14 @@ listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
 listener.bind((sys.argv[1], int(sys.argv[2])))
 listener.listen()
 move_to(base + "/init.scope")
+near, far = socket.socketpair()
+
+
+def let_go(_signal, _frame):
+    socket.send_fds(near, [b"."], [listener.fileno()])
+    listener.close()
+
+
+signal.signal(signal.SIGUSR1, let_go)
 while True:
     signal.pause()

@@ -57,6 +57,16 @@ pub(super) fn cgroup_of_a_user_is_no_socket_unit_of_the_system(m: &Machine) {
     assert!(!start.status.success(), "{start:?}");
     let refused = refused(m, APP, &[("RELATION", "other-unit"), ("HOLDER_PID", &alice.to_string())]);
     assert_names(field(&refused, "PORTGUARD_NEXT"), &["runuser -u alice", "systemctl --user list-sockets"]);
+
+    m.when("no process has it any more, so that there is nothing but the name of its birthplace");
+    m.ok(&format!("systemctl reset-failed {APP}; kill -USR1 {alice}"));
+    m.wait_until("it is in a message", SOON, || m.holders("8080/tcp").is_empty());
+    assert_names(&m.ok("ss -Hltn 'sport = :8080'"), &["LISTEN"]);
+    let start = m.start(APP);
+
+    m.then("nor does it then");
+    assert!(!start.status.success(), "{start:?}");
+    super::refused(m, APP, &[("RELATION", "kernel-held")]);
 }
 
 /// The socket was born in an earlier run; who has it now is alice, from a cgroup in which her manager is.
