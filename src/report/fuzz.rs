@@ -21,6 +21,8 @@ pub(crate) fn words(bytes: &[u8]) {
     let (word, unit, other) = (field(), field().parse::<UnitName>(), field().parse::<UnitName>());
     let (Ok(unit), Ok(other)) = (unit, other) else { return };
     let (comm, exe, device) = (field(), field(), field());
+    // As the kernel takes the name of a device: `dev_valid_name()`, Linux `net/core/dev.c`.
+    let device: String = device.chars().filter(|c| !c.is_whitespace() && !"/:".contains(*c)).take(15).collect();
     let argv: Vec<String> = fields.map(str::to_owned).collect();
     let container = Container { engine: Engine::Machined, name: Some("box-1".to_owned()) };
     let process = Process {
@@ -48,7 +50,7 @@ pub(crate) fn words(bytes: &[u8]) {
         state: SocketState::Listen,
         inode: Inode(1),
         uid: 0,
-        device: Some(device.to_owned()),
+        device: Some(device),
         cgroup: Some(CgroupId(1)),
         backlog: None,
         left: None,
