@@ -316,12 +316,7 @@ impl File {
     fn is_written(&self) -> Result<bool, CommandError> {
         match read(&self.path).map_err(|error| self.failed(&error))? {
             Some(old) if old == self.text => Ok(true),
-            Some(old) if !old.starts_with(MARK) => {
-                let path = self.path.display();
-                Err(CommandError::cannot_create(format!(
-                    "{path} is there, and not from portguard enable: it is left as it is"
-                )))
-            }
+            Some(old) if !old.starts_with(MARK) => Err(CommandError::cannot_create(not_ours(&self.path))),
             Some(_) | None => Ok(false),
         }
     }
@@ -368,6 +363,10 @@ impl File {
     }
 }
 
+fn not_ours(path: &Path) -> String {
+    format!("{} is not from portguard enable, or its folder is a link: it is left as it is", path.display())
+}
+
 fn is_ours(path: &Path) -> bool {
     read(path).is_ok_and(|text| text.is_some_and(|text| text.starts_with(MARK)))
 }
@@ -381,15 +380,19 @@ fn remove(path: &Path, unit: &UnitName, done: &mut Done) -> Result<(), CommandEr
             done.note("removed", Some(path), Some(unit), path.display().to_string());
         }
         Some(_) => {
-            let message = format!("{} is not from portguard enable: it is left as it is", path.display());
-            done.note("kept", Some(path), Some(unit), message);
+            done.note("kept", Some(path), Some(unit), not_ours(path));
         }
     }
     Ok(())
 }
 
 /// A file of ours is small, and no link. One that is neither is somebody else's: its text is not ours then.
+/// So is whatever is in a folder that is a link to one of another name, as to the drop-ins of another unit.
 fn read(path: &Path) -> io::Result<Option<String>> {
+    let folder = path.parent().filter(|_| path.ends_with(DROP_IN));
+    if folder.is_some_and(|folder| fs::canonicalize(folder).is_ok_and(|real| real.file_name() != folder.file_name())) {
+        return Ok(Some(String::new()));
+    }
     match fs::symlink_metadata(path) {
         Ok(status) if !status.is_file() || status.len() > policy::MAX_FILE_BYTES => return Ok(Some(String::new())),
         Ok(_) => {}
@@ -406,8 +409,8 @@ impl Document for Done {
 
     fn print(&self, page: &mut Page) {
         for step in &self.steps {
-            let tone = if step.what == "noted" { Tone::Bad } else { Tone::Title };
-            page.line(&[(step.what, Some(tone)), (" ", None), (&step.message, None)]);
+            let tone = (step.what == "noted").then_some(Tone::Bad);
+            page.words(&format!("{} ", step.what), &step.message, tone);
         }
     }
 }
@@ -446,6 +449,38 @@ mod tests {
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         assert!(write(&path, &ours, &mut done).is_err());
         assert!(fs::read_dir(path.parent().unwrap()).unwrap().count() == 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn the_drop_ins_of_another_unit_are_not_touched_by_a_link_to_their_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| folder.path().join(path);
+        let theirs = at("other.service.d").join(DROP_IN);
+        let mut done = Done::default();
+        write(&theirs, MARK, &mut done).unwrap();
+        std::os::unix::fs::symlink("other.service.d", at("app.service.d")).unwrap();
+        let linked = at("app.service.d").join(DROP_IN);
+        assert!(write(&linked, &format!("{MARK}[Service]\n"), &mut done).is_err());
+        remove(&linked, &unit(), &mut done).unwrap();
+        assert_eq!(fs::read_to_string(&theirs).unwrap(), MARK);
+
+        // One of its own name is its own, wherever it is.
+        fs::create_dir_all(at("elsewhere/web.service.d")).unwrap();
+        std::os::unix::fs::symlink("elsewhere/web.service.d", at("web.service.d")).unwrap();
+        write(&at("web.service.d").join(DROP_IN), MARK, &mut done).unwrap();
+    }
+
+    #[test]
+    fn a_narrow_page_has_the_whole_of_what_was_done() {
+        let mut done = Done::default();
+        let message =
+            "app.service does not run portguard all the same: another drop-in hides this one, see systemctl cat";
+        done.note("noted", None, None, message.to_owned());
+        let mut page = Page::plain(80);
+        done.print(&mut page);
+        let shown: Vec<&str> = page.text().split_whitespace().collect();
+        assert_eq!(shown.join(" "), format!("noted {message}"));
+        assert!(page.text().lines().all(|line| line.len() <= 80), "{}", page.text());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
+use super::checks::on_a_terminal;
 use super::containers::started_web;
 use super::users::{alices_manager, as_alice, user_unit};
 use super::{APP, SOON, app_service, assert_names, finding, guard, policy_for_app};
@@ -228,6 +229,12 @@ pub(super) fn enable_learns_says_what_it_does_and_disable_takes_it_away(m: &Mach
     let again = m.ok("portguard enable nginx.service");
     assert!(!again.contains("wrote") && !again.contains("reloaded"), "{again}");
 
+    m.then("a terminal of 80 columns shows the whole of it, and what would be learnt");
+    let shown = words_on_a_terminal(m, "portguard enable nginx.service");
+    assert_names(&shown, &[DROP_IN, "is there already: portguard runs before each start"]);
+    let learnt = words_on_a_terminal(m, "portguard learn nginx.service redis-server.service");
+    assert_names(&learnt, &["[unit.\"nginx.service\"] ports = [ \"80/tcp\", ] [unit.\"redis-server.service\"]"]);
+
     m.when("somebody changes the policy file, and both are disabled");
     m.ok(&format!("sed -i 1d {LEARNT}"));
     let disabled = json("enable", &m.sh("portguard disable nginx.service redis-server.service --json"));
@@ -243,7 +250,15 @@ pub(super) fn enable_learns_says_what_it_does_and_disable_takes_it_away(m: &Mach
         ),
         (false, false)
     );
-    m.ok("portguard disable nginx.service");
+    let shown = words_on_a_terminal(m, "portguard disable nginx.service");
+    assert_names(&shown, &["kept", LEARNT, "or its folder is a link: it is left as it is"]);
+}
+
+/// What a terminal of 80 columns shows, none of it cut, with a space for whatever is between two words.
+fn words_on_a_terminal(m: &Machine, command: &str) -> String {
+    let shown = on_a_terminal(m, command).join(" ");
+    assert!(!shown.contains('…'), "{shown}");
+    shown.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 pub(super) fn enable_touches_nothing_that_it_has_not_written(m: &Machine) {
