@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
-use crate::model::{EndpointRange, UnitName, UnitNameError, UnitType};
+use crate::model::{EndpointRange, UnitName, UnitNameError, UnitType, printable};
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -267,13 +267,19 @@ impl Request {
         } else {
             Cli::try_parse().map(Self::Guard)
         };
-        request.map_err(|error| {
-            if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-                Otherwise::Show(error.to_string())
-            } else {
-                Otherwise::Usage(error.to_string())
-            }
-        })
+        request.map_err(|error| Otherwise::of(&error))
+    }
+}
+
+impl Otherwise {
+    /// What is wrong names the arguments, which can be of others.
+    fn of(error: &clap::Error) -> Self {
+        let text = error.to_string();
+        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            Self::Show(text)
+        } else {
+            Self::Usage(text.split('\n').map(printable).collect::<Vec<_>>().join("\n"))
+        }
     }
 }
 
@@ -289,6 +295,14 @@ mod tests {
         for bad in ["app", "app@.service", "../app.service", "/etc/app.service", "app.timer", "", "a b.service"] {
             assert!(guardable(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_argument_is_said_in_characters_that_no_terminal_obeys() {
+        let error = Commands::try_parse_from(["portguard", "who", "\u{202e}80"]).unwrap_err();
+        let Otherwise::Usage(text) = Otherwise::of(&error) else { panic!("{error}") };
+        assert!(text.contains("value '\\u{202e}80'") && text.lines().count() > 1, "{text}");
+        assert!(!text.contains('\u{202e}'), "{text:?}");
     }
 
     #[test]

@@ -285,6 +285,7 @@ pub(super) fn enable_touches_nothing_that_it_has_not_written(m: &Machine) {
         ("portguard enable app", 64, "add .service"),
         ("portguard enable systemd-logind.service", 1, "no ports are known of systemd-logind.service"),
         ("portguard who nonsense", 64, "nonsense"),
+        ("portguard who \"$(printf '\\033[31m80')\"", 64, r"value '\u{1b}[31m80'"),
         ("portguard whom", 64, "whom"),
     ] {
         let output = m.sh(command);
