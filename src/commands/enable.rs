@@ -226,21 +226,24 @@ pub(super) fn disable(target: &cli::Target) -> Result<u8, CommandError> {
     let units = units_of(target, &folders)
         .or_else(|error| if error.is_of_unit() { Ok(target.units.clone()) } else { Err(error) })?;
     let mut done = Done::default();
+    // What is left does not keep the rest from being removed, and systemd from being told.
+    let mut all = Ok(());
     for unit in &units {
         for (unit_folder, policy_folder) in &folders.places {
             let folder = unit_folder.join(format!("{unit}.d"));
-            remove(&folder.join(DROP_IN), unit, &mut done)?;
+            all = all.and(remove(&folder.join(DROP_IN), unit, &mut done));
             // Only if it is empty.
             let _ = fs::remove_dir(&folder);
             if let Some(policy) = policy_folder {
-                remove(&policy.join(format!("{unit}.toml")), unit, &mut done)?;
+                all = all.and(remove(&policy.join(format!("{unit}.toml")), unit, &mut done));
             }
         }
         if !done.steps.iter().any(|step| step.unit.as_deref() == Some(unit.as_str())) {
             done.note("kept", None, Some(unit), format!("{unit} has no drop-in of portguard enable"));
         }
     }
-    finish(&folders, &units, done, target.common.json, false)
+    let status = finish(&folders, &units, done, target.common.json, false)?;
+    all.map(|()| status)
 }
 
 /// The units by their own names. Those that do not exist are an error.

@@ -405,6 +405,17 @@ pub(super) fn enable_takes_back_what_it_wrote_and_says_what_is_bad(m: &Machine) 
     m.ok(&format!("! test -e /etc/portguard/conf.d/{APP}.toml && rm /etc/systemd/system/{APP}.d"));
     m.ok(&format!("portguard enable {APP} && test -e /etc/portguard/conf.d/{APP}.toml"));
 
+    m.when("it is disabled where the policy cannot be written");
+    m.ok("mount --bind -o ro /etc/portguard /etc/portguard && mount -o remount,bind,ro /etc/portguard");
+    let disabled = m.sh(&format!("portguard disable {APP}"));
+
+    m.then("that fails with 73, but the drop-in is gone, and systemd knows");
+    assert_eq!(disabled.status.code(), Some(73), "{disabled:?}");
+    assert_names(&disabled.stderr, &["/etc/portguard/conf.d/app.service.toml: Read-only"]);
+    assert_names(&disabled.stdout, &["removed /etc/systemd/system/app.service.d/10-portguard.conf", "reloaded"]);
+    assert!(!m.show(APP, "ExecStartPre").contains("portguard"));
+    m.ok(&format!("umount /etc/portguard && portguard disable {APP} && ! test -e /etc/portguard/conf.d/{APP}.toml"));
+
     m.when("a template is enabled by the name of a link to it");
     m.unit("real@.service", "[Service]\nExecStart=/bin/sleep infinity\n");
     m.ok("ln -s real@.service /etc/systemd/system/alias@.service");
