@@ -317,8 +317,8 @@ fn left(proc_root: &Path, pid: Pid) -> Left {
     // What it says of itself can be as long as it likes: of that the beginning is read.
     let facts = proc::process(proc_root, pid).ok().flatten();
     let command = facts.map(|facts| if facts.argv.is_empty() { facts.comm } else { facts.argv.join(" ") });
-    let command = command.unwrap_or_default();
-    Left { pid: pid.0, command }
+    // setproctitle(3) leaves blanks behind it.
+    Left { pid: pid.0, command: command.unwrap_or_default().trim_end().to_owned() }
 }
 
 #[cfg(test)]
@@ -336,7 +336,7 @@ mod tests {
         std::fs::create_dir(&process).unwrap();
         std::fs::write(process.join("stat"), "7 (app) S 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0").unwrap();
         std::fs::write(process.join("status"), "Uid:\t0\t0\t0\t0\n").unwrap();
-        std::fs::write(process.join("cmdline"), "app\0--now\0").unwrap();
+        std::fs::write(process.join("cmdline"), "app\0--now  \0").unwrap();
         assert_eq!(left(root.path(), Pid(7)).command, "app --now");
         std::fs::File::options().write(true).open(process.join("cmdline")).unwrap().set_len(1 << 26).unwrap();
         assert!(left(root.path(), Pid(7)).command.len() < 8192);
