@@ -30,14 +30,6 @@ const MAX_STOPS: usize = 8;
 /// How long what changes under the eyes gets to come to rest.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// How often a wait looks again where the kernel does not tell: for all where netlink is denied, else for a `TIME_WAIT` whose
-/// time is over. Its timer may be late by an eighth of it (Linux `kernel/time/timer.c`).
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
-
-/// How often a wait looks again though the kernel tells, or a timer does: a listener that is shut down, and kept open, is in
-/// nobody's way, and nobody says so; nor that a peer's RST has ended a `TIME_WAIT` before its time.
-const LOOK_AFTER: Duration = Duration::from_secs(5);
-
 /// How long `on-foreign = "wait"` waits where the policy has no `wait`.
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -494,13 +486,15 @@ fn time_wait_of(findings: &[&Finding]) -> Option<Duration> {
     findings.iter().filter_map(|finding| finding.socket.as_ref()?.left).max()
 }
 
-/// How long a wait can go on without a look, so long after the last one; `None` where the whole has to be judged anew.
+/// How long a wait can go on without a look, so long after the last one; `None` where the whole has to be judged anew. A timer
+/// tells of a `TIME_WAIT`, but may be late by an eighth of it (Linux `kernel/time/timer.c`), and nobody that a peer's RST has
+/// ended it before its time.
 fn untold(is_told: bool, time_wait: Option<Duration>, since: Duration) -> Option<Duration> {
     match time_wait.filter(|_| is_told) {
-        None => Some(if is_told { LOOK_AFTER } else { LOOK_AGAIN }),
+        None => Some(act::unlooked(is_told)),
         // No timer is that late: what was in FIN_WAIT2 is in TIME_WAIT now, for a time of its own.
-        Some(time) if since > time + LOOK_AFTER => None,
-        Some(time) => Some(time.saturating_sub(since).clamp(LOOK_AGAIN, LOOK_AFTER)),
+        Some(time) if since > time + act::LOOK_AFTER => None,
+        Some(time) => Some(time.saturating_sub(since).clamp(act::LOOK_AGAIN, act::LOOK_AFTER)),
     }
 }
 

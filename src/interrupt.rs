@@ -117,8 +117,8 @@ impl Interrupt {
     /// poll(2) failed.
     pub fn wait_for(&self, others: &[BorrowedFd<'_>], patience: Duration) -> Result<Woken, Errno> {
         let ours = self.0.as_ref().map(|heard| heard.fd.as_fd());
-        let all: Vec<BorrowedFd<'_>> = others.iter().copied().chain(ours).collect();
-        let mut fds: Vec<PollFd<'_>> = all.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        let all = others.iter().copied().chain(ours);
+        let mut fds: Vec<PollFd<'_>> = all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         match poll(&mut fds, Some(&timespan::timespec(patience))) {
             Ok(0) | Err(Errno::INTR) => return Ok(Woken::default()),
             Ok(_) => {}
@@ -169,18 +169,7 @@ mod tests {
     use nix::sys::wait::WaitStatus;
 
     use super::*;
-
-    /// How this ends in a process of its own, as the mask is its first thread's, and a signal to all the others of the
-    /// test ends it.
-    fn end_of(work: impl FnOnce()) -> WaitStatus {
-        let Some(child) = crate::sys::fork().unwrap() else {
-            sys::ignore_none();
-            // What fails in there must not go on as the test's own thread.
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-            std::process::exit(if done.is_ok() { 7 } else { 1 });
-        };
-        nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child.0), None).unwrap()
-    }
+    use crate::observe::fixture::{assert_holds_in_a_process_of_its_own, end_of};
 
     fn raise(signal: Raised) {
         kill_process(getpid(), signal).unwrap();
@@ -242,14 +231,13 @@ mod tests {
 
     #[test]
     fn what_whoever_has_started_us_ignores_stays_ignored() {
-        let ended = end_of(|| {
+        assert_holds_in_a_process_of_its_own(|| {
             sys::ignore(Known::SIGHUP);
             let interrupt = Interrupt::listen();
             raise(Raised::HUP);
             assert!(!interrupt.has_come());
             interrupt.let_go();
         });
-        assert!(matches!(ended, WaitStatus::Exited(_, 7)), "{ended:?}");
     }
 
     #[test]

@@ -64,6 +64,7 @@ mod tests {
     use rustix::time::{ClockId, clock_gettime};
 
     use super::*;
+    use crate::observe::fixture::assert_holds_in_a_process_of_its_own;
 
     #[test]
     fn a_listener_hears_each_word_once_and_the_end_at_once_and_waits_no_longer_than_it_may() {
@@ -95,15 +96,13 @@ mod tests {
     /// In a process of its own, as the mask is its first thread's.
     #[test]
     fn whoever_is_to_end_waits_for_nothing_more() {
-        let Some(us) = crate::sys::fork().unwrap() else {
+        assert_holds_in_a_process_of_its_own(|| {
             let interrupt = Interrupt::listen();
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
             let (_teller, listener) = channel::<()>().unwrap();
             let began = Instant::now();
             let heard = listener.until(began + Duration::from_secs(30), &interrupt);
-            std::process::exit(if heard.is_none() && began.elapsed() < Duration::from_secs(10) { 7 } else { 1 });
-        };
-        let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(us.0), None).unwrap();
-        assert!(matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 7)), "{ended:?}");
+            assert!(heard.is_none() && began.elapsed() < Duration::from_secs(10));
+        });
     }
 }

@@ -23,10 +23,12 @@ use crate::observe::proc;
 use crate::observe::sock_diag::Closings;
 use crate::sys;
 
-/// How often it is looked whether a process that lives on has let go of its sockets: where the kernel tells that a socket is
-/// gone, for one that somebody else has got meanwhile; else for each.
-const LOOK_AFTER: Duration = Duration::from_secs(5);
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How often it is looked where the kernel does not tell that a socket is gone: netlink is denied.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// How often it is looked though the kernel tells: a listener that is shut down, and kept open, is in nobody's way, and
+/// nobody says so; nor that a process has let go of a socket which somebody else has got meanwhile.
+pub const LOOK_AFTER: Duration = Duration::from_secs(5);
 
 /// So many processes are spoken of each for itself, for each signal and for their ends; all others at once.
 pub const NAMED: usize = 20;
@@ -336,6 +338,12 @@ pub fn wait_for_one(
     }
 }
 
+/// How long it can be waited without a look; `is_told`: whether the kernel tells that a socket is gone.
+#[must_use]
+pub const fn unlooked(is_told: bool) -> Duration {
+    if is_told { LOOK_AFTER } else { LOOK_AGAIN }
+}
+
 /// Whether a process, pinned before it was judged, is where it was and has one of these sockets.
 #[must_use]
 pub fn still_holds(
@@ -454,7 +462,7 @@ impl<'a> Watch<'a, '_> {
         while !self.verified.is_empty() && !self.eyes.interrupt.has_come() {
             let left = patience.saturating_sub(self.began.elapsed());
             let Eyes { closings, interrupt, .. } = self.eyes;
-            let turn = left.min(if closings.is_some() { LOOK_AFTER } else { LOOK_AGAIN });
+            let turn = left.min(unlooked(closings.is_some()));
             let pins = self.verified.iter().map(|pin| pin.pidfd);
             let awaited: Vec<BorrowedFd<'_>> = pins.chain(closings.map(AsFd::as_fd)).collect();
             let woken = interrupt.wait_for(&awaited, turn).map_err(ActError::Wait)?;
@@ -526,7 +534,7 @@ mod processes;
 mod tests {
     use super::*;
     use crate::model::{CgroupPath, FileId, Invocation, InvocationId, Lineage, Owner, StartTime, Terminal};
-    use crate::observe::fixture::{Child, Role};
+    use crate::observe::fixture::{Child, Role, assert_holds_in_a_process_of_its_own};
     use crate::observe::pin::Pins;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -631,7 +639,7 @@ mod tests {
         for while_told in [false, true] {
             let child = Child::spawn(Role::Listen, &[]);
             let judged = judged(&child);
-            let Some(us) = crate::sys::fork().unwrap() else {
+            assert_holds_in_a_process_of_its_own(|| {
                 let interrupt = Interrupt::listen();
                 let come = || {
                     let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
@@ -653,12 +661,9 @@ mod tests {
                     said += 1;
                     come();
                 });
-                let is_right = said == usize::from(while_told) && signalled.is_empty();
-                let is_right = is_right && stopped.is_ok_and(|count| count == Count { ended: 0, alive: 1 });
-                std::process::exit(if is_right { 7 } else { 1 });
-            };
-            let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(us.0), None).unwrap();
-            assert!(matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 7)), "{while_told}: {ended:?}");
+                assert!(said == usize::from(while_told) && signalled.is_empty(), "{while_told}: {said}, {signalled:?}");
+                assert_eq!(stopped.unwrap(), Count { ended: 0, alive: 1 }, "{while_told}");
+            });
             std::net::TcpStream::connect(("127.0.0.1", child.port().get())).unwrap();
         }
     }

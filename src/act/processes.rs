@@ -5,7 +5,7 @@ use std::net::TcpListener;
 
 use super::*;
 use crate::model::{CgroupPath, FileId, Lineage, Owner};
-use crate::observe::fixture::{Cgroup, Child, NOBODY, Role, own_pid};
+use crate::observe::fixture::{Cgroup, Child, NOBODY, Role, assert_holds_in_a_process_of_its_own, own_pid};
 use crate::observe::pin::Pins;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -181,7 +181,7 @@ fn twenty_are_named_each_and_all_are_signalled() {
 fn whoever_may_not_be_signalled_is_not_said_to_be() {
     const SOMEBODY: u32 = 65533;
     let judged = Judged::one(Role::ListenAsNobody);
-    let Some(us) = crate::sys::fork().unwrap() else {
+    assert_holds_in_a_process_of_its_own(|| {
         let (somebody, nobody) = (SOMEBODY.into(), NOBODY.into());
         nix::unistd::setgroups(&[]).unwrap();
         nix::unistd::setresgid(NOBODY.into(), NOBODY.into(), NOBODY.into()).unwrap();
@@ -194,10 +194,8 @@ fn whoever_may_not_be_signalled_is_not_said_to_be() {
         let targets = judged.targets();
         let stopped = stop(&targets, &eyes, &WHOLE, &budget, &mut Vec::new(), &mut |_| said += 1);
         let is_right = matches!(stopped, Err(ActError::NotPermitted(pid)) if pid == judged.processes[0].pid);
-        std::process::exit(if is_right && said == 0 { 7 } else { 1 });
-    };
-    let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(us.0), None).unwrap();
-    assert!(matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 7)), "{ended:?}");
+        assert!(is_right && said == 0, "{stopped:?}, {said}");
+    });
 }
 
 #[test]

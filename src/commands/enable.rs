@@ -148,8 +148,7 @@ pub(super) fn enable(target: &cli::Target) -> Result<u8, CommandError> {
 fn write_all(files: &[File], done: &mut Done) -> Result<(), CommandError> {
     let mut before = Vec::new();
     for file in files {
-        file.is_written()?;
-        before.push(read(&file.path).map_err(|error| file.failed(&error))?);
+        before.push(file.old()?);
     }
     for (index, file) in files.iter().enumerate() {
         let Err(mut error) = file.write(done) else { continue };
@@ -315,19 +314,19 @@ impl File {
         CommandError::cannot_create(format!("{}: {error}", self.path.display()))
     }
 
-    /// Whether it is there as it is to be. One of somebody else's is an error.
-    fn is_written(&self) -> Result<bool, CommandError> {
-        match read(&self.path).map_err(|error| self.failed(&error))? {
-            Some(old) if old == self.text => Ok(true),
-            Some(old) if !old.starts_with(MARK) => Err(CommandError::cannot_create(not_ours(&self.path))),
-            Some(_) | None => Ok(false),
+    /// What is there in its place. One of somebody else's is an error.
+    fn old(&self) -> Result<Option<String>, CommandError> {
+        let old = read(&self.path).map_err(|error| self.failed(&error))?;
+        if old.as_ref().is_some_and(|old| *old != self.text && !old.starts_with(MARK)) {
+            return Err(CommandError::cannot_create(not_ours(&self.path)));
         }
+        Ok(old)
     }
 
     /// Writes it whole or not at all, unless somebody else has written one there.
     fn write(&self, done: &mut Done) -> Result<(), CommandError> {
         let Self { unit, path, text, what } = self;
-        if self.is_written()? {
+        if self.old()?.as_deref() == Some(text) {
             done.note("kept", Some(path), Some(unit), format!("{} is there already: {what}", path.display()));
             return Ok(());
         }

@@ -10,10 +10,29 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::fstat;
+use nix::sys::wait::{WaitStatus, waitpid};
 
 use super::holders;
 use crate::model::{Inode, Pid, Port};
 use crate::sys;
+
+/// How this ends in a process of its own: what holds signals back is a thread's, who one is is a process's, and a signal
+/// to all the others of the test ends it. 7: nothing in it has failed.
+pub(crate) fn end_of(work: impl FnOnce()) -> WaitStatus {
+    let Some(child) = sys::fork().unwrap() else {
+        sys::ignore_none();
+        // What fails in there must not go on as the test's own thread.
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        std::process::exit(if done.is_ok() { 7 } else { 1 });
+    };
+    waitpid(nix::unistd::Pid::from_raw(child.0), None).unwrap()
+}
+
+/// That nothing in this fails, in a process of its own.
+pub(crate) fn assert_holds_in_a_process_of_its_own(work: impl FnOnce()) {
+    let ended = end_of(work);
+    assert!(matches!(ended, WaitStatus::Exited(_, 7)), "{ended:?}");
+}
 
 /// What a child does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -340,7 +340,7 @@ mod tests {
     use nix::sys::stat::fstat;
 
     use super::*;
-    use crate::observe::fixture::{Cgroup, Child, Role, own_pid};
+    use crate::observe::fixture::{Cgroup, Child, Role, assert_holds_in_a_process_of_its_own, own_pid};
 
     const PROC: &str = "/proc";
 
@@ -487,14 +487,12 @@ mod tests {
     fn a_walk_ends_when_something_comes_to_end_us_and_says_that_not_all_was_seen() {
         let child = Child::spawn(Role::Listen, &[]);
         let inode = child.inode();
-        let Some(us) = sys::fork().unwrap() else {
+        assert_holds_in_a_process_of_its_own(|| {
             let interrupt = Interrupt::listen();
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
             let found = holders(&Search { interrupt: &interrupt, ..search(&[], Thorough::Always) }, &[inode]);
-            std::process::exit(if found.by_inode.is_empty() && found.hidden > 0 { 7 } else { 1 });
-        };
-        let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(us.0), None).unwrap();
-        assert!(matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 7)), "{ended:?}");
+            assert!(found.by_inode.is_empty() && found.hidden > 0, "{found:?}");
+        });
         assert!(holders(&search(&[], Thorough::Always), &[inode]).has(inode, child.pid()));
     }
 }

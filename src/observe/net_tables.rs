@@ -210,6 +210,7 @@ mod tests {
     use nix::sys::stat::fstat;
 
     use super::*;
+    use crate::observe::fixture::assert_holds_in_a_process_of_its_own;
 
     fn port_of(address: SocketAddr) -> Port {
         Port::new(address.port()).unwrap()
@@ -263,14 +264,12 @@ mod tests {
         let table = |lines| format!("  sl\n{}", "   0: 0100007F:1F90 00000000:0000 0A\n".repeat(lines));
         let lines_of = |lines, interrupt: &Interrupt| lines_of(table(lines).as_bytes(), &[], interrupt).is_ok();
         assert!(lines_of(LINES_BETWEEN, &Interrupt::default()));
-        let Some(us) = crate::sys::fork().unwrap() else {
+        assert_holds_in_a_process_of_its_own(|| {
             let interrupt = Interrupt::listen();
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
             let read = [LINES_BETWEEN - 1, LINES_BETWEEN].map(|lines| lines_of(lines, &interrupt));
-            std::process::exit(if read == [true, false] { 7 } else { 1 });
-        };
-        let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(us.0), None).unwrap();
-        assert!(matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 7)), "{ended:?}");
+            assert_eq!(read, [true, false]);
+        });
     }
 
     #[test]

@@ -524,13 +524,19 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_process_in_a_tree_of_files_is_read_whole() {
+    /// A tree of files with a process 7 that has what every one has, and its folder.
+    fn tree(stat: &[u8], uid: u32) -> (tempfile::TempDir, PathBuf) {
         let proc = tempfile::tempdir().unwrap();
         let dir = proc.path().join("7");
         fs::create_dir(&dir).unwrap();
-        fs::write(dir.join("stat"), stat_line(b"evil) S 1 \n\x1b[31m(", STAT_TAIL)).unwrap();
-        fs::write(dir.join("status"), "Name:\tevil\nUid:\t1000\t0\t0\t0\n").unwrap();
+        fs::write(dir.join("stat"), stat).unwrap();
+        fs::write(dir.join("status"), format!("Name:\tevil\nUid:\t{uid}\t0\t0\t0\n")).unwrap();
+        (proc, dir)
+    }
+
+    #[test]
+    fn a_process_in_a_tree_of_files_is_read_whole() {
+        let (proc, dir) = tree(&stat_line(b"evil) S 1 \n\x1b[31m(", STAT_TAIL), 1000);
         fs::write(dir.join("cmdline"), format!("evil\0{}", "x".repeat(10_000))).unwrap();
         fs::write(dir.join("environ"), format!("INVOCATION_ID={ID}\0")).unwrap();
         fs::write(dir.join("cgroup"), "0::/system.slice/evil.service\n").unwrap();
@@ -568,12 +574,8 @@ mod tests {
 
     /// A process with this executable, arguments and environment, and what is made of that.
     fn invocation(flags: u32, exe: Option<&str>, cmdline: &str, environ: Option<&str>) -> Invocation {
-        let proc = tempfile::tempdir().unwrap();
-        let dir = proc.path().join("7");
-        fs::create_dir(&dir).unwrap();
         let tail = STAT_TAIL.replacen("4194560", &flags.to_string(), 1);
-        fs::write(dir.join("stat"), stat_line(b"x", &tail)).unwrap();
-        fs::write(dir.join("status"), "Uid:\t0\t0\t0\t0\n").unwrap();
+        let (proc, dir) = tree(&stat_line(b"x", &tail), 0);
         fs::write(dir.join("cmdline"), cmdline).unwrap();
         if let Some(exe) = exe {
             symlink(exe, dir.join("exe")).unwrap();
@@ -609,11 +611,7 @@ mod tests {
 
     #[test]
     fn a_long_path_of_a_cgroup_is_read_to_its_end() {
-        let proc = tempfile::tempdir().unwrap();
-        let dir = proc.path().join("7");
-        fs::create_dir(&dir).unwrap();
-        fs::write(dir.join("stat"), stat_line(b"x", STAT_TAIL)).unwrap();
-        fs::write(dir.join("status"), "Uid:\t0\t0\t0\t0\n").unwrap();
+        let (proc, dir) = tree(&stat_line(b"x", STAT_TAIL), 0);
         symlink("7", proc.path().join("self")).unwrap();
         for length in [0, 4096 - "0::/\n".len(), 10_000] {
             let path = CgroupPath(format!("/{}", "x".repeat(length)));

@@ -1,10 +1,10 @@
 use std::os::unix::net::UnixListener;
 
-use nix::sys::wait::{WaitStatus, waitpid};
 use zbus::Message;
 use zbus::names::OwnedErrorName;
 
 use super::*;
+use crate::observe::fixture::assert_holds_in_a_process_of_its_own;
 
 /// What a call came back with, as it is told to the operator.
 fn told(error: &zbus::Error) -> String {
@@ -62,12 +62,9 @@ fn interrupted_after(wait: Duration) -> (Result<(), StopError>, bool) {
 #[test]
 fn nothing_is_asked_for_once_we_are_to_end() {
     for (wait, called) in [(Duration::ZERO, false), (Duration::from_millis(200), true)] {
-        let Some(child) = crate::sys::fork().unwrap() else {
-            let is_right = interrupted_after(wait) == (Err(StopError::NotAsked), called);
-            std::process::exit(if is_right { 7 } else { 1 });
-        };
-        let ended = waitpid(nix::unistd::Pid::from_raw(child.0), None).unwrap();
-        assert!(matches!(ended, WaitStatus::Exited(_, 7)), "{wait:?}: {ended:?}");
+        assert_holds_in_a_process_of_its_own(|| {
+            assert_eq!(interrupted_after(wait), (Err(StopError::NotAsked), called), "{wait:?}");
+        });
     }
 }
 
