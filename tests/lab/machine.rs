@@ -76,6 +76,8 @@ pub(crate) struct Machine {
     cgroup: MachineCgroup,
     /// The given, when and then that the scenario has reached.
     steps: RefCell<Vec<String>>,
+    /// The cursor of the last entry of the journal that the scenario has forgotten; empty if it has forgotten none.
+    forgotten: RefCell<String>,
 }
 
 /// Life and death.
@@ -98,7 +100,15 @@ impl Machine {
             .map_err(|error| failed(&error.to_string()))?;
 
         // From here on Drop cleans up, also where the machine never comes up.
-        let mut machine = Self { release, unshare, nspawn: None, leader: 0, cgroup, steps: RefCell::default() };
+        let mut machine = Self {
+            release,
+            unshare,
+            nspawn: None,
+            leader: 0,
+            cgroup,
+            steps: RefCell::default(),
+            forgotten: RefCell::default(),
+        };
         if let Err(why) = machine.wait_for_boot() {
             return Err(failed(&format!("{why}; its console says:\n{}", read_whole(&mut console))));
         }
@@ -309,14 +319,28 @@ impl Machine {
 
     /// What an operator reads.
     pub(crate) fn journal(&self, unit: &str) -> String {
-        self.sh(&format!("journalctl --sync; journalctl --no-pager -u {unit} -o short")).stdout
+        self.of_journal(&format!("-u {unit} -o short"))
     }
 
     /// The entries that `journalctl -u` finds for a unit.
     pub(crate) fn entries(&self, unit: &str) -> Vec<Entry> {
-        let lines = self.sh(&format!("journalctl --sync; journalctl --no-pager -u {unit} -o json")).stdout;
         let parse = |line| serde_json::from_str(line).expect("journalctl -o json prints an object a line");
-        lines.lines().map(parse).collect()
+        self.of_journal(&format!("-u {unit} -o json")).lines().map(parse).collect()
+    }
+
+    /// What the journal has so far is shown no more, by [`Self::journal`] and [`Self::entries`]. It stays where it is:
+    /// `journalctl --vacuum-time` would spare what is younger than a second.
+    pub(crate) fn forget_journal(&self) {
+        let last = self.ok("journalctl --sync; journalctl --no-pager -n 1 -o json");
+        let last: Entry = serde_json::from_str(&last).expect("journalctl -o json prints an object a line");
+        let cursor = last["__CURSOR"].as_str().expect("an entry has a cursor");
+        self.forgotten.replace(cursor.to_owned());
+    }
+
+    fn of_journal(&self, options: &str) -> String {
+        let forgotten = self.forgotten.borrow();
+        let since = if forgotten.is_empty() { String::new() } else { format!("--after-cursor='{forgotten}'") };
+        self.sh(&format!("journalctl --sync; journalctl --no-pager {since} {options}")).stdout
     }
 
     /// Those of them that portguard wrote as findings and verdicts.

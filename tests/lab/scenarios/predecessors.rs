@@ -211,9 +211,8 @@ pub(super) fn predecessor_on_which_another_hangs_is_refused_and_both_named(m: &M
 
 /// What was written to the journal up to now, and how often the service was started.
 fn forget(m: &Machine) {
-    m.ok(&format!(
-        "journalctl --rotate --vacuum-time=1s >/dev/null 2>&1; systemctl reset-failed {APP} 2>/dev/null; true"
-    ));
+    m.forget_journal();
+    m.ok(&format!("systemctl reset-failed {APP} 2>/dev/null; true"));
 }
 
 pub(super) fn leftover_of_a_predecessor_is_refused(m: &Machine) {
