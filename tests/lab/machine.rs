@@ -33,6 +33,10 @@ const LISTENERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/listener
 /// One entry of the journal, as `journalctl -o json` prints it: a field may be a string, an array or null.
 pub(crate) type Entry = Map<String, Value>;
 
+fn entry(line: &str) -> Entry {
+    serde_json::from_str(line).expect("journalctl -o json prints an object a line")
+}
+
 /// How a command in the machine ended, and what it wrote.
 #[derive(Debug)]
 pub(crate) struct Output {
@@ -324,15 +328,13 @@ impl Machine {
 
     /// The entries that `journalctl -u` finds for a unit.
     pub(crate) fn entries(&self, unit: &str) -> Vec<Entry> {
-        let parse = |line| serde_json::from_str(line).expect("journalctl -o json prints an object a line");
-        self.of_journal(&format!("-u {unit} -o json")).lines().map(parse).collect()
+        self.of_journal(&format!("-u {unit} -o json")).lines().map(entry).collect()
     }
 
     /// What the journal has so far is shown no more, by [`Self::journal`] and [`Self::entries`]. It stays where it is:
     /// `journalctl --vacuum-time` would spare what is younger than a second.
     pub(crate) fn forget_journal(&self) {
-        let last = self.ok("journalctl --sync; journalctl --no-pager -n 1 -o json");
-        let last: Entry = serde_json::from_str(&last).expect("journalctl -o json prints an object a line");
+        let last = entry(&self.ok("journalctl --sync; journalctl --no-pager -n 1 -o json"));
         let cursor = last["__CURSOR"].as_str().expect("an entry has a cursor");
         self.forgotten.replace(cursor.to_owned());
     }
