@@ -138,10 +138,10 @@ trait Manager {
 
 fn ask_bus(question: &Question, patience: Duration, interrupt: &Interrupt) -> Result<Answer, String> {
     let question = question.clone();
-    let answer = manager::in_thread(move |teller| async move {
+    let conversation = manager::in_thread(move |teller| async move {
         teller.tell(ask_everything(&question, patience).await.map_err(|error| error.to_string()));
     })?;
-    let answer = answer.until(Instant::now() + patience, interrupt);
+    let answer = conversation.answer(Instant::now() + patience, interrupt);
     answer.unwrap_or_else(|| Err(format!("no answer within {}", timespan::show(patience))))
 }
 
