@@ -31,7 +31,7 @@ use std::{env, fs, thread};
 use crate::header::tool;
 use crate::load::{Cgroup, Holder, Load};
 use crate::race::{Contender, Times, Tries, race, tries};
-use crate::table::{ATTEMPTS, Bound, Row, Table};
+use crate::table::{Bound, Row, Table, attempts};
 use crate::trace::{BUDGET, Trace};
 
 /// The port that is held.
@@ -345,7 +345,7 @@ impl Hosts {
         let mut turns = 1;
         loop {
             let row = Row::growth(&format!("  {what}"), &self.large.tries, &self.small.tries, Bound::AtMost(1.5));
-            if row.is_kept() || turns == ATTEMPTS {
+            if row.is_kept() || turns == attempts() {
                 return Ok(row);
             }
             row.note_again();

@@ -104,7 +104,14 @@ fn is_told(ours: &Tries, other: &Tries) -> bool {
 }
 
 /// So often a race is run whose bounds are not kept: on a busy machine a time can be anything, but not again and again.
-pub(crate) const ATTEMPTS: usize = 3;
+pub(crate) fn attempts() -> usize {
+    if are_times_told() { 1 } else { 3 }
+}
+
+/// With `TIMES=told` the bounds of times are not asked for.
+fn are_times_told() -> bool {
+    std::env::var_os("TIMES").is_some_and(|times| times == "told")
+}
 
 /// Rows in the order in which they were measured; each is printed at once.
 #[derive(Default)]
@@ -138,7 +145,7 @@ impl Table {
     /// Adds times, measured anew where one of their bounds is not kept, and says so. What is counted has no place in it.
     pub(crate) fn race(&mut self, mut measure: impl FnMut() -> Result<Vec<Row>, String>) -> Result<(), String> {
         let mut rows = measure()?;
-        for _ in 1..ATTEMPTS {
+        for _ in 1..attempts() {
             let Some(row) = rows.iter().find(|row| !row.kept) else { break };
             row.note_again();
             rows = measure()?;
@@ -173,7 +180,7 @@ impl Table {
     /// Whether every bound is kept. With `TIMES=told` those of times are not asked for, as a machine that does other things
     /// as well has a say in them; those of calls, instructions, memory and size are.
     pub(crate) fn verdict(&self) -> Result<(), String> {
-        let are_told = std::env::var_os("TIMES").is_some_and(|times| times == "told");
+        let are_told = are_times_told();
         if are_told && !self.slow.is_empty() {
             println!(
                 "\nTIMES=told: {} bounds of times were not kept on this machine:\n{}",
