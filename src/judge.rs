@@ -72,8 +72,10 @@ impl Found<'_> {
         let Some(holder) = self.holder else { return Some(Obstacle::Protected("no process is known")) };
         // A leftover in its own unit's cgroup was started by systemd; any other may be somebody's at work.
         let attended = self.relation == Relation::Lookalike && holder.terminal.is_some();
+        let was_handed = self.held.is_some_and(|held| is_of_another(&held.socket, holder));
         holder
             .protection()
+            .or(was_handed.then_some("another user made the socket, and may have handed it over"))
             .or(attended.then_some("it has a terminal, at which somebody may sit"))
             .map(Obstacle::Protected)
     }
@@ -102,6 +104,12 @@ impl Found<'_> {
             }
         }
     }
+}
+
+/// Whether neither root nor the user of the process made the socket: then somebody who may not signal the process can have
+/// handed it over to get it stopped (unix(7), `SCM_RIGHTS`).
+fn is_of_another(socket: &Socket, holder: &Process) -> bool {
+    socket.uid != 0 && socket.uid != holder.uid
 }
 
 /// Whether the policy says that the guarded unit takes over from this one.

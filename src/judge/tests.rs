@@ -218,6 +218,23 @@ fn only_a_process_that_itself_carries_an_earlier_invocation_has_escaped() {
     }
 }
 
+/// Whoever may not signal a process could have it stopped by handing it a socket.
+#[test]
+fn a_socket_of_neither_root_nor_the_user_of_the_leftover_gets_nobody_stopped() {
+    let escaped = || Process { invocation: Invocation::Known(EARLIER), uid: 33, ..process(Owner::Nobody) };
+    let leftover = || Process { uid: 33, start: StartTime(100), ..process(own()) };
+    for holder in [escaped(), leftover()] {
+        for (maker, expected) in [(0, Action::Stop), (33, Action::Stop), (1000, Action::Refuse)] {
+            let mut socket = held(vec![holder.clone()]);
+            socket.socket.uid = maker;
+            assert_eq!(judged(guarded(), socket).1, expected, "{maker}");
+        }
+    }
+    let mut socket = held(vec![process(own())]);
+    socket.socket.uid = 1000;
+    assert_eq!(judged(guarded(), socket).1, Action::Refuse, "root's own process");
+}
+
 #[test]
 fn whoever_sits_at_a_terminal_has_not_escaped() {
     let shell = Process {

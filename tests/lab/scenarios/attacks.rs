@@ -53,6 +53,35 @@ pub(super) fn daemon_that_was_taken_over_is_not_stopped(m: &Machine) {
     assert_unharmed(m, "8080/tcp", daemon);
 }
 
+/// The process is of an earlier run, and alive on purpose; the port was never its own.
+pub(super) fn socket_of_another_user_gets_no_leftover_killed(m: &Machine) {
+    m.given("a process that outlives its service, has no port, and takes whatever it is handed; and a user who hands it one");
+    m.ok("useradd -m alice");
+    m.unit(
+        APP,
+        "[Service]\nKillMode=process\n\
+         ExecStart=/bin/sh -c '/usr/bin/python3 /opt/lab/receiver.py /tmp/victim & exec /usr/bin/sleep infinity'\n",
+    );
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+    m.ok(&format!("systemctl start {APP}"));
+    m.wait_until("the receiver waits", super::SOON, || m.sh("test -S /tmp/victim").status.success());
+    m.stop(APP);
+    m.ok("su -l alice -c 'python3 /opt/lab/passer.py 8080 /tmp/victim'");
+    let victim = m.holders("8080/tcp");
+    assert_eq!(victim.len(), 1, "the socket was not handed over");
+
+    m.when("the service is started again");
+    let start = m.start(APP);
+
+    m.then("the start is refused, and says why, and the process is unharmed");
+    assert!(!start.status.success(), "{start:?}");
+    let pid = victim[0].to_string();
+    let refusal = finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "refuse"), ("HOLDER_PID", &pid)]);
+    assert!(message(&refusal).contains("another user made the socket"), "{refusal:?}");
+    assert_unharmed(m, "8080/tcp", victim[0]);
+}
+
 pub(super) fn foreign_invocation_id_proves_nothing(m: &Machine) {
     m.given("a service whose first ExecStartPre= leaves a helper with the port, and with an invocation id of its own");
     let forged = "INVOCATION_ID=0123456789abcdef0123456789abcdef";

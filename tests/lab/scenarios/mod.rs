@@ -73,6 +73,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     refusals::broken_policy_is_78_and_touches_nothing,
     attacks::live_main_process_is_never_left_over,
     attacks::daemon_that_was_taken_over_is_not_stopped,
+    attacks::socket_of_another_user_gets_no_leftover_killed,
     attacks::foreign_invocation_id_proves_nothing,
     attacks::environment_of_the_unit_has_no_say,
     attacks::names_of_others_forge_no_line,
