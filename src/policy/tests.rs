@@ -209,3 +209,27 @@ fn the_policy_in_the_readme_says_what_the_readme_says_of_it() {
     assert_eq!(ports("app.service"), "8080/tcp 127.0.0.1:9090/tcp");
     assert_eq!(ports("worker@81.service"), "8081/tcp");
 }
+
+#[test]
+fn a_unit_has_what_its_own_table_or_that_of_its_template_says() {
+    let policy =
+        policy(&["[unit.'a@.service']\nports=['80']\n[unit.'b.service']\nports=[]\n[unit.'c.service']\nports=['81']"]);
+    let of = |name: &str| {
+        let unit = name.parse().unwrap();
+        (policy.speaks_of(&unit), policy.has_ports(&unit))
+    };
+    assert_eq!(of("a@1.service"), (true, true));
+    assert_eq!(of("b.service"), (true, false));
+    assert_eq!(of("c.service"), (true, true));
+    assert_eq!([of("a.service"), of("d@1.service")], [(false, false); 2]);
+}
+
+#[test]
+fn the_ports_of_a_unit_are_claimed_up_to_so_many_all_together() {
+    let problems = |ports: &str| {
+        let policy = policy(&[&format!("[unit.'a.service']\nports=[{ports}]")]);
+        policy.claims_of(&"a.service".parse().unwrap(), &|_| None).problems.len()
+    };
+    let four = "'1-1024', '1025-2048', '2049-3072', '3073-4096'";
+    assert_eq!([problems(four), problems(&format!("{four}, '5000'"))], [0, 1]);
+}
