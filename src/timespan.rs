@@ -162,6 +162,31 @@ mod tests {
         ("1hr",           3_600_000_000),
     ];
 
+    /// One of each unit, as it says as well.
+    #[rustfmt::skip]
+    const OF_ONE: &[(&str, u64)] = &[
+        ("seconds second sec s",    1_000_000),
+        ("minutes minute min m",    60_000_000),
+        ("months month M",          2_629_800_000_000),
+        ("msec ms",                 1_000),
+        ("hours hour hr h",         3_600_000_000),
+        ("days day d",              86_400_000_000),
+        ("weeks week w",            604_800_000_000),
+        ("years year y",            31_557_600_000_000),
+        ("usec us µs μs",           1),
+    ];
+
+    #[test]
+    fn every_name_of_a_unit_is_as_long_as_in_systemd() {
+        for (names, micros) in OF_ONE {
+            for name in names.split(' ') {
+                assert_eq!(parse(&format!("1{name}")), Ok(Duration::from_micros(*micros)), "{name}");
+            }
+        }
+        let names: Vec<&str> = OF_ONE.iter().flat_map(|(names, _)| names.split(' ')).collect();
+        assert!(UNITS.iter().all(|(name, _)| names.contains(name)) && names.len() == UNITS.len());
+    }
+
     #[test]
     fn time_spans_are_those_of_systemd() {
         for (text, micros) in SPANS {

@@ -71,6 +71,48 @@ impl Load {
     }
 }
 
+/// `--load TENANTS`: as long as its standard input is open.
+///
+/// # Errors
+/// As [`Load::set`].
+pub(crate) fn keep(tenants: u16) -> Result<(), String> {
+    let mut load = Load::default();
+    load.set(tenants)?;
+    println!("{}", Load::counted());
+    io::copy(&mut io::stdin(), &mut io::sink()).map_err(|error| error.to_string())?;
+    load.set(0)
+}
+
+/// A load beside a machine's own processes. It ends on drop.
+pub(crate) struct InMachine {
+    child: Child,
+    /// As the kernel counts it there.
+    pub(crate) counted: String,
+}
+
+impl InMachine {
+    /// `beside`: what runs this program there.
+    ///
+    /// # Errors
+    /// It did not come up; it says why on standard error.
+    pub(crate) fn start(mut beside: Command, tenants: u16) -> Result<Self, String> {
+        let failed = |error: io::Error| format!("the load in the machine: {error}");
+        beside.args(["--load", &tenants.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut load = Self { child: beside.spawn().map_err(failed)?, counted: String::new() };
+        let pipe = load.child.stdout.take().ok_or("no pipe")?;
+        BufReader::new(pipe).read_line(&mut load.counted).map_err(failed)?;
+        load.counted.truncate(load.counted.trim_end().len());
+        if load.counted.is_empty() { Err("the load in the machine ended early".to_owned()) } else { Ok(load) }
+    }
+}
+
+impl Drop for InMachine {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
 /// Our own children, not yet waited for. All are told before the first is waited for.
 fn end(mut parts: Vec<Child>) -> Result<(), String> {
     let killed = parts.iter_mut().try_for_each(Child::kill);

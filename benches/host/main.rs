@@ -66,7 +66,7 @@ fn main() -> ExitCode {
             Ok(status) => return status,
             Err(why) => Err(why),
         },
-        Some(part @ ("--tenant" | "--server" | "--holder")) => play(part, &numbers(words)),
+        Some(part @ ("--load" | "--tenant" | "--server" | "--holder")) => play(part, &numbers(words)),
         Some(other) => Err(format!("what is {other}?")),
     };
     match done {
@@ -97,6 +97,7 @@ fn numbers<'a>(words: impl Iterator<Item = &'a str>) -> Vec<u16> {
 fn play(part: &str, numbers: &[u16]) -> Result<(), String> {
     let small = |number: u16| u8::try_from(number).map_err(|error| error.to_string());
     match (part, numbers) {
+        ("--load", &[tenants]) => return load::keep(tenants),
         ("--tenant", &[number, server]) => load::tenant(number, small(server)?),
         ("--server", &[server]) => load::serve(small(server)?),
         ("--holder", &[number]) => load::hold(number),
@@ -201,7 +202,7 @@ impl Host {
         table.add(&Row::count("instructions, /bin/true", instructions(&idle)?, Bound::None, ""));
         table.add(&Row::size("peak memory, /bin/true", idle.peak_rss()?, Bound::None));
         let size = fs::metadata(&self.guard).map_err(|error| error.to_string())?.len();
-        table.add(&Row::size("size of the binary", size.div_ceil(1024), Bound::AtMost(2.5)));
+        table.add(&Row::count("size of the binary, bytes", size, Bound::AtMost(2.5 * 1024.0 * 1024.0), ""));
         Ok(())
     }
 
@@ -235,7 +236,7 @@ impl Host {
             let mut rows = vec![Row::time("portguard", &ours, Some(Duration::from_millis(10)))];
             for (peer, times) in peers.iter().zip(&theirs) {
                 rows.push(Row::time(peer.name, times, None));
-                rows.push(Row::ratio(&format!("  {} / portguard", peer.name), times, &ours, Bound::AtLeast(100.0)));
+                rows.push(Row::far_ratio(&format!("  {} / portguard", peer.name), times, &ours, Bound::AtLeast(100.0)));
             }
             Ok(rows)
         })?;

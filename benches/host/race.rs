@@ -145,6 +145,11 @@ impl Tries {
         self.0.iter().min_by_key(|times| times.median()).cloned().unwrap_or_else(|| Times(vec![Duration::ZERO]))
     }
 
+    /// Every round of every try.
+    pub(crate) fn all(&self) -> Times {
+        Times::of(self.0.iter().flat_map(|times| times.0.iter().copied()).collect())
+    }
+
     /// Whether the machine was quiet at least once: then the median of that try is near the shortest time of all.
     pub(crate) fn were_quiet(&self) -> bool {
         let least = self.0.iter().map(Times::least).min().unwrap_or_default();

@@ -1,19 +1,20 @@
 //! What needs a real systemd: how soon a start goes on once a leftover has gone, and how 200 of them do at once.
 
+use std::env;
+use std::process::Command;
 use std::time::Duration;
 
-use crate::image::{Image, RELEASES};
+use crate::FULL;
+use crate::image::{Image, RELEASES, dies_with_us};
+use crate::load::InMachine;
 use crate::machine::{Hierarchy, Machine};
-use crate::race::{Times, Tries};
+use crate::race::Times;
 use crate::table::{Bound, Row, Table};
 
 /// Instances of the service, each with a port of its own.
 const UNITS: u16 = 200;
 
 const ROUNDS: usize = 15;
-
-/// Of what several processes do for each other, which a busy machine makes longer than anything else.
-const TRIES: usize = 10;
 
 /// All of them are started so often in each of the three ways.
 const STARTS_OF_ALL: u16 = 3;
@@ -42,13 +43,11 @@ echo $EPOCHREALTIME >/run/guard-ended
 exit $status
 ";
 
-const ASKED: &str = "\
-begin=$EPOCHREALTIME
-/usr/bin/portguard --unit bench.service --policy /dev/null --port 10000 --dry-run 2>/run/asked
-status=$?
-echo $EPOCHREALTIME $begin
-[ $status = 69 ] && grep -q 'systemctl stop app@0000.service' /run/asked
-";
+/// Rounds of what takes seconds.
+const FEW_AND_SLOW: usize = 5;
+
+/// The unit that runs on the full host: no tenant of the load has its port, 19000.
+const HOLDER: &str = "app@9000.service";
 
 pub(crate) fn measure(table: &mut Table) -> Result<(), String> {
     let release = RELEASES.iter().find(|release| release.name == "bookworm").ok_or("no bookworm")?;
@@ -58,43 +57,66 @@ pub(crate) fn measure(table: &mut Table) -> Result<(), String> {
     machine.ok("chmod 755 /opt/lab/stamped && mkdir /run/stale");
     machine.write("/etc/portguard/portguard.toml", POLICY);
     machine.unit("app@.service", SERVICE);
-    clearing(table, &machine)?;
-    with_a_bus(table, &machine)?;
+    on_full_host(table, &machine)?;
     at_once(table, &machine)
 }
 
-/// From just before the stale process ends until portguard has: its own way out, the kernel's, and another look.
-fn clearing(table: &mut Table, machine: &Machine) -> Result<(), String> {
-    table.section(&format!("Clearing, on systemd {}", systemd(machine)));
-    guard(machine, "/opt/lab/stamped");
-    machine.ok("systemctl start app@0000.service");
+/// What the full host of the bench's own namespaces has not: a bus, and a systemd that is asked whose the holder is.
+fn on_full_host(table: &mut Table, machine: &Machine) -> Result<(), String> {
+    let load = InMachine::start(beside(machine)?, FULL)?;
+    asked(table, machine, &load.counted)?;
+    clearing(table, machine, &load.counted)
+}
+
+/// This program among the machine's processes and in its network, but with the host's files. It ends with the machine.
+fn beside(machine: &Machine) -> Result<Command, String> {
+    let mut command = dies_with_us("nsenter");
+    command.args(["-t", &machine.leader.to_string(), "-n", "-p"]);
+    command.args(["unshare", "--mount", "--propagation", "private", "--mount-proc"]);
+    command.arg(env::current_exe().map_err(|error| error.to_string())?);
+    Ok(command)
+}
+
+/// Who has the port, where that is a unit: portguard tells by asking systemd.
+fn asked(table: &mut Table, machine: &Machine, counted: &str) -> Result<(), String> {
+    table
+        .section(&format!("Full host with systemd {}: {counted}; 19000/tcp is held by another unit", systemd(machine)));
+    machine.ok(&format!("systemctl start {HOLDER}"));
+    machine.write("/opt/lab/asked.py", include_str!("asked.py"));
+    let script = format!("python3 -ISE /opt/lab/asked.py {FEW_AND_SLOW} {}", machine.main_pid(HOLDER));
     table.race(|| {
-        let mut times = Vec::new();
-        for _ in 0..ROUNDS {
-            machine.ok("rm -f /run/stale/10000 && systemctl restart app@0000.service");
-            let stamps = machine.ok("cat /run/guard-ended /run/stale/10000");
-            times.push(between(&stamps).ok_or_else(|| format!("no leftover was stopped: {stamps}"))?);
+        let stamps = machine.ok(&script);
+        let of = |who: &str| {
+            let times: Option<Vec<Duration>> =
+                stamps.lines().filter_map(|line| line.strip_prefix(who)).map(between).collect();
+            times.filter(|times| !times.is_empty()).map(Times::of).ok_or_else(|| format!("no times of {who}: {stamps}"))
+        };
+        let ours = of("portguard ")?;
+        let mut rows = vec![Row::time("portguard", &ours, Some(Duration::from_millis(10)))];
+        for (name, who) in [("ss -ltnp", "ss "), ("fuser -n tcp", "fuser "), ("lsof -iTCP", "lsof ")] {
+            let theirs = of(who)?;
+            rows.push(Row::time(name, &theirs, None));
+            rows.push(Row::ratio(&format!("  {name} / portguard"), &theirs, &ours, Bound::AtLeast(100.0)));
         }
-        Ok(vec![Row::time("leftover's exit to portguard's", &Times::of(times), Some(Duration::from_millis(5)))])
+        Ok(rows)
     })?;
     forget(machine);
     Ok(())
 }
 
-/// What the full host has not: a bus, and a systemd that is asked whose the holder is.
-fn with_a_bus(table: &mut Table, machine: &Machine) -> Result<(), String> {
-    table.section("Port held by another unit, systemd answers");
-    machine.ok("systemctl start app@0000.service");
-    machine.write("/opt/lab/asked", ASKED);
-    let script = format!("for i in $(seq {ROUNDS}); do bash /opt/lab/asked || exit 1; done");
+/// From just before the stale process ends until portguard has: its own way out, the kernel's, and another look.
+fn clearing(table: &mut Table, machine: &Machine, counted: &str) -> Result<(), String> {
+    table.section(&format!("Clearing, on systemd {}: {counted}", systemd(machine)));
+    guard(machine, "/opt/lab/stamped");
+    machine.ok(&format!("systemctl start {HOLDER}"));
     table.race(|| {
-        let mut tries = Tries::default();
-        for _ in 0..TRIES {
-            let stamps = machine.ok(&script);
-            let times: Option<Vec<Duration>> = stamps.lines().map(between).collect();
-            tries.push(Times::of(times.ok_or(stamps)?));
+        let mut times = Vec::new();
+        for _ in 0..ROUNDS {
+            machine.ok(&format!("rm -f /run/stale/19000 && systemctl restart {HOLDER}"));
+            let stamps = machine.ok("cat /run/guard-ended /run/stale/19000");
+            times.push(between(&stamps).ok_or_else(|| format!("no leftover was stopped: {stamps}"))?);
         }
-        Ok(vec![Row::time("portguard", &tries.quietest(), Some(Duration::from_millis(10)))])
+        Ok(vec![Row::time("leftover's exit to portguard's", &Times::of(times), Some(Duration::from_millis(5)))])
     })?;
     forget(machine);
     Ok(())

@@ -650,9 +650,10 @@ fn any_invocation() -> impl Strategy<Value = Invocation> {
 fn any_process() -> impl Strategy<Value = Process> {
     let lineage = prop::sample::select(vec![Lineage::Itself, Lineage::Ancestor, Lineage::Kernel, Lineage::Other]);
     let exe = prop::option::of(prop::sample::select(vec!["/usr/bin/python3", "/usr/sbin/sshd", "/usr/bin/conmon"]));
-    (1i32..6, 900u64..1100, any_owner(), any_invocation(), lineage, exe).prop_map(
-        |(pid, start, owner, invocation, lineage, exe)| Process {
+    (1i32..6, 900u64..1100, any_owner(), any_invocation(), lineage, exe, any_user()).prop_map(
+        |(pid, start, owner, invocation, lineage, exe, uid)| Process {
             pid: Pid(pid),
+            uid,
             start: StartTime(start),
             invocation,
             lineage: if pid == 1 { Lineage::Manager } else { lineage },
@@ -667,6 +668,11 @@ fn any_process() -> impl Strategy<Value = Process> {
     )
 }
 
+/// Mostly root.
+fn any_user() -> impl Strategy<Value = u32> {
+    prop::sample::select(vec![0, 0, 0, 1000, 1001])
+}
+
 fn any_socket() -> impl Strategy<Value = HeldSocket> {
     let state = prop::sample::select(vec![
         SocketState::Listen,
@@ -677,9 +683,11 @@ fn any_socket() -> impl Strategy<Value = HeldSocket> {
     ]);
     let local = prop::sample::select(vec!["[::]:8080", "127.0.0.1:8080", "0.0.0.0:8080", "[::1]:8080", "[::]:8081"]);
     let holders = prop::collection::vec(any_process(), 0..3);
-    (holders, state, local, 60u64..80, prop::option::of(any_owner()), prop::option::of(any_unit())).prop_map(
-        |(holders, state, local, cgroup, birthplace, socket_unit)| {
+    let of = (prop::option::of(any_owner()), prop::option::of(any_unit()), any_user());
+    (holders, state, local, 60u64..80, of).prop_map(
+        |(holders, state, local, cgroup, (birthplace, socket_unit, uid))| {
             let mut socket = HeldSocket { birthplace, socket_unit, ..held(holders) };
+            socket.socket.uid = uid;
             socket.socket.state = state;
             socket.socket.local = local.parse().unwrap();
             socket.socket.cgroup = Some(CgroupId(cgroup));
@@ -819,6 +827,8 @@ proptest! {
         for finding in judge(&scene, &rules).findings() {
             if finding.action == Action::Stop {
                 let holder = finding.holder.as_ref().unwrap();
+                let maker = finding.socket.as_ref().unwrap().uid;
+                prop_assert!(maker == 0 || maker == holder.uid, "{maker} made the socket");
                 prop_assert!(!matches!(scene.guarded.phase, Phase::Running | Phase::Unknown));
                 if finding.relation == Relation::Lookalike {
                     prop_assert!(holder.pid > Pid::INIT && holder.protection().is_none() && holder.terminal.is_none());

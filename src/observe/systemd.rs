@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use zbus::fdo::PropertiesProxy;
-use zbus::names::InterfaceName;
 use zbus::{ObjectPath, OwnedObjectPath, OwnedVariant};
 
 use crate::interrupt::Interrupt;
@@ -136,6 +137,13 @@ trait Manager {
     ) -> zbus::Result<Vec<(String, u32, u32, u32, u64, u32, u32, String, u32)>>;
 }
 
+#[zbus::proxy(interface = "org.freedesktop.DBus.Properties", default_service = "org.freedesktop.systemd1")]
+trait AllProperties {
+    /// Of one interface; those of all that the object has for an empty name, which zbus's own proxy does not take
+    /// (`process_get_all()`, systemd v257 `src/libsystemd/sd-bus/bus-objects.c`).
+    fn get_all(&self, interface: &str) -> zbus::Result<HashMap<String, OwnedVariant>>;
+}
+
 fn ask_bus(question: &Question, patience: Duration, interrupt: &Interrupt) -> Result<Answer, String> {
     let question = question.clone();
     let conversation = manager::in_thread(move |teller| async move {
@@ -149,12 +157,9 @@ async fn ask_everything(question: &Question, patience: Duration) -> zbus::Result
     let address = manager::bus_address(question.scope, &question.run);
     let bus = zbus::connection::Builder::address(address.as_str()).method_timeout(patience).build().await?;
     let manager = ManagerProxy::builder(&bus).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
-    let mut answer = Answer { unit: unit_facts(&bus, &question.unit).await?, ..Answer::default() };
-    for &pid in &question.pids {
-        if let Some(unit) = unit_of(&manager, pid).await? {
-            answer.units.insert(pid, unit);
-        }
-    }
+    // The largest answer by far: the others come while the manager writes it, and while it is read.
+    let (all, units) = both(properties(&bus, &question.unit, ""), units_of(&manager, &question.pids)).await;
+    let mut answer = Answer { unit: facts(&all?), units: units?, ..Answer::default() };
     if !question.listening.is_empty() {
         answer.socket_units = socket_units(&bus, &manager).await?;
     }
@@ -270,40 +275,63 @@ impl Closure {
 async fn properties(
     bus: &zbus::Connection,
     unit: &UnitName,
-    interface: &'static str,
+    interface: &str,
 ) -> zbus::Result<HashMap<String, OwnedVariant>> {
     let path = ObjectPath::try_from(object_path(unit))?;
-    let proxy = PropertiesProxy::builder(bus)
-        .destination("org.freedesktop.systemd1")
-        .path(path)
-        .cache_properties(zbus::proxy::CacheProperties::No)
-        .build()
-        .await?;
-    Ok(proxy.get_all(InterfaceName::from_static_str(interface)?).await?)
+    let no_cache = zbus::proxy::CacheProperties::No;
+    let proxy = AllPropertiesProxy::builder(bus).path(path).cache_properties(no_cache).build().await?;
+    proxy.get_all(interface).await
 }
 
-async fn unit_facts(bus: &zbus::Connection, unit: &UnitName) -> zbus::Result<UnitFacts> {
-    let mut all = properties(bus, unit, "org.freedesktop.systemd1.Unit").await?;
-    let own = if unit.unit_type() == UnitType::Socket {
-        "org.freedesktop.systemd1.Socket"
-    } else {
-        "org.freedesktop.systemd1.Service"
-    };
-    all.extend(properties(bus, unit, own).await?);
-    Ok(facts(&all))
+/// Waits for two at once.
+async fn both<A, B>(one: impl Future<Output = A>, other: impl Future<Output = B>) -> (A, B) {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    let (mut first, mut second) = (None, None);
+    poll_fn(|context| {
+        if first.is_none()
+            && let Poll::Ready(answer) = one.as_mut().poll(context)
+        {
+            first = Some(answer);
+        }
+        if second.is_none()
+            && let Poll::Ready(answer) = other.as_mut().poll(context)
+        {
+            second = Some(answer);
+        }
+        match (first.take(), second.take()) {
+            (Some(one), Some(other)) => Poll::Ready((one, other)),
+            so_far => {
+                (first, second) = so_far;
+                Poll::Pending
+            }
+        }
+    })
+    .await
 }
 
-async fn unit_of(manager: &ManagerProxy<'_>, pid: Pid) -> zbus::Result<Option<UnitName>> {
+async fn units_of(manager: &ManagerProxy<'_>, pids: &[Pid]) -> zbus::Result<HashMap<Pid, UnitName>> {
+    let (mut units, mut by_pidfd) = (HashMap::new(), true);
+    for &pid in pids {
+        if let Some(unit) = unit_of(manager, pid, &mut by_pidfd).await? {
+            units.insert(pid, unit);
+        }
+    }
+    Ok(units)
+}
+
+/// `by_pidfd`: whether the manager is asked that way, which it is until it says that it does not know it.
+async fn unit_of(manager: &ManagerProxy<'_>, pid: Pid, by_pidfd: &mut bool) -> zbus::Result<Option<UnitName>> {
     let Some(raw) = rustix::process::Pid::from_raw(pid.0) else { return Ok(None) };
     // Pinned, so that the number cannot go to another process while the manager looks.
     let Ok(pin) = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()) else { return Ok(None) };
-    let reply = match manager.get_unit_by_pidfd(pin.as_fd().into()).await {
-        Ok((_, id, _)) => Ok(id.parse().ok()),
-        Err(error) if is_unknown_method(&error) => {
-            manager.get_unit_by_pid(pid.0.unsigned_abs()).await.map(|path| unit_from_path(path.as_str()))
-        }
-        Err(error) => Err(error),
-    };
+    let mut reply = Ok(None);
+    if *by_pidfd {
+        reply = manager.get_unit_by_pidfd(pin.as_fd().into()).await.map(|(_, id, _)| id.parse().ok());
+        *by_pidfd = !reply.as_ref().is_err_and(is_unknown_method);
+    }
+    if !*by_pidfd {
+        reply = manager.get_unit_by_pid(pid.0.unsigned_abs()).await.map(|path| unit_from_path(path.as_str()));
+    }
     match reply {
         Ok(unit) => Ok(unit.filter(|unit: &UnitName| unit.unit_type() != UnitType::Slice)),
         // "In no unit" is an answer, in systemd's own words; those of D-Bus itself mean that there was none.

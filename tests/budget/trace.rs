@@ -2,6 +2,7 @@
 //!
 //! Shared by the budget test and the bench. It reads text, and runs nothing but strace itself.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::process::Command;
@@ -42,6 +43,8 @@ pub(crate) enum Purpose {
     Report,
     /// The way out.
     Exit,
+    /// Nothing here knows why.
+    Unexplained,
 }
 
 impl fmt::Display for Purpose {
@@ -55,6 +58,7 @@ impl fmt::Display for Purpose {
             Self::Ledger => "ledger",
             Self::Report => "report",
             Self::Exit => "exit",
+            Self::Unexplained => "unexplained",
         })
     }
 }
@@ -78,16 +82,12 @@ impl Trace {
     /// Lines of `strace -f -o FILE`: a pid, then the call.
     pub(crate) fn parse(text: &str) -> Self {
         let mut trace = Self { calls: Vec::new(), status: None };
-        let mut purpose = Purpose::Start;
+        let mut explanations = Explanations::default();
         for line in text.lines().filter_map(|line| line.split_once(' ').map(|(_, call)| call.trim_start())) {
             if let Some(rest) = line.strip_prefix("+++ exited with ") {
                 trace.status = rest.split(' ').next().and_then(|status| status.parse().ok());
             } else if !line.starts_with("+++") && !line.starts_with("---") && !line.contains(" resumed>") {
-                let is_memory = MEMORY.iter().any(|call| line.starts_with(call)) && purpose != Purpose::Start;
-                if !is_memory {
-                    purpose = purpose_of(line).unwrap_or(purpose);
-                }
-                trace.calls.push((if is_memory { Purpose::Memory } else { purpose }, line.to_owned()));
+                trace.calls.push((explanations.of(line), line.to_owned()));
             }
         }
         trace
@@ -115,6 +115,8 @@ impl Trace {
     pub(crate) fn objections(&self, budget: usize) -> Vec<String> {
         let mut objections: Vec<String> =
             self.calls.iter().filter_map(|(_, call)| objection(call).map(|why| format!("{why}: {call}"))).collect();
+        let unexplained = self.calls.iter().filter(|(purpose, _)| *purpose == Purpose::Unexplained);
+        objections.extend(unexplained.map(|(_, call)| format!("a call that nothing explains: {call}")));
         let count = self.count();
         if count > budget {
             objections.push(format!("{count} system calls, more than {budget}"));
@@ -135,11 +137,63 @@ impl Trace {
 }
 
 /// Calls that any part may make when its heap grows.
-const MEMORY: [&str; 5] = ["brk(", "mmap(", "munmap(", "mremap(", "mprotect("];
+const MEMORY: [&str; 5] = ["brk", "mmap", "munmap", "mremap", "mprotect"];
 
-/// The calls that begin something new; what follows belongs to it.
+/// Why each call is made, told one after the other: what it names, or else what the file that it has to do with was opened
+/// for. Until the first that names anything it is the process that starts.
+#[derive(Default)]
+struct Explanations {
+    has_started: bool,
+    files: BTreeMap<String, Purpose>,
+}
+
+impl Explanations {
+    fn of(&mut self, call: &str) -> Purpose {
+        let (name, arguments) = call.split_once('(').unwrap_or((call, ""));
+        let first = arguments.split([',', ')']).next().unwrap_or_default();
+        let named = purpose_of(call);
+        self.has_started |= named.is_some();
+        let of_start = || (!self.has_started && STARTING.contains(&name)).then_some(Purpose::Start);
+        let of_file = || self.files.get(first).copied();
+        let of_memory = || MEMORY.contains(&name).then_some(Purpose::Memory);
+        let purpose = named.or_else(of_start).or_else(of_file).or_else(of_memory).unwrap_or(Purpose::Unexplained);
+        let result = call.rsplit_once(" = ").map_or("", |(_, result)| result);
+        if OPENING.contains(&name) {
+            self.files.insert(result.to_owned(), purpose);
+        } else if name == "close" {
+            self.files.remove(first);
+        }
+        purpose
+    }
+}
+
+/// What the kernel, the C library and Rust's runtime do before `main`, on one processor or with one libc or another.
+const STARTING: [&str; 17] = [
+    "execve",
+    "brk",
+    "arch_prctl",
+    "set_tid_address",
+    "set_robust_list",
+    "rseq",
+    "prlimit64",
+    "readlink",
+    "readlinkat",
+    "getrandom",
+    "mmap",
+    "munmap",
+    "mprotect",
+    "poll",
+    "ppoll",
+    "rt_sigaction",
+    "sigaltstack",
+];
+
+/// What has a new file for its result.
+const OPENING: [&str; 6] = ["open", "openat", "openat2", "socket", "dup", "fcntl"];
+
+/// The calls that say themselves what they are for.
 fn purpose_of(call: &str) -> Option<Purpose> {
-    const MARKS: [(&str, Purpose); 19] = [
+    const MARKS: [(&str, Purpose); 20] = [
         ("\"/proc/self/cgroup\"", Purpose::Cgroup),
         ("ledger", Purpose::Ledger),
         ("/invocation:", Purpose::Ledger),
@@ -155,13 +209,15 @@ fn purpose_of(call: &str) -> Option<Purpose> {
         ("AF_UNIX", Purpose::Report),
         ("fstat(2,", Purpose::Report),
         ("SIGALRM", Purpose::Report),
+        ("[ALRM]", Purpose::Report),
+        ("getpid(", Purpose::Report),
         ("setitimer(", Purpose::Report),
         ("write(2,", Purpose::Report),
-        ("sigaltstack({ss_sp=NULL", Purpose::Exit),
         ("exit_group(", Purpose::Exit),
     ];
+    // Its arguments name what others are for.
     if call.starts_with("execve(") {
-        return Some(Purpose::Start);
+        return None;
     }
     MARKS.iter().find(|(mark, _)| call.contains(mark)).map(|&(_, purpose)| purpose)
 }

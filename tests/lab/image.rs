@@ -50,7 +50,9 @@ const PACKAGES: &[&str] = &[
     "dbus",
     "libpam-systemd", // logind sessions for su
     "iproute2",       // ss
+    "lsof",
     "procps",
+    "psmisc",  // fuser
     "python3", // tests/lab/listeners
     "login",
 ];

@@ -76,7 +76,7 @@ pub(crate) struct Machine {
     /// systemd-nspawn, once it runs.
     nspawn: Option<OwnedFd>,
     /// The host's pid of the machine's PID 1.
-    leader: u32,
+    pub(crate) leader: u32,
     cgroup: MachineCgroup,
     /// The given, when and then that the scenario has reached.
     steps: RefCell<Vec<String>>,

@@ -228,6 +228,25 @@ pub(super) fn denied_netlink_leaves_the_tables_of_proc(m: &Machine) {
     assert_refuses_another_unit(m, &guard);
 }
 
+pub(super) fn guard_that_gets_no_thread_and_no_process_stops_its_leftover(m: &Machine) {
+    m.given("a leftover, and a guard that may have neither a thread nor a process, as where TasksMax= is full");
+    let guard =
+        without_the_plus("SystemCallFilter=~clone clone3 fork vfork\nSystemCallErrorNumber=EAGAIN");
+    let old = leftover_guarded_by(m, &guard);
+    // The service itself needs no worker this time.
+    app_service(m, "8080/tcp 0");
+
+    m.when("the service is restarted");
+    m.then(
+        "the leftover is told by its cgroup and by the ledger, and the journal says that systemd could not be asked",
+    );
+    assert_restarts(m, &old, || {});
+    finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop")]);
+    assert_names(&m.journal(APP), &["no thread for it"]);
+
+    assert_refuses_another_unit(m, &guard);
+}
+
 pub(super) fn kernel_without_pidfds_gets_nobody_signalled(m: &Machine) {
     for calls in ["pidfd_open", "pidfd_send_signal"] {
         let guard = without_the_plus(&format!("SystemCallFilter=~{calls}\nSystemCallErrorNumber=ENOSYS"));

@@ -7,7 +7,7 @@ use super::{
 use crate::machine::Machine;
 
 /// Guards a service that runs listeners/server.py, and starts the same by hand.
-fn by_hand(m: &Machine, before: &str, arguments: &str) -> u32 {
+pub(super) fn by_hand(m: &Machine, before: &str, arguments: &str) -> u32 {
     m.unit(APP, "[Service]\nExecStart=/usr/bin/python3 /opt/lab/server.py 8080\n");
     guard(m, APP);
     m.ok(&format!("setsid {before} /usr/bin/python3 /opt/lab/server.py {arguments} </dev/null >/dev/null 2>&1 &"));
@@ -15,7 +15,7 @@ fn by_hand(m: &Machine, before: &str, arguments: &str) -> u32 {
     m.holders("8080/tcp")[0]
 }
 
-fn stopping_lookalikes(m: &Machine) {
+pub(super) fn stopping_lookalikes(m: &Machine) {
     policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\non-lookalike = \"stop\"\n"));
 }
 

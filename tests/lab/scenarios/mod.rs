@@ -94,6 +94,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     faults::run_that_is_read_only_or_full_holds_up_no_start,
     faults::denied_netlink_leaves_the_tables_of_proc,
     faults::stopped_journal_holds_up_no_start,
+    faults::guard_that_gets_no_thread_and_no_process_stops_its_leftover,
     faults::kernel_without_pidfds_gets_nobody_signalled,
     faults::hidden_processes_are_seen_with_the_plus_and_said_without,
     faults::missing_cgroups_leave_what_processes_say,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::lookalikes::{by_hand, stopping_lookalikes};
 use super::predecessors::replaces;
 use super::{
     APP, SOON, app_service, assert_names, assert_up_without, field, finding, guard, policy_for_app,
@@ -35,7 +36,9 @@ const ROWS: &[Row] = &[
     row("a leftover of another user's", |m| leftover_of(m, "alice"), "leftover", "freed"),
     row("an escaped process of root's", escaped, "escaped", "freed"),
     row("a predecessor", predecessor, "predecessor", "freed"),
-    row("another unit", other_unit, "other-unit", "refused"),
+    row("a lookalike of root's", lookalike, "lookalike", "freed"),
+    row("another unit, root's", other_unit, "other-unit", "refused"),
+    row("another unit, another user's", other_unit_of_alices, "other-unit", "refused"),
     row("another user's process in no unit", process_of_alices, "other-process", "refused"),
     row("its own socket unit", own_socket, "own-socket-unit", "passed"),
 ];
@@ -63,6 +66,20 @@ fn predecessor(m: &Machine) {
 fn other_unit(m: &Machine) {
     app_service(m, "8080/tcp");
     web_has_the_port(m);
+}
+
+fn other_unit_of_alices(m: &Machine) {
+    app_service(m, "8080/tcp");
+    m.unit(
+        "web.service",
+        "[Service]\nType=forking\nUser=alice\nExecStart=/usr/bin/python3 /opt/lab/listener.py 8080\n",
+    );
+    m.ok("systemctl start web.service");
+}
+
+fn lookalike(m: &Machine) {
+    by_hand(m, "", "8080");
+    stopping_lookalikes(m);
 }
 
 fn process_of_alices(m: &Machine) {
