@@ -230,8 +230,7 @@ pub(super) fn denied_netlink_leaves_the_tables_of_proc(m: &Machine) {
 
 pub(super) fn guard_that_gets_no_thread_and_no_process_stops_its_leftover(m: &Machine) {
     m.given("a leftover, and a guard that may have neither a thread nor a process, as where TasksMax= is full");
-    let guard =
-        without_the_plus("SystemCallFilter=~clone clone3 fork vfork\nSystemCallErrorNumber=EAGAIN");
+    let guard = without_the_plus("SystemCallFilter=~clone clone3 fork vfork\nSystemCallErrorNumber=EAGAIN");
     let old = leftover_guarded_by(m, &guard);
     // The service itself needs no worker this time.
     app_service(m, "8080/tcp 0");
