@@ -6,6 +6,7 @@ A line a run: who, when it ended and when it began, in seconds.
 """
 
 import os
+import re
 import sys
 import time
 
@@ -28,7 +29,7 @@ def timed(who, command, wanted, words):
     end = time.monotonic()
     with open(WRITTEN) as file:
         written = file.read()
-    if os.waitstatus_to_exitcode(status) != wanted or not all(word in written for word in words):
+    if os.waitstatus_to_exitcode(status) != wanted or not all(re.search(rf"\b{word}\b", written) for word in words):
         sys.exit(f"{who} ended with {status}, and wrote: {written}")
     print(who, end, begin)
 
@@ -36,6 +37,6 @@ def timed(who, command, wanted, words):
 rounds, holder = int(sys.argv[1]), sys.argv[2]
 for _ in range(rounds):
     for _ in range(3):
-        timed("portguard", PORTGUARD.split(), 69, [f"pid {holder} ", "systemctl stop app@9000.service"])
+        timed("portguard", PORTGUARD.split(), 69, [f"pid {holder}", "systemctl stop app@9000[.]service"])
     for who, command in PEERS.items():
         timed(who, command, 0, [holder])

@@ -67,9 +67,15 @@ fn assert_that_what_must_not_be_is_seen() {
         ("a thread or a child", "clone3({flags=CLONE_VM|CLONE_THREAD}, 88) = 8"),
         ("netlink", "socket(AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG) = 3"),
         (
-            "a connection to something that is not the journal",
+            "a word to something that is not the journal",
             "connect(3, {sa_family=AF_UNIX, sun_path=\"/run/dbus/system_bus_socket\"}, 30) = 0",
         ),
+        (
+            "a word to something that is not the journal",
+            "sendto(3, \"READY=1\", 7, MSG_NOSIGNAL, {sa_family=AF_UNIX, sun_path=\"/run/systemd/notify\"}, 22) = 7",
+        ),
+        ("a walk of /proc", "openat(3, \"proc\", O_RDONLY|O_DIRECTORY) = 4"),
+        ("a call that nothing explains", "execve(\"/bin/sh\", [\"sh\"], 0x7ffc /* 1 var */) = 0"),
         ("a walk of /proc", "openat(AT_FDCWD, \"/proc\", O_RDONLY|O_DIRECTORY) = 3"),
         ("a walk of /proc", "statx(AT_FDCWD, \"/proc/8\", 0, STATX_ALL, {stx_mask=STATX_ALL}) = 0"),
         ("a walk of /proc", "access(\"/proc/8/fd\", R_OK) = 0"),

@@ -124,7 +124,13 @@ impl Trace {
         if self.status != Some(0) {
             objections.push(format!("exit status {:?}", self.status));
         }
-        // Without this, a program that does nothing at all would pass.
+        // Without these, a program that does nothing at all would pass.
+        let says = |(purpose, call): &(Purpose, String)| {
+            *purpose == Purpose::Report && call.contains(&format!("{}/", PORTS[0]))
+        };
+        if !self.calls.iter().any(says) {
+            objections.push("nothing is said of the ports".to_owned());
+        }
         for port in PORTS {
             let mark = format!("_port=htons({port})");
             let bound = |call: &str| call.starts_with("bind(") && call.contains(&mark) && call.ends_with(" = 0");
@@ -143,6 +149,7 @@ const MEMORY: [&str; 5] = ["brk", "mmap", "munmap", "mremap", "mprotect"];
 /// for. Until the first that names anything it is the process that starts.
 #[derive(Default)]
 struct Explanations {
+    is_executed: bool,
     has_started: bool,
     files: BTreeMap<String, Purpose>,
 }
@@ -153,12 +160,15 @@ impl Explanations {
         let first = arguments.split([',', ')']).next().unwrap_or_default();
         let named = purpose_of(call);
         self.has_started |= named.is_some();
-        let of_start = || (!self.has_started && STARTING.contains(&name)).then_some(Purpose::Start);
+        let is_second = name == "execve" && std::mem::replace(&mut self.is_executed, true);
+        let is_of_start = !self.has_started && !is_second && STARTING.contains(&name);
+        let of_start = || is_of_start.then_some(Purpose::Start);
         let of_file = || self.files.get(first).copied();
         let of_memory = || MEMORY.contains(&name).then_some(Purpose::Memory);
         let purpose = named.or_else(of_start).or_else(of_file).or_else(of_memory).unwrap_or(Purpose::Unexplained);
-        let result = call.rsplit_once(" = ").map_or("", |(_, result)| result);
-        if OPENING.contains(&name) {
+        let result = call.rsplit_once(" = ").map_or("", |(_, result)| result.trim());
+        let is_new = OPENING.contains(&name) || (name == "fcntl" && arguments.contains("F_DUPFD"));
+        if is_new && result.parse::<u32>().is_ok() {
             self.files.insert(result.to_owned(), purpose);
         } else if name == "close" {
             self.files.remove(first);
@@ -189,7 +199,7 @@ const STARTING: [&str; 17] = [
 ];
 
 /// What has a new file for its result.
-const OPENING: [&str; 6] = ["open", "openat", "openat2", "socket", "dup", "fcntl"];
+const OPENING: [&str; 5] = ["open", "openat", "openat2", "socket", "dup"];
 
 /// The calls that say themselves what they are for.
 fn purpose_of(call: &str) -> Option<Purpose> {
@@ -229,9 +239,9 @@ fn objection(call: &str) -> Option<&'static str> {
         Some("a thread or a child")
     } else if call.contains("AF_NETLINK") {
         Some("netlink")
-    } else if is(&["connect("]) && !call.contains("\"/run/systemd/journal/") {
-        Some("a connection to something that is not the journal")
-    } else if call.contains("\"/proc") && !call.contains("\"/proc/self/") {
+    } else if (is(&["connect("]) || call.contains("sun_path=")) && !call.contains("\"/run/systemd/journal/") {
+        Some("a word to something that is not the journal")
+    } else if call.contains(", \"proc\"") || (call.contains("\"/proc") && !call.contains("\"/proc/self/")) {
         Some("a walk of /proc")
     } else {
         None
