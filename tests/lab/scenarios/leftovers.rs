@@ -87,7 +87,8 @@ pub(super) fn holder_that_is_on_its_way_out_is_waited_for(m: &Machine) {
     let big = "import os, signal, socket; s = socket.create_server((\"\", 8080)); memory = b\"x\" * (1 << 30); \
                open(\"/run/big\", \"w\").write(str(os.getpid())); signal.pause()";
     m.ok(&format!("setsid python3 -c '{big}' </dev/null >/dev/null 2>&1 &"));
-    m.wait_until("it has its memory", SOON, || m.sh("test -s /run/big").status.success());
+    // On a machine that builds its images meanwhile.
+    m.wait_until("it has its memory", SOON * 6, || m.sh("test -s /run/big").status.success());
     app_service(m, "8080/tcp");
     policy_for_app(m, "8080/tcp");
     guard(m, APP);
