@@ -4,12 +4,12 @@ use std::env;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::FULL;
 use crate::image::{Image, RELEASES, dies_with_us};
 use crate::load::InMachine;
 use crate::machine::{Hierarchy, Machine};
 use crate::race::Times;
 use crate::table::{Bound, Row, Table};
+use crate::{FEW_AND_SLOW, FULL};
 
 /// Instances of the service, each with a port of its own.
 const UNITS: u16 = 200;
@@ -42,9 +42,6 @@ status=$?
 echo $EPOCHREALTIME >/run/guard-ended
 exit $status
 ";
-
-/// Rounds of what takes seconds.
-const FEW_AND_SLOW: usize = 5;
 
 /// The unit that runs on the full host: no tenant of the load has its port, 19000.
 const HOLDER: &str = "app@9000.service";
