@@ -43,7 +43,7 @@ impl Found<'_> {
         let unit_state = self.unit_state(scene);
         let wanted = action_for(&self.relation, unit_state, rules);
         let obstacle = match wanted {
-            Action::Stop => self.hinders_a_signal(),
+            Action::Stop => self.hinders_a_signal(&scene.guarded),
             Action::StopUnit => self.hinders_a_stop(scene, rules),
             Action::Pass | Action::Wait | Action::Refuse => None,
         };
@@ -68,14 +68,13 @@ impl Found<'_> {
     }
 
     /// Why the process is not signalled after all.
-    fn hinders_a_signal(&self) -> Option<Obstacle> {
+    fn hinders_a_signal(&self, guarded: &Guarded) -> Option<Obstacle> {
         let Some(holder) = self.holder else { return Some(Obstacle::Protected("no process is known")) };
         // A leftover in its own unit's cgroup was started by systemd; any other may be somebody's at work.
         let attended = self.relation == Relation::Lookalike && holder.terminal.is_some();
-        let was_handed = self.held.is_some_and(|held| is_of_another(&held.socket, holder));
         holder
             .protection()
-            .or(was_handed.then_some("another user made the socket, and may have handed it over"))
+            .or_else(|| self.held.and_then(|held| may_be_handed(held, holder, guarded)))
             .or(attended.then_some("it has a terminal, at which somebody may sit"))
             .map(Obstacle::Protected)
     }
@@ -106,10 +105,30 @@ impl Found<'_> {
     }
 }
 
-/// Whether neither root nor the user of the process made the socket: then somebody who may not signal the process can have
-/// handed it over to get it stopped (unix(7), `SCM_RIGHTS`).
-fn is_of_another(socket: &Socket, holder: &Process) -> bool {
-    socket.uid != 0 && socket.uid != holder.uid
+/// Why somebody who may not signal the process can have handed the socket over to get it stopped (unix(7), `SCM_RIGHTS`).
+///
+/// What was made in the unit's own cgroup, in this run or an earlier one, is the unit's, whoever of it made it. Else it must
+/// have been made where the process is, or by a manager, or in a cgroup that is gone, and by root or the process's own user.
+/// The user alone does not tell: root of a container may not signal what root's socket can be handed to.
+fn may_be_handed(held: &HeldSocket, holder: &Process, guarded: &Guarded) -> Option<&'static str> {
+    let is_managers = |born: &Owner| match (born, guarded.user) {
+        (Owner::Init, _) => true,
+        (Owner::UserUnit { uid, unit }, Some(own)) => *uid == own && unit.as_str() == "init.scope",
+        (Owner::Unit(_) | Owner::UserUnit { .. } | Owner::Session(_) | Owner::Nobody | Owner::Unknown, _) => false,
+    };
+    if is_of_a_run(held, guarded) || held.birthplace.as_ref().is_some_and(|born| guarded.is(born)) {
+        return None;
+    }
+    if held.birthplace.as_ref().is_some_and(|born| *born != holder.owner && !is_managers(born)) {
+        return Some("the socket was made elsewhere, and may have been handed over");
+    }
+    let uid = held.socket.uid;
+    (uid != 0 && uid != holder.uid).then_some("another user made the socket, and may have handed it over")
+}
+
+/// Whether the socket was made in the cgroup of an earlier run.
+fn is_of_a_run(held: &HeldSocket, guarded: &Guarded) -> bool {
+    held.socket.cgroup.is_some_and(|id| guarded.runs.iter().any(|run| run.cgroup == Some(id)))
 }
 
 /// Whether the policy says that the guarded unit takes over from this one.
@@ -247,7 +266,7 @@ fn relation_of(holder: &Process, held: &HeldSocket, scene: &Scene, rules: &Rules
     if is_lookalike(holder, guarded) && !is_connection {
         return Relation::Lookalike;
     }
-    let born_stale = held.socket.cgroup.is_some_and(|id| guarded.runs.iter().any(|run| run.cgroup == Some(id)));
+    let born_stale = is_of_a_run(held, guarded);
     // Nor does a unit that may be replaced go for a socket that somebody else has handed to it. Whoever may make cgroups
     // can remove the one in which he made it: a birthplace that cannot be seen any more may have been anybody's.
     let is_of_replaced = || match (&held.birthplace, guarded.user) {
@@ -288,10 +307,7 @@ fn relation_of(holder: &Process, held: &HeldSocket, scene: &Scene, rules: &Rules
 /// counts.
 fn kept_by_manager(held: &HeldSocket, scene: &Scene, rules: &Rules) -> Relation {
     let guarded = &scene.guarded;
-    let born_here = || {
-        held.birthplace.as_ref().is_some_and(|owner| guarded.is(owner))
-            || held.socket.cgroup.is_some_and(|id| guarded.runs.iter().any(|run| run.cgroup == Some(id)))
-    };
+    let born_here = || held.birthplace.as_ref().is_some_and(|owner| guarded.is(owner)) || is_of_a_run(held, guarded);
     let stored = guarded.stored.as_ref().map_or_else(born_here, |stored| stored.contains(&held.socket.inode));
     match (&held.socket_unit, &held.birthplace) {
         (Some(unit), _) => for_socket_unit(unit, scene, rules),

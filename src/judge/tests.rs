@@ -235,6 +235,43 @@ fn a_socket_of_neither_root_nor_the_user_of_the_leftover_gets_nobody_stopped() {
     assert_eq!(judged(guarded(), socket).1, Action::Refuse, "root's own process");
 }
 
+/// So could somebody with the same uid, or root's, who may not signal it: in a container, or without `CAP_KILL`.
+#[test]
+fn a_socket_that_was_made_elsewhere_gets_nobody_stopped() {
+    let web = || Owner::Unit(unit("web.service"));
+    let escaped = || Process { invocation: Invocation::Known(EARLIER), ..process(Owner::Nobody) };
+    let leftover = || process(own());
+    for holder in [leftover(), escaped()] {
+        for (born, expected) in [
+            (Some(web()), Action::Refuse),
+            (Some(Owner::Session(Session { id: "3".to_owned() })), Action::Refuse),
+            (Some(Owner::UserUnit { uid: 1000, unit: unit("init.scope") }), Action::Refuse),
+            (Some(own()), Action::Stop),
+            (Some(Owner::Init), Action::Stop),
+            (Some(holder.owner.clone()), Action::Stop),
+            (None, Action::Stop),
+        ] {
+            let socket = HeldSocket { birthplace: born.clone(), ..held(vec![holder.clone()]) };
+            assert_eq!(judged(guarded(), socket).1, expected, "{born:?}");
+        }
+    }
+}
+
+/// A server that binds as one user, and has workers of another: none but the unit could make a socket there.
+#[test]
+fn a_socket_that_was_made_in_the_units_own_cgroup_is_its_own_whoever_made_it() {
+    let worker = || Process { uid: 33, ..process(own()) };
+    let of = |cgroup, birthplace| {
+        let mut socket = HeldSocket { birthplace, ..held(vec![worker()]) };
+        (socket.socket.uid, socket.socket.cgroup) = (1000, Some(CgroupId(cgroup)));
+        judged(guarded(), socket).1
+    };
+    assert_eq!(of(999, None), Action::Refuse);
+    assert_eq!(of(999, Some(own())), Action::Stop);
+    let earlier = guarded().runs[0].cgroup.unwrap();
+    assert_eq!(of(earlier.0, None), Action::Stop, "in the cgroup of an earlier run, which is gone");
+}
+
 #[test]
 fn whoever_sits_at_a_terminal_has_not_escaped() {
     let shell = Process {
@@ -827,8 +864,13 @@ proptest! {
         for finding in judge(&scene, &rules).findings() {
             if finding.action == Action::Stop {
                 let holder = finding.holder.as_ref().unwrap();
-                let maker = finding.socket.as_ref().unwrap().uid;
-                prop_assert!(maker == 0 || maker == holder.uid, "{maker} made the socket");
+                let (socket, born) = (finding.socket.as_ref().unwrap(), finding.birthplace.as_ref());
+                let of_run = |run: &Run| run.cgroup.is_some() && run.cgroup == socket.cgroup;
+                if !scene.guarded.runs.iter().any(of_run) && !born.is_some_and(|born| scene.guarded.is(born)) {
+                    prop_assert!(socket.uid == 0 || socket.uid == holder.uid, "{} made it", socket.uid);
+                    let is_managers = |born| matches!(born, &Owner::Init | &Owner::UserUnit { .. });
+                    prop_assert!(born.is_none_or(|born| *born == holder.owner || is_managers(born)), "in {born:?}");
+                }
                 prop_assert!(!matches!(scene.guarded.phase, Phase::Running | Phase::Unknown));
                 if finding.relation == Relation::Lookalike {
                     prop_assert!(holder.pid > Pid::INIT && holder.protection().is_none() && holder.terminal.is_none());

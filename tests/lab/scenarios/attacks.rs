@@ -82,6 +82,41 @@ pub(super) fn socket_of_another_user_gets_no_leftover_killed(m: &Machine) {
     assert_unharmed(m, "8080/tcp", victim[0]);
 }
 
+pub(super) fn socket_of_root_that_may_not_signal_gets_no_leftover_killed(m: &Machine) {
+    m.given("a process that outlives its service, has no port, and takes whatever it is handed");
+    m.ok("useradd -m alice");
+    m.unit(
+        APP,
+        "[Service]\nKillMode=process\nUser=alice\n\
+         ExecStart=/bin/sh -c '/usr/bin/python3 /opt/lab/receiver.py /tmp/victim & exec /usr/bin/sleep infinity'\n",
+    );
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+    m.ok(&format!("systemctl start {APP}"));
+    m.wait_until("the receiver waits", super::SOON, || m.sh("test -S /tmp/victim").status.success());
+    m.stop(APP);
+
+    m.given("a service of root's that may signal nobody else, and hands it a socket");
+    m.unit(
+        "evil.service",
+        "[Service]\nType=oneshot\nRemainAfterExit=yes\nCapabilityBoundingSet=~CAP_KILL\nNoNewPrivileges=yes\n\
+         ExecStart=/bin/sh -c '/usr/bin/sleep infinity & /usr/bin/python3 /opt/lab/passer.py 8080 /tmp/victim'\n",
+    );
+    m.ok("systemctl start evil.service");
+    let victim = m.holders("8080/tcp");
+    assert_eq!(victim.len(), 1, "the socket was not handed over");
+
+    m.when("the service is started again");
+    let start = m.start(APP);
+
+    m.then("the start is refused, and says why, and the process is unharmed");
+    assert!(!start.status.success(), "{start:?}");
+    let pid = victim[0].to_string();
+    let refusal = finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "refuse"), ("HOLDER_PID", &pid)]);
+    assert!(message(&refusal).contains("the socket was made elsewhere"), "{refusal:?}");
+    assert_unharmed(m, "8080/tcp", victim[0]);
+}
+
 pub(super) fn foreign_invocation_id_proves_nothing(m: &Machine) {
     m.given("a service whose first ExecStartPre= leaves a helper with the port, and with an invocation id of its own");
     let forged = "INVOCATION_ID=0123456789abcdef0123456789abcdef";

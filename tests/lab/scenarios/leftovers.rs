@@ -33,6 +33,32 @@ pub(super) fn leftover_is_stopped_and_the_service_comes_up(m: &Machine) {
     assert_names(&m.journal(APP), &[words]);
 }
 
+pub(super) fn leftover_whose_port_another_user_of_the_unit_has_bound_is_stopped(m: &Machine) {
+    m.given("a service of alice's that binds, and whose worker, which survives a stop, is bob's");
+    m.ok("useradd -m alice && useradd -m bob");
+    m.unit(
+        APP,
+        "[Service]\nUser=alice\nAmbientCapabilities=CAP_SETUID CAP_SETGID\nKillMode=process\n\
+         ExecStart=/usr/bin/python3 /opt/lab/two_users.py 8080 bob\n",
+    );
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+    m.ok(&format!("systemctl start {APP}"));
+    m.wait_until("the worker has it as well", SOON, || m.holders("8080/tcp").len() == 2);
+    m.stop(APP);
+    let old = m.holders("8080/tcp");
+    assert_eq!(m.ok(&format!("stat -c %U /proc/{}", old[0])).trim(), "bob");
+
+    m.when("it is started again");
+    let start = m.start(APP);
+
+    m.then("it is up, and bob's process is gone: nobody but the unit made that socket");
+    assert!(start.status.success(), "{start:?}");
+    m.wait_until("it listens", SOON, || m.holders("8080/tcp").contains(&m.main_pid(APP)));
+    assert_up_without(m, "8080/tcp", &old);
+    finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop"), ("HOLDER_PID", &old[0].to_string())]);
+}
+
 pub(super) fn leftover_that_ignores_sigterm_is_killed(m: &Machine) {
     m.given("a leftover that ignores SIGTERM, and a policy that waits for it for a second");
     let old = started_guarded_app(m, "8080/tcp 1 stubborn");
