@@ -99,10 +99,11 @@ pub(super) fn socket_of_root_that_may_not_signal_gets_no_leftover_killed(m: &Mac
     m.given("a service of root's that may signal nobody else, and hands it a socket");
     m.unit(
         "evil.service",
-        "[Service]\nType=oneshot\nRemainAfterExit=yes\nCapabilityBoundingSet=~CAP_KILL\nNoNewPrivileges=yes\n\
-         ExecStart=/bin/sh -c '/usr/bin/sleep infinity & /usr/bin/python3 /opt/lab/passer.py 8080 /tmp/victim'\n",
+        "[Service]\nCapabilityBoundingSet=~CAP_KILL\nNoNewPrivileges=yes\n\
+         ExecStart=/bin/sh -c '/usr/bin/python3 /opt/lab/passer.py 8080 /tmp/victim; touch /run/done; exec /usr/bin/sleep infinity'\n",
     );
     m.ok("systemctl start evil.service");
+    m.wait_until("it is handed over", super::SOON, || m.sh("test -e /run/done").status.success());
     let victim = m.holders("8080/tcp");
     assert_eq!(victim.len(), 1, "the socket was not handed over");
 
