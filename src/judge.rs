@@ -108,22 +108,39 @@ impl Found<'_> {
 /// Why somebody who may not signal the process can have handed the socket over to get it stopped (unix(7), `SCM_RIGHTS`).
 ///
 /// What was made in the unit's own cgroup, in this run or an earlier one, is the unit's, whoever of it made it. Else it must
-/// have been made where the process is, or by a manager, or in a cgroup that is gone, and by root or the process's own user.
-/// The user alone does not tell: root of a container may not signal what root's socket can be handed to.
+/// have been made in the unit or session that has the process, for the unit's socket unit or by a manager, or where the
+/// kernel does not tell, and by root or the process's own user. The user alone proves nothing: root of a container may not
+/// signal what root's socket can be handed to. Nor does a cgroup that is gone: its maker may have left it for that.
 fn may_be_handed(held: &HeldSocket, holder: &Process, guarded: &Guarded) -> Option<&'static str> {
-    let is_managers = |born: &Owner| match (born, guarded.user) {
-        (Owner::Init, _) => true,
-        (Owner::UserUnit { uid, unit }, Some(own)) => *uid == own && unit.as_str() == "init.scope",
-        (Owner::Unit(_) | Owner::UserUnit { .. } | Owner::Session(_) | Owner::Nobody | Owner::Unknown, _) => false,
-    };
-    if is_of_a_run(held, guarded) || held.birthplace.as_ref().is_some_and(|born| guarded.is(born)) {
+    if is_born_here(held, guarded) {
         return None;
     }
-    if held.birthplace.as_ref().is_some_and(|born| *born != holder.owner && !is_managers(born)) {
+    let is_for_it = |unit: &UnitName| guarded.triggered_by.contains(unit);
+    if held.birthplace.is_none() && held.socket.cgroup.is_some() {
+        return Some("the socket was made in a cgroup that is gone or cannot be seen, and may have been handed over");
+    }
+    let is_where_it_is = match (&held.birthplace, guarded.user) {
+        (None, _) => true,
+        (Some(Owner::Init), _) => true,
+        (Some(Owner::Unit(unit)), None) if is_for_it(unit) => true,
+        (Some(Owner::UserUnit { uid, unit }), Some(own))
+            if *uid == own && (unit.as_str() == "init.scope" || is_for_it(unit)) =>
+        {
+            true
+        }
+        (Some(Owner::Nobody | Owner::Unknown), _) => false,
+        (Some(born @ (Owner::Unit(_) | Owner::UserUnit { .. } | Owner::Session(_))), _) => *born == holder.owner,
+    };
+    if !is_where_it_is {
         return Some("the socket was made elsewhere, and may have been handed over");
     }
     let uid = held.socket.uid;
     (uid != 0 && uid != holder.uid).then_some("another user made the socket, and may have handed it over")
+}
+
+/// Whether the socket was made in the unit's own cgroup, of this run or an earlier one.
+fn is_born_here(held: &HeldSocket, guarded: &Guarded) -> bool {
+    held.birthplace.as_ref().is_some_and(|owner| guarded.is(owner)) || is_of_a_run(held, guarded)
 }
 
 /// Whether the socket was made in the cgroup of an earlier run.
@@ -307,8 +324,10 @@ fn relation_of(holder: &Process, held: &HeldSocket, scene: &Scene, rules: &Rules
 /// counts.
 fn kept_by_manager(held: &HeldSocket, scene: &Scene, rules: &Rules) -> Relation {
     let guarded = &scene.guarded;
-    let born_here = || held.birthplace.as_ref().is_some_and(|owner| guarded.is(owner)) || is_of_a_run(held, guarded);
-    let stored = guarded.stored.as_ref().map_or_else(born_here, |stored| stored.contains(&held.socket.inode));
+    let stored = guarded
+        .stored
+        .as_ref()
+        .map_or_else(|| is_born_here(held, guarded), |stored| stored.contains(&held.socket.inode));
     match (&held.socket_unit, &held.birthplace) {
         (Some(unit), _) => for_socket_unit(unit, scene, rules),
         (None, _) if stored => Relation::OwnFdStore,

@@ -83,7 +83,7 @@ fn held(holders: Vec<Process>) -> HeldSocket {
             inode: Inode(9),
             uid: 0,
             device: None,
-            cgroup: Some(CgroupId(60)),
+            cgroup: None,
             backlog: None,
             left: None,
         },
@@ -248,10 +248,13 @@ fn a_socket_that_was_made_elsewhere_gets_nobody_stopped() {
             (Some(Owner::UserUnit { uid: 1000, unit: unit("init.scope") }), Action::Refuse),
             (Some(own()), Action::Stop),
             (Some(Owner::Init), Action::Stop),
-            (Some(holder.owner.clone()), Action::Stop),
-            (None, Action::Stop),
+            (Some(Owner::Unit(unit("app.socket"))), Action::Stop),
+            (Some(Owner::UserUnit { uid: 1000, unit: unit("app.socket") }), Action::Refuse),
+            (Some(Owner::Nobody), Action::Refuse),
+            (None, Action::Refuse),
         ] {
-            let socket = HeldSocket { birthplace: born.clone(), ..held(vec![holder.clone()]) };
+            let mut socket = HeldSocket { birthplace: born.clone(), ..held(vec![holder.clone()]) };
+            socket.socket.cgroup = Some(CgroupId(60));
             assert_eq!(judged(guarded(), socket).1, expected, "{born:?}");
         }
     }
@@ -721,13 +724,13 @@ fn any_socket() -> impl Strategy<Value = HeldSocket> {
     let local = prop::sample::select(vec!["[::]:8080", "127.0.0.1:8080", "0.0.0.0:8080", "[::1]:8080", "[::]:8081"]);
     let holders = prop::collection::vec(any_process(), 0..3);
     let of = (prop::option::of(any_owner()), prop::option::of(any_unit()), any_user());
-    (holders, state, local, 60u64..80, of).prop_map(
+    (holders, state, local, prop::option::weighted(0.8, 60u64..80), of).prop_map(
         |(holders, state, local, cgroup, (birthplace, socket_unit, uid))| {
             let mut socket = HeldSocket { birthplace, socket_unit, ..held(holders) };
             socket.socket.uid = uid;
             socket.socket.state = state;
             socket.socket.local = local.parse().unwrap();
-            socket.socket.cgroup = Some(CgroupId(cgroup));
+            socket.socket.cgroup = cgroup.map(CgroupId);
             socket
         },
     )
@@ -868,8 +871,13 @@ proptest! {
                 let of_run = |run: &Run| run.cgroup.is_some() && run.cgroup == socket.cgroup;
                 if !scene.guarded.runs.iter().any(of_run) && !born.is_some_and(|born| scene.guarded.is(born)) {
                     prop_assert!(socket.uid == 0 || socket.uid == holder.uid, "{} made it", socket.uid);
-                    let is_managers = |born| matches!(born, &Owner::Init | &Owner::UserUnit { .. });
-                    prop_assert!(born.is_none_or(|born| *born == holder.owner || is_managers(born)), "in {born:?}");
+                    prop_assert!(born.is_some() || socket.cgroup.is_none(), "in a cgroup that is gone");
+                    let is_known = |born: &Owner| {
+                        matches!(born, Owner::Init)
+                            || born.unit_name().is_some_and(|name| ["app.socket", "init.scope"].contains(&name.as_str()))
+                            || (*born == holder.owner && !matches!(born, Owner::Nobody | Owner::Unknown))
+                    };
+                    prop_assert!(born.is_none_or(is_known), "in {born:?}");
                 }
                 prop_assert!(!matches!(scene.guarded.phase, Phase::Running | Phase::Unknown));
                 if finding.relation == Relation::Lookalike {

@@ -14,6 +14,11 @@ pub struct Inode(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CgroupId(pub u64);
 
+impl CgroupId {
+    /// The id of the root cgroup, whatever the machine: the first node of its kernfs.
+    pub const ROOT: Self = Self(1);
+}
+
 impl fmt::Display for CgroupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -85,7 +90,9 @@ pub struct Socket {
     /// The network device to which it is bound (`SO_BINDTODEVICE`, socket(7)), by its name, or by its number where it has
     /// none any more; `None`: to none, or not told.
     pub device: Option<String>,
-    /// The cgroup in which it was born; `None` before Linux 5.8 or where netlink is denied.
+    /// The cgroup in which it was born; `None` before Linux 5.8, where netlink is denied, or if it is the root, which the
+    /// kernel says as well where it does not know: without cgroup2, and before 5.15 with the controller `net_cls` or
+    /// `net_prio` (`sock_cgroup_ptr()`, Linux 5.10 `include/linux/cgroup.h`).
     pub cgroup: Option<CgroupId>,
     /// For [`SocketState::Listen`], where netlink tells.
     pub backlog: Option<Backlog>,

@@ -23,8 +23,6 @@ use crate::sys;
 
 /// `CGROUP2_SUPER_MAGIC`, Linux `include/uapi/linux/magic.h`.
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
-/// The id of the root cgroup, whatever the machine: the first node of its kernfs.
-const ROOT_ID: CgroupId = CgroupId(1);
 /// At most so many cgroups are looked at where an id cannot be looked up.
 const WALK_CGROUPS: usize = 20_000;
 
@@ -213,7 +211,7 @@ impl Mount {
 /// It is not mounted, or `mountinfo` cannot be read.
 pub fn mount(proc: &Path, usual: &Path) -> Result<Mount, CgroupError> {
     let is_cgroup2 = statfs(usual).is_ok_and(|stat| stat.f_type == CGROUP2_SUPER_MAGIC);
-    if is_cgroup2 && id_of(usual).is_ok_and(|id| id == ROOT_ID) {
+    if is_cgroup2 && id_of(usual).is_ok_and(|id| id == CgroupId::ROOT) {
         return Ok(Mount { dir: usual.to_owned(), root: CgroupPath("/".to_owned()) });
     }
     let path = proc.join("self/mountinfo");
@@ -595,7 +593,7 @@ mod tests {
         let (cgroup, empty, proc) = (Cgroup::create("usual"), tempfile::tempdir().unwrap(), Path::new("/proc"));
         let root = Mount { dir: cgroup2(), root: CgroupPath("/".to_owned()) };
         // In a container the whole of what is mounted may be a part of the tree.
-        let has_root = id_of(&cgroup2()).unwrap() == ROOT_ID;
+        let has_root = id_of(&cgroup2()).unwrap() == CgroupId::ROOT;
         assert_eq!(mount(empty.path(), &cgroup2()).ok(), has_root.then_some(root));
         for elsewhere in [cgroup.dir(), empty.path(), Path::new("/nowhere")] {
             assert_eq!(mount(proc, elsewhere).unwrap().dir(), cgroup2());

@@ -224,7 +224,7 @@ impl Reply {
             inode: Inode(u64::from(self.inode)),
             uid: self.uid,
             device: None,
-            cgroup: self.cgroup.map(CgroupId),
+            cgroup: self.cgroup.map(CgroupId).filter(|&id| id != CgroupId::ROOT),
             left: self.left.map(|left| Duration::from_millis(left.into())).filter(|_| state == SocketState::TimeWait),
             backlog: (state == SocketState::Listen).then_some(Backlog { waiting: self.queue.0, limit: self.queue.1 }),
         }

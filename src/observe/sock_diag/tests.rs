@@ -33,15 +33,16 @@ fn find(sockets: Vec<Socket>, inode: Inode) -> Socket {
     socket.clone()
 }
 
-/// The id of the cgroup that this process is in, by the file system; the machine of a test always mounts cgroup2.
-fn own_cgroup() -> CgroupId {
+/// The id of the cgroup that this process is in, by the file system, if it is not the root; the machine of a test always
+/// mounts cgroup2.
+fn own_cgroup() -> Option<CgroupId> {
     let line = std::fs::read_to_string("/proc/self/cgroup").unwrap();
     let path = line.lines().find_map(|line| line.strip_prefix("0::/")).unwrap().to_owned();
     let mount = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
         .into_iter()
         .find(|dir| Path::new(dir).join("cgroup.procs").exists())
         .unwrap();
-    CgroupId(std::fs::metadata(Path::new(mount).join(path)).unwrap().ino())
+    Some(CgroupId(std::fs::metadata(Path::new(mount).join(path)).unwrap().ino())).filter(|&id| id != CgroupId::ROOT)
 }
 
 fn reply(local: &str, state: u8) -> Reply {
@@ -166,7 +167,7 @@ fn a_listener_is_found_with_its_address_user_inode_and_cgroup() {
             inode: inode_of(&listener),
             uid: nix::unistd::getuid().as_raw(),
             device: None,
-            cgroup: Some(own_cgroup()),
+            cgroup: own_cgroup(),
             // What the standard library asks for (listen(2)).
             backlog: Some(crate::model::Backlog { waiting: 0, limit: 128 }),
             left: None,
@@ -292,7 +293,7 @@ fn a_udp_socket_is_found_among_the_waiting_and_with_a_peer_among_the_others() {
         let wanted = [(Protocol::Udp, port_of(socket.local_addr().unwrap()))];
         let found = find(listeners(&wanted).unwrap(), inode_of(&socket));
         assert_eq!((found.state, found.local), (SocketState::Unconnected, socket.local_addr().unwrap()));
-        assert_eq!(found.cgroup, Some(own_cgroup()));
+        assert_eq!(found.cgroup, own_cgroup());
 
         let peer = if address.starts_with("127") { "127.0.0.1:9" } else { "[::1]:9" };
         socket.connect(peer).unwrap();
@@ -327,7 +328,7 @@ fn a_bound_idle_socket_is_found() {
     // Linux 6.8 and later, which the machines that run the tests have.
     let (held, port) = special(None, false);
     let found = find(others(&[(Protocol::Tcp, port)]).unwrap(), inode_of(&held));
-    assert_eq!((found.state, found.v6only, found.cgroup), (SocketState::Bound, true, Some(own_cgroup())));
+    assert_eq!((found.state, found.v6only, found.cgroup), (SocketState::Bound, true, own_cgroup()));
 }
 
 #[test]
@@ -339,7 +340,7 @@ fn an_mptcp_listener_is_found_as_tcp_with_the_inode_that_its_process_shows() {
     let name: SockaddrStorage = getsockname(held.as_raw_fd()).unwrap();
     let port = Port::new(name.as_sockaddr_in().unwrap().port()).unwrap();
     let dumped = find(listeners(&[(Protocol::Tcp, port)]).unwrap(), inode_of(&held));
-    assert_eq!((dumped.state, dumped.cgroup), (SocketState::Listen, Some(own_cgroup())));
+    assert_eq!((dumped.state, dumped.cgroup), (SocketState::Listen, own_cgroup()));
     assert_eq!(listeners_at(&[SocketAddr::new("127.0.0.1".parse().unwrap(), port.get())]), Ok(vec![dumped]));
 }
 

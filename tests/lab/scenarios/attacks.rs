@@ -60,7 +60,7 @@ pub(super) fn socket_of_another_user_gets_no_leftover_killed(m: &Machine) {
     m.unit(
         APP,
         "[Service]\nKillMode=process\n\
-         ExecStart=/bin/sh -c '/usr/bin/python3 /opt/lab/receiver.py /tmp/victim & exec /usr/bin/sleep infinity'\n",
+         ExecStart=/bin/sh -c '/usr/bin/python3 /opt/lab/receiver.py /tmp/victim & exec sleep infinity'\n",
     );
     policy_for_app(m, "8080/tcp");
     guard(m, APP);
@@ -78,17 +78,26 @@ pub(super) fn socket_of_another_user_gets_no_leftover_killed(m: &Machine) {
     assert!(!start.status.success(), "{start:?}");
     let pid = victim[0].to_string();
     let refusal = finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "refuse"), ("HOLDER_PID", &pid)]);
-    assert!(message(&refusal).contains("another user made the socket"), "{refusal:?}");
+    assert!(message(&refusal).contains("may have been handed over"), "{refusal:?}");
     assert_unharmed(m, "8080/tcp", victim[0]);
 }
 
 pub(super) fn socket_of_root_that_may_not_signal_gets_no_leftover_killed(m: &Machine) {
+    handed_by_root_that_may_not_signal(m, "exec sleep infinity", "active", "the socket was made elsewhere");
+}
+
+pub(super) fn socket_of_root_whose_cgroup_is_gone_gets_no_leftover_killed(m: &Machine) {
+    handed_by_root_that_may_not_signal(m, "exit", "inactive", "the socket was made in a cgroup that is gone");
+}
+
+/// `then`: what the service of the maker does when it has handed the socket over, and `comes_to_be`: `active`, `inactive`.
+fn handed_by_root_that_may_not_signal(m: &Machine, then: &str, comes_to_be: &str, reason: &str) {
     m.given("a process that outlives its service, has no port, and takes whatever it is handed");
     m.ok("useradd -m alice");
     m.unit(
         APP,
         "[Service]\nKillMode=process\nUser=alice\n\
-         ExecStart=/bin/sh -c '/usr/bin/python3 /opt/lab/receiver.py /tmp/victim & exec /usr/bin/sleep infinity'\n",
+         ExecStart=/bin/sh -c '/usr/bin/python3 /opt/lab/receiver.py /tmp/victim & exec sleep infinity'\n",
     );
     policy_for_app(m, "8080/tcp");
     guard(m, APP);
@@ -97,13 +106,19 @@ pub(super) fn socket_of_root_that_may_not_signal_gets_no_leftover_killed(m: &Mac
     m.stop(APP);
 
     m.given("a service of root's that may signal nobody else, and hands it a socket");
+    let pass = "/usr/bin/python3 /opt/lab/passer.py 8080 /tmp/victim";
     m.unit(
         "evil.service",
-        "[Service]\nCapabilityBoundingSet=~CAP_KILL\nNoNewPrivileges=yes\n\
-         ExecStart=/bin/sh -c '/usr/bin/python3 /opt/lab/passer.py 8080 /tmp/victim; touch /run/done; exec /usr/bin/sleep infinity'\n",
+        &format!(
+            "[Service]\nCapabilityBoundingSet=~CAP_KILL\nNoNewPrivileges=yes\n\
+             ExecStart=/bin/sh -c '{pass}; touch /run/done; {then}'\n"
+        ),
     );
     m.ok("systemctl start evil.service");
-    m.wait_until("it is handed over", super::SOON, || m.sh("test -e /run/done").status.success());
+    m.wait_until(&format!("it is handed over, and its maker {comes_to_be}"), super::SOON, || {
+        let state = m.sh("test -e /run/done && systemctl is-active evil.service");
+        state.stdout.trim() == comes_to_be
+    });
     let victim = m.holders("8080/tcp");
     assert_eq!(victim.len(), 1, "the socket was not handed over");
 
@@ -114,7 +129,7 @@ pub(super) fn socket_of_root_that_may_not_signal_gets_no_leftover_killed(m: &Mac
     assert!(!start.status.success(), "{start:?}");
     let pid = victim[0].to_string();
     let refusal = finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "refuse"), ("HOLDER_PID", &pid)]);
-    assert!(message(&refusal).contains("the socket was made elsewhere"), "{refusal:?}");
+    assert!(message(&refusal).contains(reason), "{refusal:?}");
     assert_unharmed(m, "8080/tcp", victim[0]);
 }
 

@@ -76,6 +76,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     attacks::daemon_that_was_taken_over_is_not_stopped,
     attacks::socket_of_another_user_gets_no_leftover_killed,
     attacks::socket_of_root_that_may_not_signal_gets_no_leftover_killed,
+    attacks::socket_of_root_whose_cgroup_is_gone_gets_no_leftover_killed,
     attacks::foreign_invocation_id_proves_nothing,
     attacks::environment_of_the_unit_has_no_say,
     attacks::names_of_others_forge_no_line,
