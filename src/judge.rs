@@ -128,7 +128,8 @@ fn may_be_handed(held: &HeldSocket, holder: &Process, guarded: &Guarded) -> Opti
         {
             true
         }
-        (Some(Owner::Nobody | Owner::Unknown), _) => false,
+        // There are many such cgroups.
+        (Some(Owner::Nobody | Owner::Unknown), _) => held.born_in.is_some() && held.born_in == holder.cgroup,
         (Some(born @ (Owner::Unit(_) | Owner::UserUnit { .. } | Owner::Session(_))), _) => *born == holder.owner,
     };
     if !is_where_it_is {

@@ -1,8 +1,8 @@
 """portguard and each peer in turn, who all have to name the holder of 19000/tcp.
 
-usage: asked.py ROUNDS PID
+usage: asked.py ROUNDS PID PORTGUARD ARGUMENT...
 
-A line a run: who, when it ended and when it began, in seconds.
+A line a run: who, when it ended and when it began, in seconds. The first round does not count.
 """
 
 import os
@@ -10,7 +10,6 @@ import re
 import sys
 import time
 
-PORTGUARD = "portguard --unit bench.service --policy /dev/null --port 19000 --dry-run"
 PEERS = {
     "ss": ["ss", "-Hltnp", "sport = :19000"],
     "fuser": "fuser -n tcp 19000".split(),
@@ -31,12 +30,12 @@ def timed(who, command, wanted, words):
         written = file.read()
     if os.waitstatus_to_exitcode(status) != wanted or not all(re.search(rf"\b{word}\b", written) for word in words):
         sys.exit(f"{who} ended with {status}, and wrote: {written}")
-    print(who, end, begin)
+    return f"{who} {end} {begin}"
 
 
-rounds, holder = int(sys.argv[1]), sys.argv[2]
-for _ in range(rounds):
-    for _ in range(3):
-        timed("portguard", PORTGUARD.split(), 69, [f"pid {holder}", "systemctl stop app@9000[.]service"])
-    for who, command in PEERS.items():
-        timed(who, command, 0, [holder])
+rounds, holder, portguard = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+for number in range(rounds + 1):
+    runs = [timed("portguard", portguard, 69, [f"pid {holder}", "systemctl stop app@9000[.]service"])]
+    runs += [timed(who, command, 0, [holder]) for who, command in PEERS.items()]
+    if number > 0:
+        print("\n".join(runs))

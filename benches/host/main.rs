@@ -32,7 +32,7 @@ use crate::header::tool;
 use crate::load::{Cgroup, Holder, Load};
 use crate::race::{Contender, Times, Tries, race, tries};
 use crate::table::{Bound, Row, Table, attempts};
-use crate::trace::{BUDGET, Trace};
+use crate::trace::Trace;
 
 /// The port that is held.
 const PORT: u16 = 8080;
@@ -43,8 +43,8 @@ const FEW_AND_SLOW: usize = 5;
 /// Tries of each side in one turn of what the load has to change for.
 const TRIES: usize = 40;
 
-/// What a start whose ports are free took when this was written, and a tenth more.
-const INSTRUCTIONS: Bound = Bound::AtMost(330_000.0);
+/// So many system calls may a start cost whose ports are free; `tests/budget` holds each layout to those that it has.
+const CALLS: Bound = Bound::AtMost(60.0);
 
 /// Tenants of the full host, and of the small one.
 const FULL: u16 = 1000;
@@ -193,9 +193,12 @@ impl Host {
             let rows = [against(&on_shell, &shell), against(&in_unit, &unit)].into_iter().flatten();
             Ok([Row::time(idle.name, &nothing.quietest(), None)].into_iter().chain(rows).collect())
         })?;
-        for (contender, name) in [(&on_shell, "on a shell"), (&in_unit, "in the unit's start")] {
+        // What each took when this was written, and a tenth more.
+        for (contender, name, most) in
+            [(&on_shell, "on a shell", 315_000.0), (&in_unit, "in the unit's start", 333_000.0)]
+        {
             calls(table, name, &traced(contender)?);
-            table.add(&Row::count("  instructions", instructions(contender)?, INSTRUCTIONS, ""));
+            table.add(&Row::count("  instructions", instructions(contender)?, Bound::AtMost(most), ""));
             table.add(&Row::size("  peak memory", contender.peak_rss()?, Bound::AtMost(4.0)));
         }
         load::move_to(&self.outside())?;
@@ -398,6 +401,9 @@ fn grow(table: &mut Table, load: &mut Load, at_home: &Contender, elsewhere: &Con
         table.add(&Row::ratio(&format!("  {times} x / full host"), &now, &away, Bound::None));
         Table::note(&growing(&calls[1], &system_calls(elsewhere)?));
     }
+    for (what, contender) in [("in the socket's cgroup", at_home), ("elsewhere", elsewhere)] {
+        table.add(&Row::size(&format!("peak memory, holder {what}"), contender.peak_rss()?, Bound::AtMost(8.0)));
+    }
     hosts.after(load, at_home)?;
     let row = hosts.compared(load, at_home, "10 x / full host")?;
     table.add(&Row::time("full host, holder in the socket's cgroup", &hosts.small.quietest(), None));
@@ -446,8 +452,7 @@ fn traced(contender: &Contender) -> Result<Trace, String> {
 }
 
 fn calls(table: &mut Table, name: &str, trace: &Trace) {
-    let bound = u16::try_from(BUDGET).map_or(Bound::None, |budget| Bound::AtMost(f64::from(budget)));
-    table.add(&Row::count(&format!("system calls, {name}"), trace.count() as u64, bound, ""));
+    table.add(&Row::count(&format!("system calls, {name}"), trace.count() as u64, CALLS, ""));
     Table::note(&trace.explained());
     table.holds("  no thread, netlink, bus or /proc; four binds", &trace.objections(usize::MAX));
 }

@@ -44,9 +44,13 @@ impl Contender {
     /// This command as the argument of another.
     pub(crate) fn under(&self, tool: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(tool);
-        command.args(arguments).arg(&self.program).args(&self.arguments);
-        command.env_clear().envs(self.environment.clone()).stdin(Stdio::null());
+        self.append_to(command.args(arguments));
         command
+    }
+
+    fn append_to(&self, command: &mut Command) {
+        command.arg(&self.program).args(&self.arguments);
+        command.env_clear().envs(self.environment.clone()).stdin(Stdio::null());
     }
 
     /// Runs once: the wall time from just before it is spawned until it has been reaped.
@@ -83,8 +87,13 @@ impl Contender {
     /// A child begins with the peak of whoever spawned it (Linux `exec_mmap()`, `fs/exec.c`), so that is a fresh copy
     /// of this program, which has nothing in its memory yet and nothing else to wait for.
     pub(crate) fn peak_rss(&self) -> Result<u64, String> {
-        let ours = std::env::current_exe().map_err(|error| error.to_string())?;
-        let output = self.under(&ours, &["--peak-rss"]).output().map_err(|error| error.to_string())?;
+        self.peak_rss_by(Command::new(std::env::current_exe().map_err(|error| error.to_string())?))
+    }
+
+    /// The same, where `ours` is a command that runs this program somewhere else.
+    pub(crate) fn peak_rss_by(&self, mut ours: Command) -> Result<u64, String> {
+        self.append_to(ours.arg("--peak-rss"));
+        let output = ours.output().map_err(|error| error.to_string())?;
         let text = String::from_utf8_lossy(&output.stdout);
         self.has_ended(output.status)?;
         text.trim().parse().map_err(|_| format!("no peak of memory of {}: {text}", self.name))

@@ -181,10 +181,10 @@ impl Table {
         println!("    {text}");
     }
 
-    /// What cannot be measured on this machine as it is.
+    /// What was asked for, and cannot be measured on this machine as it is.
     pub(crate) fn untold(&mut self, what: &str, why: &str) {
         println!("{what:<52} {:>12} {:>23}  {:>12} FAIL\n    {why}", "", "", "");
-        self.slow.push(format!("  {}: {}", self.section, what.trim()));
+        self.failed.push(format!("  {}: {}", self.section, what.trim()));
     }
 
     /// Whether every bound is kept. With `TIMES=told` those of times are not asked for, as a machine that does other things

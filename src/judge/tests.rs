@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    CgroupId, Container, Endpoint, Engine, FileId, Host, Inode, InvocationId, Lineage, Pid, Port, Program, Protocol,
-    Run, Session, StartTime, StopRules, Terminal, UnitState,
+    CgroupId, CgroupPath, Container, Endpoint, Engine, FileId, Host, Inode, InvocationId, Lineage, Pid, Port, Program,
+    Protocol, Run, Session, StartTime, StopRules, Terminal, UnitState,
 };
 
 const OURS: InvocationId = InvocationId(1);
@@ -88,6 +88,7 @@ fn held(holders: Vec<Process>) -> HeldSocket {
             left: None,
         },
         birthplace: None,
+        born_in: None,
         holders,
         socket_unit: None,
     }
@@ -257,6 +258,15 @@ fn a_socket_that_was_made_elsewhere_gets_nobody_stopped() {
             socket.socket.cgroup = Some(CgroupId(60));
             assert_eq!(judged(guarded(), socket).1, expected, "{born:?}");
         }
+    }
+    // There is one cgroup of a unit or a session, and many that are nobody's.
+    let path = |path: &str| Some(CgroupPath(path.to_owned()));
+    for (born_in, expected) in
+        [(path("/mine"), Action::Stop), (path("/docker/1"), Action::Refuse), (None, Action::Refuse)]
+    {
+        let holder = Process { cgroup: path("/mine"), ..escaped() };
+        let socket = HeldSocket { birthplace: Some(Owner::Nobody), born_in, ..held(vec![holder]) };
+        assert_eq!(judged(guarded(), socket).1, expected);
     }
 }
 

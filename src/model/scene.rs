@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
-    CgroupId, Endpoint, FileId, Inode, InvocationId, Owner, Pid, Process, Protocol, Socket, StartTime, UnitName,
-    UnitPattern,
+    CgroupId, CgroupPath, Endpoint, FileId, Inode, InvocationId, Owner, Pid, Process, Protocol, Socket, StartTime,
+    UnitName, UnitPattern,
 };
 
 /// What a bind(2) of the endpoint said.
@@ -33,6 +33,8 @@ pub struct HeldSocket {
     pub socket: Socket,
     /// Whose its birth cgroup is; `None` where that cgroup is gone or could not be looked up.
     pub birthplace: Option<Owner>,
+    /// The path of that cgroup.
+    pub born_in: Option<CgroupPath>,
     /// Every process that was seen to have it open.
     pub holders: Vec<Process>,
     /// The active socket unit that listens with it, where PID 1 has it.

@@ -90,9 +90,9 @@ pub struct Socket {
     /// The network device to which it is bound (`SO_BINDTODEVICE`, socket(7)), by its name, or by its number where it has
     /// none any more; `None`: to none, or not told.
     pub device: Option<String>,
-    /// The cgroup in which it was born; `None` before Linux 5.8, where netlink is denied, or if it is the root, which the
-    /// kernel says as well where it does not know: without cgroup2, and before 5.15 with the controller `net_cls` or
-    /// `net_prio` (`sock_cgroup_ptr()`, Linux 5.10 `include/linux/cgroup.h`).
+    /// The cgroup in which it was born; `None` before Linux 5.8, where netlink is denied or no cgroup2 is mounted, or if it is
+    /// the root, which the kernel says as well where it does not know: before 5.15 with the controller `net_cls` or `net_prio`
+    /// (`sock_cgroup_ptr()`, Linux 5.10 `include/linux/cgroup.h`).
     pub cgroup: Option<CgroupId>,
     /// For [`SocketState::Listen`], where netlink tells.
     pub backlog: Option<Backlog>,

@@ -224,10 +224,14 @@ impl Place {
     fn seen(
         &self,
         probed: Vec<(Endpoint, Probe)>,
-        tables: Vec<Socket>,
+        mut tables: Vec<Socket>,
         thorough: Thorough,
         interrupt: &Interrupt,
     ) -> Seen {
+        if self.hierarchy().is_none() {
+            // An id that leads nowhere would pass for that of a cgroup that is gone.
+            tables.iter_mut().for_each(|socket| socket.cgroup = None);
+        }
         let born = self.birthplaces(&tables);
         let holders = self.holders(&tables, &born, thorough, interrupt);
         Seen { probed, tables, born, holders }
@@ -533,6 +537,7 @@ impl Place {
         HeldSocket {
             socket_unit: birthplace.and_then(|born| self.socket_unit_of(born)).or_else(by_address),
             birthplace: birthplace.map(cgroup::owner_of),
+            born_in: birthplace.cloned(),
             holders: pids.iter().filter_map(|pid| processes.get(pid)).cloned().collect(),
             socket,
         }

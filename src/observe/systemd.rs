@@ -158,8 +158,8 @@ async fn ask_everything(question: &Question, patience: Duration) -> zbus::Result
     let bus = zbus::connection::Builder::address(address.as_str()).method_timeout(patience).build().await?;
     let manager = ManagerProxy::builder(&bus).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
     // The largest answer by far: the others come while the manager writes it, and while it is read.
-    let (all, units) = both(properties(&bus, &question.unit, ""), units_of(&manager, &question.pids)).await;
-    let mut answer = Answer { unit: facts(&all?), units: units?, ..Answer::default() };
+    let (all, units) = both(properties(&bus, &question.unit, ""), units_of(&manager, &question.pids)).await?;
+    let mut answer = Answer { unit: facts(&all), units, ..Answer::default() };
     if !question.listening.is_empty() {
         answer.socket_units = socket_units(&bus, &manager).await?;
     }
@@ -203,11 +203,11 @@ async fn unit_state(
 }
 
 /// The sockets in a unit's file descriptor store, none where it has no store; `None` from a manager that does not tell
-/// (before systemd 254).
+/// (before systemd 254), or from a bus that does not let us ask (whoever is not root).
 async fn stored(manager: &ManagerProxy<'_>, unit: &UnitName) -> zbus::Result<Option<Vec<Inode>>> {
     match manager.dump_unit_file_descriptor_store(unit.as_str()).await {
         Ok(entries) => Ok(Some(entries.into_iter().map(|entry| Inode(entry.4)).collect())),
-        Err(error) if is_unknown_method(&error) => Ok(None),
+        Err(error) if is_not_to_be_had(&error) => Ok(None),
         Err(error) if is_gone(&error) => Ok(Some(Vec::new())),
         Err(error) => Err(error),
     }
@@ -283,23 +283,26 @@ async fn properties(
     proxy.get_all(interface).await
 }
 
-/// Waits for two at once.
-async fn both<A, B>(one: impl Future<Output = A>, other: impl Future<Output = B>) -> (A, B) {
+/// Waits for two at once, or for the first that fails.
+async fn both<A, B, E>(
+    one: impl Future<Output = Result<A, E>>,
+    other: impl Future<Output = Result<B, E>>,
+) -> Result<(A, B), E> {
     let (mut one, mut other) = (pin!(one), pin!(other));
     let (mut first, mut second) = (None, None);
     poll_fn(|context| {
         if first.is_none()
             && let Poll::Ready(answer) = one.as_mut().poll(context)
         {
-            first = Some(answer);
+            first = Some(answer?);
         }
         if second.is_none()
             && let Poll::Ready(answer) = other.as_mut().poll(context)
         {
-            second = Some(answer);
+            second = Some(answer?);
         }
         match (first.take(), second.take()) {
-            (Some(one), Some(other)) => Poll::Ready((one, other)),
+            (Some(one), Some(other)) => Poll::Ready(Ok((one, other))),
             so_far => {
                 (first, second) = so_far;
                 Poll::Pending
@@ -319,7 +322,7 @@ async fn units_of(manager: &ManagerProxy<'_>, pids: &[Pid]) -> zbus::Result<Hash
     Ok(units)
 }
 
-/// `by_pidfd`: whether the manager is asked that way, which it is until it says that it does not know it.
+/// `by_pidfd`: whether the manager is asked that way, which it is until that turns out to be not to be had.
 async fn unit_of(manager: &ManagerProxy<'_>, pid: Pid, by_pidfd: &mut bool) -> zbus::Result<Option<UnitName>> {
     let Some(raw) = rustix::process::Pid::from_raw(pid.0) else { return Ok(None) };
     // Pinned, so that the number cannot go to another process while the manager looks.
@@ -327,7 +330,7 @@ async fn unit_of(manager: &ManagerProxy<'_>, pid: Pid, by_pidfd: &mut bool) -> z
     let mut reply = Ok(None);
     if *by_pidfd {
         reply = manager.get_unit_by_pidfd(pin.as_fd().into()).await.map(|(_, id, _)| id.parse().ok());
-        *by_pidfd = !reply.as_ref().is_err_and(is_unknown_method);
+        *by_pidfd = !reply.as_ref().is_err_and(is_not_to_be_had);
     }
     if !*by_pidfd {
         reply = manager.get_unit_by_pid(pid.0.unsigned_abs()).await.map(|path| unit_from_path(path.as_str()));
@@ -340,9 +343,13 @@ async fn unit_of(manager: &ManagerProxy<'_>, pid: Pid, by_pidfd: &mut bool) -> z
     }
 }
 
+/// A method that the manager does not know, or that the bus does not pass on to it: for whoever is not root it has a list of
+/// those that it does, which has a new one only where the manager has it (`org.freedesktop.systemd1.conf` of systemd).
+///
 /// zbus gives the errors that D-Bus itself defines as [`zbus::Error::FDO`], all others as `MethodError`.
-fn is_unknown_method(error: &zbus::Error) -> bool {
-    matches!(error, zbus::Error::FDO(error) if matches!(**error, zbus::fdo::Error::UnknownMethod(_)))
+fn is_not_to_be_had(error: &zbus::Error) -> bool {
+    use zbus::fdo::Error;
+    matches!(error, zbus::Error::FDO(error) if matches!(**error, Error::UnknownMethod(_) | Error::AccessDenied(_)))
 }
 
 /// The unit was there when it was listed, and is not now.

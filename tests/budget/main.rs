@@ -11,7 +11,14 @@ use std::process::Command;
 use std::{env, fs};
 
 use crate::start::Start;
-use crate::trace::{BUDGET, Trace, policy};
+use crate::trace::{Trace, policy};
+
+/// So many system calls has each layout, which is what README says: one more is one too many. On a shell there is no ledger, and no field for the journal.
+const ON_A_SHELL: usize = 53;
+/// The policy is one file in one folder.
+const IN_A_START: usize = 55;
+/// The policy is in two.
+const INSTALLED: usize = 60;
 
 /// Each drop-in is opened, checked, read and closed, and no usual probe has more calls than that.
 const EACH: usize = 4;
@@ -32,7 +39,7 @@ fn free_path_on_a_shell_keeps_its_budget() {
     let file = folder.path().join("portguard.toml");
     fs::write(&file, policy("budget.service")).unwrap();
     let arguments = ["--unit".into(), "budget.service".into(), "--policy".into(), file.into()];
-    check(network_of_its_own("exec \"$@\"", &[]), &arguments, folder.path(), BUDGET);
+    check(network_of_its_own("exec \"$@\"", &[]), &arguments, folder.path(), ON_A_SHELL);
 }
 
 /// With all that comes with a start: the unit's cgroup, the layers of the policy, the ledger, the journal.
@@ -42,7 +49,7 @@ fn free_path_of_a_units_start_keeps_its_budget() {
     let arguments = ["--unit".into(), start.unit.clone().into()];
     let etc = Path::new("/etc");
     assert!(in_start(&start, etc, &"1".repeat(32)).arg(guard()).args(&arguments).status().unwrap().success());
-    check(in_start(&start, etc, &"2".repeat(32)), &arguments, start.run.path(), BUDGET);
+    check(in_start(&start, etc, &"2".repeat(32)), &arguments, start.run.path(), IN_A_START + elsewhere());
     let ledger = start.ledger().unwrap();
     assert_eq!(ledger.split_whitespace().count(), 4, "two starts, each with its two ids, are in the ledger: {ledger}");
 }
@@ -102,7 +109,7 @@ fn as_installed(word: &str, drop_ins: u16, ports: u16) {
     }
     fs::remove_dir(start.run.path().join("portguard")).unwrap();
     let arguments = ["--unit".into(), start.unit.clone().into()];
-    let budget = BUDGET + elsewhere() + EACH * usize::from(drop_ins + ports);
+    let budget = INSTALLED + elsewhere() + EACH * usize::from(drop_ins + ports);
     check(in_start(&start, etc.path(), &"1".repeat(32)), &arguments, start.run.path(), budget + FIRST);
     check(in_start(&start, etc.path(), &"2".repeat(32)), &arguments, start.run.path(), budget);
 }

@@ -7,12 +7,6 @@ use std::fmt;
 use std::path::Path;
 use std::process::Command;
 
-/// So many system calls may it cost to see every port free, on a shell and with what a unit's start adds: the ledger, and
-/// fields in the journal.
-///
-/// The start needs one less where cgroup2 is at /sys/fs/cgroup, as it is but for hybrid hosts.
-pub(crate) const BUDGET: usize = 60;
-
 /// The ports of the [`policy`]: one of each kind of bind probe.
 pub(crate) const PORTS: [u16; 4] = [8080, 9090, 5353, 8443];
 

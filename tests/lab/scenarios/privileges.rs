@@ -203,10 +203,12 @@ pub(super) fn without_the_plus_the_own_users_leftover_is_stopped(m: &Machine) {
     m.when("it is restarted");
     let restart = m.restart(APP);
 
-    m.then("it is up, without the leftover, and the journal says so");
+    m.then("it is up, without the leftover, and the journal says so; and what the bus does not let alice ask is not missed");
     assert!(restart.status.success(), "{restart:?}");
     assert_up_without(m, "8080/tcp", &old);
-    assert_names(&m.journal(APP), &["a leftover of an earlier run of app.service; stopping it"]);
+    let journal = m.journal(APP);
+    assert_names(&journal, &["a leftover of an earlier run of app.service; stopping it"]);
+    assert!(!journal.contains("instead of the bus"), "{journal}");
 }
 
 pub(super) fn without_the_plus_a_socket_that_outlives_the_leftover_is_waited_for(m: &Machine) {
