@@ -14,11 +14,16 @@ use crate::model::{
 /// holder from being touched.
 pub fn judge(scene: &Scene, rules: &Rules) -> Verdict {
     let found = scene.endpoints.iter().flat_map(|seen| findings_of(seen, scene, rules));
-    let findings: Vec<Finding> = found.map(|found| found.decide(scene, rules)).collect();
+    let mut findings: Vec<Finding> = found.map(|found| found.decide(scene, rules)).collect();
     let any = |action| findings.iter().any(|finding| finding.action == action);
     if findings.is_empty() {
         Verdict::Free
     } else if any(Action::Refuse) {
+        for finding in &mut findings {
+            if matches!(finding.action, Action::Stop | Action::StopUnit | Action::Wait) {
+                finding.action = Action::Spare;
+            }
+        }
         Verdict::Refuse(findings)
     } else if any(Action::Wait) {
         // Waiting comes before stopping: if the wait fails, nothing was touched.
@@ -45,7 +50,7 @@ impl Found<'_> {
         let obstacle = match wanted {
             Action::Stop => self.hinders_a_signal(&scene.guarded),
             Action::StopUnit => self.hinders_a_stop(scene, rules),
-            Action::Pass | Action::Wait | Action::Refuse => None,
+            Action::Pass | Action::Wait | Action::Refuse | Action::Spare => None,
         };
         Finding {
             endpoint: self.endpoint.endpoint,
@@ -120,8 +125,7 @@ fn may_be_handed(held: &HeldSocket, holder: &Process, guarded: &Guarded) -> Opti
         return Some("the socket was made in a cgroup that is gone or cannot be seen, and may have been handed over");
     }
     let is_where_it_is = match (&held.birthplace, guarded.user) {
-        (None, _) => true,
-        (Some(Owner::Init), _) => true,
+        (None | Some(Owner::Init), _) => true,
         (Some(Owner::Unit(unit)), None) if is_for_it(unit) => true,
         (Some(Owner::UserUnit { uid, unit }), Some(own))
             if *uid == own && (unit.as_str() == "init.scope" || is_for_it(unit)) =>

@@ -5,7 +5,6 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::fs::inotify;
@@ -13,7 +12,7 @@ use rustix::fs::inotify;
 use crate::interrupt::Interrupt;
 use crate::pipe::read_until;
 use crate::sys;
-use crate::word::{Listener, Teller, channel};
+use crate::word::{Conversation, Teller, spawn};
 
 /// Which manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,44 +41,6 @@ pub(crate) fn in_thread<T: Send + 'static, F: Future<Output = ()>>(
     conversation: impl FnOnce(Teller<T>) -> F + Send + 'static,
 ) -> Result<Conversation<T>, String> {
     spawn(|teller| zbus::block_on(conversation(teller)))
-}
-
-/// Runs it in a thread of its own.
-///
-/// # Errors
-/// There is no thread to be had.
-pub(crate) fn spawn<T: Send + 'static>(
-    work: impl FnOnce(Teller<T>) + Send + 'static,
-) -> Result<Conversation<T>, String> {
-    // Boxed, so that what makes a thread is in the binary once.
-    let start = |work: Box<dyn FnOnce() + Send>| thread::Builder::new().name("manager".to_owned()).spawn(work);
-    let (teller, listener) = channel().map_err(|error| error.to_string())?;
-    let thread = start(Box::new(move || work(teller))).map_err(|error| format!("no thread for it: {error}"))?;
-    Ok(Conversation { listener, thread })
-}
-
-/// With a thread that says what comes of it.
-pub(crate) struct Conversation<T> {
-    listener: Listener<T>,
-    thread: JoinHandle<()>,
-}
-
-impl<T> Conversation<T> {
-    /// See [`Listener::until`].
-    pub(crate) fn until(&self, deadline: Instant, interrupt: &Interrupt) -> Option<T> {
-        self.listener.until(deadline, interrupt)
-    }
-
-    /// The only word, and then the end of the thread, which has nothing else to do. Of a process that exits while another
-    /// of its threads is there the kernel looks for a new owner of its memory, among all processes of the host: 1.5 ms
-    /// for 10,000 of them (`mm_update_next_owner()`, Linux v6.18 `kernel/exit.c`).
-    pub(crate) fn answer(self, deadline: Instant, interrupt: &Interrupt) -> Option<T> {
-        let word = self.until(deadline, interrupt);
-        if word.is_some() {
-            let _ = self.thread.join();
-        }
-        word
-    }
 }
 
 /// What is said where PID 1 executes itself anew: meanwhile it takes no connections, and those that it had are gone.
@@ -248,28 +209,6 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
-
-    #[test]
-    fn who_has_the_answer_has_no_other_thread_and_who_has_none_waits_for_no_thread() {
-        let (done, is_done) = std::sync::mpsc::channel();
-        let conversation = spawn(move |teller| {
-            teller.tell(1);
-            thread::sleep(Duration::from_millis(300));
-            done.send(()).unwrap();
-        });
-        let soon = || Instant::now() + Duration::from_secs(20);
-        assert_eq!(conversation.unwrap().answer(soon(), &Interrupt::default()), Some(1));
-        assert!(is_done.try_recv().is_ok());
-
-        let (release, held) = std::sync::mpsc::channel::<()>();
-        let hung = spawn(move |_teller: Teller<()>| {
-            let _ = held.recv();
-        });
-        let began = Instant::now();
-        assert_eq!(hung.unwrap().answer(began + Duration::from_millis(100), &Interrupt::default()), None);
-        assert!(began.elapsed() < Duration::from_secs(10));
-        drop(release);
-    }
 
     #[test]
     fn what_was_called_off_is_not_asked_for_and_what_was_asked_for_is_known_to_be() {

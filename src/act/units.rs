@@ -17,6 +17,7 @@ use crate::interrupt::Interrupt;
 use crate::manager::{self, Leave, Scope, Systemctl};
 use crate::model::UnitName;
 use crate::timespan;
+use crate::word;
 
 /// How long the manager may take to answer that it has queued a job.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -232,7 +233,7 @@ fn stop_with_systemctl(
 ) -> Result<(), StopError> {
     let leave = Arc::new(Leave::default());
     let (wanted, run, theirs) = (unit.clone(), run.to_owned(), Arc::clone(&leave));
-    let told = manager::spawn(move |teller| {
+    let told = word::spawn(move |teller| {
         let arguments = ["stop", "--job-mode=fail", "--", wanted.as_str()];
         let result = Systemctl { scope, run: &run, deadline }.job(&arguments, &theirs);
         let is_late = Instant::now() >= deadline;

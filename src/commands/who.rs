@@ -207,7 +207,7 @@ fn next(finding: &Finding, about: &About, compared: bool) -> (Option<String>, Op
             let restart = format!("{} restart {}", own_systemctl(about), shell(&about.unit));
             (Some(format!("{restart}, before which portguard stops it")), Some(restart))
         }
-        Action::Pass | Action::Wait => (None, None),
+        Action::Pass | Action::Wait | Action::Spare => (None, None),
     }
 }
 
@@ -310,13 +310,14 @@ impl Owned {
         }
         self.print_owner(page, rail);
         if let (Some(judgement), Some(unit)) = (&self.judgement, unit) {
-            let tone = if judgement.action == "refuse" { Tone::Bad } else { Tone::Good };
+            let tone = if ["refuse", "spare"].contains(&judgement.action.as_str()) { Tone::Bad } else { Tone::Good };
             let obstacle = judgement.obstacle.as_ref().map(|why| format!(", as {why}")).unwrap_or_default();
             let does = match judgement.action.as_str() {
                 "pass" => "portguard lets it be",
                 "stop" => "portguard stops it",
                 "stop-unit" => "portguard has systemd stop its unit",
                 "wait" => "portguard waits for it",
+                "spare" => "portguard lets it be, as it refuses another",
                 _ => "portguard refuses",
             };
             page.words(

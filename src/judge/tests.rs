@@ -419,7 +419,9 @@ fn one_holder_to_refuse_keeps_every_other_from_being_touched() {
     let leftover = Process { invocation: Invocation::Known(EARLIER), ..process(own()) };
     let foreign = Process { pid: Pid(501), ..process(Owner::Unit(unit("web.service"))) };
     let together = scene(guarded(), vec![held(vec![leftover.clone(), foreign])]);
-    assert!(matches!(judge(&together, &rules()), Verdict::Refuse(_)));
+    let Verdict::Refuse(findings) = judge(&together, &rules()) else { panic!("the start is to be refused") };
+    let actions: Vec<Action> = findings.iter().map(|finding| finding.action).collect();
+    assert_eq!(actions, [Action::Spare, Action::Refuse], "and nobody is said to be stopped");
     assert!(matches!(judge(&scene(guarded(), vec![held(vec![leftover])]), &rules()), Verdict::Clear(_)));
 }
 
@@ -969,8 +971,10 @@ proptest! {
     #[test]
     fn nothing_is_stopped_beside_something_that_is_refused(scene in any_scene(), rules in any_rules()) {
         let verdict = judge(&scene, &rules);
-        let refused = verdict.findings().iter().any(|finding| finding.action == Action::Refuse);
-        prop_assert_eq!(refused, matches!(verdict, Verdict::Refuse(_)));
+        let any = |action| verdict.findings().iter().any(|finding| finding.action == action);
+        prop_assert_eq!(any(Action::Refuse), matches!(verdict, Verdict::Refuse(_)));
+        prop_assert!(!any(Action::Refuse) || ![Action::Stop, Action::StopUnit, Action::Wait].into_iter().any(any));
+        prop_assert!(any(Action::Refuse) || !any(Action::Spare));
     }
 
     #[test]

@@ -159,6 +159,8 @@ pub enum Action {
     Wait,
     /// Refuse the start and leave it alone.
     Refuse,
+    /// It could have been stopped or waited for; but the start is refused for another, so it is left alone as well.
+    Spare,
 }
 
 impl fmt::Display for Action {
@@ -169,6 +171,7 @@ impl fmt::Display for Action {
             Self::StopUnit => "stop-unit",
             Self::Wait => "wait",
             Self::Refuse => "refuse",
+            Self::Spare => "spare",
         })
     }
 }

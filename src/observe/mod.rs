@@ -230,7 +230,9 @@ impl Place {
     ) -> Seen {
         if self.hierarchy().is_none() {
             // An id that leads nowhere would pass for that of a cgroup that is gone.
-            tables.iter_mut().for_each(|socket| socket.cgroup = None);
+            for socket in &mut tables {
+                socket.cgroup = None;
+            }
         }
         let born = self.birthplaces(&tables);
         let holders = self.holders(&tables, &born, thorough, interrupt);

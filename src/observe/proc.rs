@@ -12,20 +12,26 @@ use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatxFlags, makedev, open, openat, readlinkat, statx};
 use rustix::io::{Errno, read, retry_on_intr};
 
+use crate::interrupt::Interrupt;
 use crate::model::{
     CgroupPath, Container, FileId, Invocation, InvocationId, Lineage, Owner, Pid, Process, StartTime, Terminal,
 };
 use crate::sys::open_first;
+use crate::word;
 
 /// At most so many bytes of the arguments are kept.
 const ARGV_BYTES: u64 = 4 * 1024;
 /// An environment that is larger is not read to its end; a sane execve(2) cannot make it so.
 const ENVIRON_BYTES: u64 = 2 * 1024 * 1024;
+/// So long are processes waited for whose memory cannot be read.
+const MEMORY: Duration = Duration::from_secs(1);
 /// `PF_EXITING`.
 const PF_EXITING: u32 = 0x4;
 /// Larger than any `stat`, `status` or `cgroup` file.
@@ -166,8 +172,8 @@ pub fn process(proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
     let kernel_thread = stat.flags & PF_KTHREAD != 0;
     // An environment that reads as empty is one only if the process had its arguments before (in the midst of execve(2)
     // it has neither yet: `begin_new_exec()`, `create_elf_tables()`) and its executable after (one that ends has none).
-    let argv = read_at(from, "cmdline", ARGV_BYTES + 1).map(|bytes| parse_argv(&bytes)).unwrap_or_default();
-    let environ = read_at(from, "environ", ENVIRON_BYTES + 1);
+    let Memory { cmdline, environ } = memory_of(from);
+    let argv = cmdline.map(|bytes| parse_argv(&bytes)).unwrap_or_default();
     let exe = readlinkat(from, "exe", Vec::new()).ok();
     let had_memory = kernel_thread || (exe.is_some() && !argv.is_empty());
     let facts = Facts {
@@ -191,6 +197,44 @@ pub fn process(proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
     };
     // Without its first thread it may go on for long.
     Ok(stat_of(&dir, &path)?.map(|now| Facts { ending: living.is_none() && now.is_ending(), ..facts }))
+}
+
+/// What the kernel reads in the memory of the process itself.
+struct Memory {
+    cmdline: io::Result<Vec<u8>>,
+    environ: io::Result<Vec<u8>>,
+}
+
+impl Memory {
+    fn read(from: &OwnedFd) -> Self {
+        let cmdline = read_at(from, "cmdline", ARGV_BYTES + 1);
+        Self { cmdline, environ: read_at(from, "environ", ENVIRON_BYTES + 1) }
+    }
+
+    fn unread() -> Self {
+        let late = || Err(io::Error::from(io::ErrorKind::TimedOut));
+        Self { cmdline: late(), environ: late() }
+    }
+}
+
+/// Read aside: the kernel waits for whoever has that memory locked, and for whoever is to fill its pages and does not
+/// (`access_remote_vm()`, Linux `mm/memory.c`; userfaultfd(2)). All processes together get [`MEMORY`].
+fn memory_of(from: &OwnedFd) -> Memory {
+    static WAITED: AtomicU64 = AtomicU64::new(0);
+    let waited = Duration::from_millis(WAITED.load(Ordering::Relaxed));
+    let (began, left) = (Instant::now(), MEMORY.saturating_sub(waited));
+    if left.is_zero() {
+        return Memory::unread();
+    }
+    // Where no thread is to be had, it is read all the same.
+    let Ok(Ok(aside)) = from.try_clone().map(|dir| word::spawn(move |teller| teller.tell(Memory::read(&dir)))) else {
+        return Memory::read(from);
+    };
+    aside.answer(began + left, &Interrupt::default()).unwrap_or_else(|| {
+        let waited = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        WAITED.fetch_add(waited, Ordering::Relaxed);
+        Memory::unread()
+    })
 }
 
 /// The file or folder of this path, by its numbers; `None` where it cannot be looked at.

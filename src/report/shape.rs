@@ -199,7 +199,7 @@ impl Unit {
 pub struct Judgement {
     /// How the holder stands to the unit: a word of portguard(8), "WHO HAS THE PORT".
     pub relation: &'static str,
-    /// `pass`, `stop`, `stop-unit`, `wait`, `refuse`.
+    /// `pass`, `stop`, `stop-unit`, `wait`, `refuse`, `spare`.
     pub action: String,
     /// Why it is not stopped, where the policy would have it so.
     pub obstacle: Option<String>,

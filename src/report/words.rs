@@ -82,7 +82,7 @@ pub(super) fn finding(finding: &Finding, about: &About) -> Entry {
     let level = match finding.action {
         Action::Refuse => Level::Error,
         Action::Pass if is_expected(finding) => Level::Info,
-        Action::Stop | Action::StopUnit | Action::Wait | Action::Pass => Level::Warn,
+        Action::Stop | Action::StopUnit | Action::Wait | Action::Pass | Action::Spare => Level::Warn,
     };
     let subject = match holder {
         Some(process) => format!("{} is held by {}", finding.endpoint, who(process, &about.etc)),
@@ -271,6 +271,7 @@ fn decision(finding: &Finding, dry_run: bool) -> String {
         }
         (Action::Refuse, Some(why)) => format!("; not touched, as {why}"),
         (Action::Refuse, None) => "; not touched".to_owned(),
+        (Action::Spare, _) => "; not touched, as the start is refused for another".to_owned(),
     }
 }
 

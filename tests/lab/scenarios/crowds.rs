@@ -4,7 +4,8 @@ use super::addresses::{
     assert_refused_for_web, assert_replaced, guarded_app, leftover_of_app, somebody_stands_on, web_stands_on,
 };
 use super::{
-    APP, SOON, assert_nobody_signalled, assert_unharmed, field, finding, guard, policy, policy_for_app, refused,
+    APP, SOON, assert_names, assert_nobody_signalled, assert_unharmed, field, finding, guard, message, policy,
+    policy_for_app, refused,
 };
 use crate::machine::Machine;
 
@@ -19,7 +20,8 @@ pub(super) fn leftover_is_not_stopped_beside_a_foreign_listener_at_another_addre
 
     m.then("it is refused, web.service and the leftover are named, and neither was touched");
     assert_refused_for_web(m, &start, "8080/tcp", "8080/tcp", web);
-    finding(m, APP, &[("RELATION", "leftover"), ("HOLDER_PID", &old.to_string())]);
+    let leftover = finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "spare"), ("HOLDER_PID", &old.to_string())]);
+    assert_names(message(&leftover), &["; not touched, as the start is refused for another"]);
     assert_unharmed(m, "8080/tcp", old);
     assert_nobody_signalled(m, APP);
 }
@@ -115,7 +117,7 @@ pub(super) fn leftover_of_one_port_is_left_alone_beside_a_foreign_holder_of_anot
 
         m.then("it is refused for web.service, the leftover is named, and neither was touched");
         assert_refused_for_web(m, &start, other, other, web);
-        let leftover = finding(m, APP, &[("RELATION", "leftover"), ("ENDPOINT", "8080/tcp")]);
+        let leftover = finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "spare"), ("ENDPOINT", "8080/tcp")]);
         assert_eq!(field(&leftover, "PORTGUARD_HOLDER_PID"), old.to_string());
         assert_unharmed(m, "8080/tcp", old);
         assert_nobody_signalled(m, APP);

@@ -47,6 +47,36 @@ fn sent(m: &Machine, signal: &str, pid: u32) -> String {
     message(all.iter().find(fits).unwrap_or_else(|| panic!("{signal} was not sent to {pid}: {all:?}"))).to_owned()
 }
 
+/// Whoever looks at its arguments waits with it, as ps(1) does.
+pub(super) fn holder_whose_memory_is_locked_is_refused_in_time(m: &Machine) {
+    m.given("another service's process with the port, whose memory is locked while a file server does not answer");
+    m.unit("locked.service", "[Service]\nExecStart=/usr/bin/python3 /opt/lab/locked.py 8080 /run/locked\n");
+    m.ok("systemctl start locked.service");
+    m.wait_until(
+        "it waits",
+        SOON,
+        || matches!(m.holders("8080/tcp")[..], [holder] if state_of(m, holder).starts_with('D')),
+    );
+    let holder = m.holders("8080/tcp")[0];
+    let read = m.sh(&format!("timeout --signal=KILL 1 cat /proc/{holder}/cmdline"));
+    assert!(!read.status.success(), "its arguments can be read: {read:?}");
+    policy_for_app(m, "8080/tcp");
+    app_service(m, "8080/tcp");
+    guard(m, APP);
+
+    m.when("the guarded service is started");
+    let begin = Instant::now();
+    let start = m.start(APP);
+
+    m.then("it is refused in time, and the process and its unit are named");
+    assert!(begin.elapsed() < BOUND, "{:?}", begin.elapsed());
+    assert!(!start.status.success(), "{start:?}");
+    let refusal = refused(m, APP, &[("RELATION", "other-unit"), ("HOLDER_PID", &holder.to_string())]);
+    assert_names(message(&refusal), &["systemctl stop locked.service"]);
+    m.stop("locked.service");
+    m.wait_until("it is gone", SOON, || m.holders("8080/tcp").is_empty());
+}
+
 pub(super) fn holder_in_uninterruptible_sleep_is_given_up_and_said_to_be(m: &Machine) {
     m.given("a leftover that waits for a file system that does not answer, and a second for it to end");
     m.ok("systemd-run --unit=hang python3 /opt/lab/hang.py /run/hang");

@@ -200,6 +200,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     names::same_command_in_another_folder_is_no_lookalike,
     names::names_of_engines_do_not_aim_a_command_at_others,
     holders::holder_in_uninterruptible_sleep_is_given_up_and_said_to_be,
+    holders::holder_whose_memory_is_locked_is_refused_in_time,
     holders::stopped_holder_is_let_go_on_to_end,
     holders::frozen_holder_is_killed_when_its_time_is_over,
     holders::frozen_predecessor_is_stopped_by_systemd_or_said_to_be_frozen,
