@@ -32,6 +32,8 @@ pub(crate) struct Deadlines {
     aftermath: Option<Instant>,
     /// When stopping has to be over; set when it begins.
     stop_by: Option<Instant>,
+    /// Whether a stop was in vain whose time is none of the unit's own.
+    was_in_vain: bool,
 }
 
 impl Deadlines {
@@ -43,6 +45,7 @@ impl Deadlines {
             give_up_at: None,
             aftermath: None,
             stop_by: None,
+            was_in_vain: false,
         }
     }
 
@@ -91,9 +94,10 @@ impl Deadlines {
         until.saturating_duration_since(Instant::now())
     }
 
-    /// The next stop has all its time again.
-    pub(crate) fn stop_begins_anew(&mut self) {
-        self.stop_by = None;
+    /// The next stop has all its time again. What was asked `in_vain` is asked like that no more than twice.
+    pub(crate) fn stop_begins_anew(&mut self, in_vain: bool) {
+        let is_over = in_vain && std::mem::replace(&mut self.was_in_vain, true);
+        self.stop_by = is_over.then(Instant::now);
     }
 
     /// There is no time for another stop.
@@ -180,6 +184,15 @@ mod tests {
         assert!(second.patience <= Duration::from_secs(6), "{second:?}");
         deadlines.stop_is_over();
         assert!(deadlines.ladder(&StopRules::default(), &look(None)).is_none());
+    }
+
+    #[test]
+    fn a_stop_begins_anew_whenever_something_has_ended_and_once_where_nothing_has() {
+        let mut deadlines = Deadlines::new();
+        for (in_vain, goes_on) in [(false, true), (false, true), (true, true), (false, true), (true, false)] {
+            deadlines.stop_begins_anew(in_vain);
+            assert_eq!(deadlines.ladder(&StopRules::default(), &look(None)).is_some(), goes_on);
+        }
     }
 
     #[test]

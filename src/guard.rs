@@ -340,7 +340,7 @@ impl Guard<'_> {
         self.stopped.processes += count.ended;
         if look.facts.active == ActiveState::Unknown {
             // The manager may tell the unit's own times by now, and those begin anew then.
-            deadlines.stop_begins_anew();
+            deadlines.stop_begins_anew(count.alive > 0);
         } else if count.alive > 0 {
             // The whole ladder was climbed. One more look tells whether it was enough.
             deadlines.stop_is_over();

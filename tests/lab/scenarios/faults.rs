@@ -507,6 +507,24 @@ pub(super) fn unit_that_came_up_anew_while_the_answer_was_lost_is_not_stopped(m:
     assert_names(&m.journal(APP), &["what came of that is not known", "looking again"]);
 }
 
+pub(super) fn manager_that_stays_silent_has_a_leftover_asked_twice_and_no_more(m: &Machine) {
+    m.given("a leftover that ignores SIGTERM");
+    let old = started_guarded_app(m, "8080/tcp 1 stubborn");
+    let late = "[Service]\nExecStartPre=+/bin/sh -c 'sleep 2; exec /usr/bin/portguard --unit %n'\n";
+    m.unit(&format!("{APP}.d/10-portguard.conf"), late);
+
+    m.when("it is restarted, and PID 1 answers nobody for half a minute");
+    while_systemd_is_silent(m, "restart", Duration::from_secs(32));
+
+    m.then("portguard has given up after its second signal, and has killed nobody");
+    m.wait_until("the start has failed", SOON, || m.show(APP, "ActiveState") == "failed");
+    let journal = m.journal(APP);
+    assert_eq!(journal.matches("sending SIGTERM").count(), 2, "{journal}");
+    assert_names(&journal, &["still held", "status=75/TEMPFAIL"]);
+    assert!(!journal.contains("sending SIGKILL"), "{journal}");
+    assert_unharmed(m, "8080/tcp", old[0]);
+}
+
 /// What is not told of the unit may be that it must never be killed.
 pub(super) fn silent_manager_gets_nobody_killed(m: &Machine) {
     m.given("a leftover that ignores SIGTERM, of a unit that must not be killed");

@@ -93,6 +93,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     refusals::untrusted_policy_is_78_and_touches_nothing,
     faults::hung_bus_costs_a_second_not_a_start,
     faults::silent_manager_gets_nobody_killed,
+    faults::manager_that_stays_silent_has_a_leftover_asked_twice_and_no_more,
     faults::hung_journal_holds_up_no_start,
     faults::run_that_is_read_only_or_full_holds_up_no_start,
     faults::denied_netlink_leaves_the_tables_of_proc,
