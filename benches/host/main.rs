@@ -187,11 +187,11 @@ impl Host {
         table.race(|| {
             let [nothing, shell, unit] = tries([&idle, &on_shell, &in_unit], TRIES)?;
             let against = |contender: &Contender, tries: &Tries| {
-                let ratio = Row::quiet_ratio("  portguard / true", tries, &nothing, Bound::AtMost(1.2));
-                [Row::time(contender.name, &tries.quietest(), None), ratio]
+                let ratio = Row::in_turn("  portguard / true", tries, &nothing, Bound::AtMost(1.2));
+                [Row::time(contender.name, &tries.all(), None), ratio]
             };
             let rows = [against(&on_shell, &shell), against(&in_unit, &unit)].into_iter().flatten();
-            Ok([Row::time(idle.name, &nothing.quietest(), None)].into_iter().chain(rows).collect())
+            Ok([Row::time(idle.name, &nothing.all(), None)].into_iter().chain(rows).collect())
         })?;
         // What each took when this was written, and a tenth more.
         for (contender, name, most) in

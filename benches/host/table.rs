@@ -45,21 +45,23 @@ impl Row {
         Self { is_time: false, ..Self::ratio(what, ours, other, bound) }
     }
 
-    /// Of the quietest tries. Where the machine was too busy to say, no bound is kept: what comes on top of both sides hides
-    /// what is between them. `other` is what cannot cost more.
-    pub(crate) fn quiet_ratio(what: &str, ours: &Tries, other: &Tries, bound: Bound) -> Self {
-        Self::of_tries(what, (ours, other), &of_all(ours, other), bound, is_told(ours, other))
+    /// Of the medians of all rounds, which were run in turn. Where the machine was too busy to say, no bound is kept: what comes
+    /// on top of both sides hides what is between them. `other` is what cannot cost more.
+    pub(crate) fn in_turn(what: &str, ours: &Tries, other: &Tries, bound: Bound) -> Self {
+        let spread = format!("quietest {:.2} x", ratio_of(ours, other));
+        Self::of_tries(what, ratio_of_all(ours, other), &spread, bound, is_told(ours, other))
     }
 
-    /// What a larger load costs, with the tries of `/bin/true` beside each side, which no load makes slower.
+    /// What a larger load costs, of the quietest tries, as both were not there at the same time; with the tries of `/bin/true`
+    /// beside each side, which no load makes slower.
     pub(crate) fn growth(what: &str, [large, idle]: &[Tries; 2], [small, before]: &[Tries; 2], bound: Bound) -> Self {
-        let spread = format!("/bin/true {:.2} x; {}", ratio_of(idle, before), of_all(large, small));
+        let spread =
+            format!("/bin/true {:.2} x; all tries {:.2} x", ratio_of(idle, before), ratio_of_all(large, small));
         let told = is_told(large, small) && is_told(idle, before) && is_told(before, idle);
-        Self::of_tries(what, (large, small), &spread, bound, told)
+        Self::of_tries(what, ratio_of(large, small), &spread, bound, told)
     }
 
-    fn of_tries(what: &str, (ours, other): (&Tries, &Tries), spread: &str, bound: Bound, told: bool) -> Self {
-        let ratio = ratio_of(ours, other);
+    fn of_tries(what: &str, ratio: f64, spread: &str, bound: Bound, told: bool) -> Self {
         let noise = if told { "" } else { ", noise" };
         let row = Self::new(what, ratio, &format!("{ratio:.2} x{noise}"), spread, bound, " x");
         Self { kept: row.kept && told, ..row }.of_time()
@@ -102,9 +104,8 @@ fn ratio_of(ours: &Tries, other: &Tries) -> f64 {
     ours.quietest().median().div_duration_f64(other.quietest().median())
 }
 
-/// The same of the medians of all rounds, for who wonders what the quietest tries leave out.
-fn of_all(ours: &Tries, other: &Tries) -> String {
-    format!("all tries {:.2} x", ours.all().median().div_duration_f64(other.all().median()))
+fn ratio_of_all(ours: &Tries, other: &Tries) -> f64 {
+    ours.all().median().div_duration_f64(other.all().median())
 }
 
 /// Whether the machine was quiet enough to compare them: each at least once, and `ours` took no less than what cannot
