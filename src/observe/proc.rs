@@ -30,8 +30,9 @@ use crate::word;
 const ARGV_BYTES: u64 = 4 * 1024;
 /// An environment that is larger is not read to its end; a sane execve(2) cannot make it so.
 const ENVIRON_BYTES: u64 = 2 * 1024 * 1024;
-/// So long are processes waited for whose memory cannot be read.
+/// So long may it take to read what is in the memory of processes, all together, and then each.
 const MEMORY: Duration = Duration::from_secs(1);
+const MEMORY_OF_ONE: Duration = Duration::from_millis(2);
 /// `PF_EXITING`.
 const PF_EXITING: u32 = 0x4;
 /// Larger than any `stat`, `status` or `cgroup` file.
@@ -217,24 +218,25 @@ impl Memory {
     }
 }
 
-/// Read aside: the kernel waits for whoever has that memory locked, and for whoever is to fill its pages and does not
-/// (`access_remote_vm()`, Linux `mm/memory.c`; userfaultfd(2)). All processes together get [`MEMORY`].
+/// Read aside: the kernel waits for whoever has that memory locked (`mmap_read_lock_killable()` in `access_remote_vm()`, Linux
+/// `mm/memory.c`). All processes together get [`MEMORY`], and after that each [`MEMORY_OF_ONE`].
 fn memory_of(from: &OwnedFd) -> Memory {
     static WAITED: AtomicU64 = AtomicU64::new(0);
     let waited = Duration::from_millis(WAITED.load(Ordering::Relaxed));
-    let (began, left) = (Instant::now(), MEMORY.saturating_sub(waited));
-    if left.is_zero() {
-        return Memory::unread();
-    }
-    // Where no thread is to be had, it is read all the same.
-    let Ok(Ok(aside)) = from.try_clone().map(|dir| word::spawn(move |teller| teller.tell(Memory::read(&dir)))) else {
-        return Memory::read(from);
+    let began = Instant::now();
+    let aside = from.try_clone().map(|dir| word::spawn(move |teller| teller.tell(Memory::read(&dir))));
+    let memory = match aside {
+        Ok(Ok(aside)) => {
+            let patience = MEMORY.saturating_sub(waited).max(MEMORY_OF_ONE);
+            aside.answer(began + patience, &Interrupt::default()).unwrap_or_else(Memory::unread)
+        }
+        // Without a thread it is read all the same, unless those that there were all wait.
+        Ok(Err(_)) | Err(_) if waited.is_zero() => Memory::read(from),
+        Ok(Err(_)) | Err(_) => Memory::unread(),
     };
-    aside.answer(began + left, &Interrupt::default()).unwrap_or_else(|| {
-        let waited = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        WAITED.fetch_add(waited, Ordering::Relaxed);
-        Memory::unread()
-    })
+    let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    WAITED.fetch_add(took, Ordering::Relaxed);
+    memory
 }
 
 /// The file or folder of this path, by its numbers; `None` where it cannot be looked at.
