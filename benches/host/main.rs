@@ -233,7 +233,7 @@ impl Host {
 
         load.set(FULL)?;
         table.section(&format!("Full host: {}; {PORT}/tcp is held by one process", Load::counted()));
-        Table::note("No bus and no systemd there: portguard asks both and is refused at once.");
+        Table::note("No systemd there, and no bus: portguard finds so at once.");
         table.race(|| {
             let [ours, theirs @ ..] = race(everybody, FEW)?;
             let mut rows = vec![Row::time("portguard", &ours, Some(Duration::from_millis(10)))];

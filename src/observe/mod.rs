@@ -770,6 +770,8 @@ mod tests {
         let later = Cgroup::create("later");
         std::fs::write(later.dir().join("cgroup.procs"), child.pid().to_string()).unwrap();
         assert!(look(&[held]).is_none());
+        // Before the cgroup that it is in.
+        drop(child);
     }
 
     /// The same place, rules and moment: whatever the quick look has, the full look has as well, and in the same words.

@@ -13,7 +13,8 @@ use std::{env, fs};
 use crate::start::Start;
 use crate::trace::{Trace, policy};
 
-/// So many system calls has each layout, which is what README says: one more is one too many. On a shell there is no ledger, and no field for the journal.
+/// So many system calls has each layout where cgroup2 is at /sys/fs/cgroup, which is what README says. On a shell there is no
+/// ledger, and no field for the journal.
 const ON_A_SHELL: usize = 53;
 /// The policy is one file in one folder.
 const IN_A_START: usize = 55;
