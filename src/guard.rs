@@ -322,8 +322,12 @@ impl Guard<'_> {
         } else if refused.all(|relation| matches!(relation, Relation::Hidden | Relation::Unchecked(_))) {
             Outcome::NotPermitted("held, and who holds it may not be seen".to_owned())
         } else {
-            Outcome::Refused { stopped: self.stopped.clone(), why: None }
+            self.refused_for(None)
         }
+    }
+
+    fn refused_for(&self, why: Option<String>) -> Outcome {
+        Outcome::Refused { stopped: self.stopped.clone(), signalled: self.asked.processes.clone(), why }
     }
 
     fn stop(&mut self, findings: &[Finding], deadlines: &mut Deadlines, look: &Look) -> Result<Round, ActError> {
@@ -402,7 +406,7 @@ impl Guard<'_> {
             }
             Err(error @ StopError::Refused(_)) => {
                 let why = Some(format!("{unit}: {error}"));
-                Round::Done(Outcome::Refused { stopped: self.stopped.clone(), why })
+                Round::Done(self.refused_for(why))
             }
         })
     }

@@ -112,35 +112,46 @@ impl Found<'_> {
 
 /// Why somebody who may not signal the process can have handed the socket over to get it stopped (unix(7), `SCM_RIGHTS`).
 ///
-/// What was made in the unit's own cgroup, in this run or an earlier one, is the unit's, whoever of it made it. Else it must
-/// have been made in the unit or session that has the process, for the unit's socket unit or by a manager, or where the
-/// kernel does not tell, and by root or the process's own user. The user alone proves nothing: root of a container may not
-/// signal what root's socket can be handed to. Nor does a cgroup that is gone: its maker may have left it for that.
+/// What was made in the unit's own cgroup, in this run or an earlier one, is the unit's; but its user may not signal what is
+/// root's. Else it must have been made in the unit or session that has the process, or for the unit's socket unit, or where
+/// the kernel does not tell, and by root or the process's own user. The user alone proves nothing: root of a container may
+/// not signal what root's socket can be handed to. Nor does a cgroup that is gone: its maker may have left it for that.
 fn may_be_handed(held: &HeldSocket, holder: &Process, guarded: &Guarded) -> Option<&'static str> {
+    let is_by_another = !is_by_root_or_its_own(&held.socket, holder);
     if is_born_here(held, guarded) {
-        return None;
+        return (is_by_another && holder.uid == 0).then_some(BY_ANOTHER);
     }
-    let is_for_it = |unit: &UnitName| guarded.triggered_by.contains(unit);
     if held.birthplace.is_none() && held.socket.cgroup.is_some() {
         return Some("the socket was made in a cgroup that is gone or cannot be seen, and may have been handed over");
     }
-    let is_where_it_is = match (&held.birthplace, guarded.user) {
-        (None | Some(Owner::Init), _) => true,
-        (Some(Owner::Unit(unit)), None) if is_for_it(unit) => true,
-        (Some(Owner::UserUnit { uid, unit }), Some(own))
-            if *uid == own && (unit.as_str() == "init.scope" || is_for_it(unit)) =>
-        {
+    let is_where_it_is = match &held.birthplace {
+        None => true,
+        // For which socket unit is known while PID 1 has it, and no longer.
+        Some(Owner::Init) => !guarded.triggered_by.is_empty(),
+        Some(born) if is_own_managers(born, guarded) => true,
+        Some(Owner::Unit(unit)) if guarded.user.is_none() && guarded.triggered_by.contains(unit) => true,
+        Some(Owner::UserUnit { uid, unit }) if guarded.user == Some(*uid) && guarded.triggered_by.contains(unit) => {
             true
         }
         // There are many such cgroups.
-        (Some(Owner::Nobody | Owner::Unknown), _) => held.born_in.is_some() && held.born_in == holder.cgroup,
-        (Some(born @ (Owner::Unit(_) | Owner::UserUnit { .. } | Owner::Session(_))), _) => *born == holder.owner,
+        Some(Owner::Nobody | Owner::Unknown) => held.born_in.is_some() && held.born_in == holder.cgroup,
+        Some(born) => *born == holder.owner,
     };
     if !is_where_it_is {
         return Some("the socket was made elsewhere, and may have been handed over");
     }
-    let uid = held.socket.uid;
-    (uid != 0 && uid != holder.uid).then_some("another user made the socket, and may have handed it over")
+    is_by_another.then_some(BY_ANOTHER)
+}
+
+const BY_ANOTHER: &str = "another user made the socket, and may have handed it over";
+
+fn is_by_root_or_its_own(socket: &Socket, holder: &Process) -> bool {
+    socket.uid == 0 || socket.uid == holder.uid
+}
+
+/// Whether it is the scope of the manager of the guarded unit's user: all that this manager has is the user's own.
+fn is_own_managers(born: &Owner, guarded: &Guarded) -> bool {
+    matches!(born, Owner::UserUnit { uid, unit } if guarded.user == Some(*uid) && unit.as_str() == "init.scope")
 }
 
 /// Whether the socket was made in the unit's own cgroup, of this run or an earlier one.
@@ -290,17 +301,15 @@ fn relation_of(holder: &Process, held: &HeldSocket, scene: &Scene, rules: &Rules
     }
     let born_stale = is_of_a_run(held, guarded);
     // Nor does a unit that may be replaced go for a socket that somebody else has handed to it. Whoever may make cgroups
-    // can remove the one in which he made it: a birthplace that cannot be seen any more may have been anybody's.
-    let is_of_replaced = || match (&held.birthplace, guarded.user) {
-        (None, _) => held.socket.cgroup.is_none(),
-        (Some(Owner::Init), _) => true,
-        (Some(Owner::Unit(unit)), None) => is_replaced(unit, rules),
-        (Some(Owner::UserUnit { uid, unit }), Some(own)) => {
-            *uid == own && (is_replaced(unit, rules) || unit.as_str() == "init.scope")
-        }
-        (Some(Owner::Unit(_) | Owner::UserUnit { .. } | Owner::Session(_) | Owner::Nobody | Owner::Unknown), _) => {
-            false
-        }
+    // can remove the one in which he made it: a birthplace that cannot be seen any more may have been anybody's. And what PID
+    // 1 has made may have been for any unit, if it has it no more.
+    let is_of_replaced = || match &held.birthplace {
+        None => held.socket.cgroup.is_none() && is_by_root_or_its_own(&held.socket, holder),
+        Some(Owner::Init) => held.socket_unit.is_some(),
+        Some(born) if is_own_managers(born, guarded) => true,
+        Some(Owner::Unit(unit)) => guarded.user.is_none() && is_replaced(unit, rules),
+        Some(Owner::UserUnit { uid, unit }) => guarded.user == Some(*uid) && is_replaced(unit, rules),
+        Some(Owner::Session(_) | Owner::Nobody | Owner::Unknown) => false,
     };
     match &holder.owner {
         // A socket can be handed to a victim to get it killed (unix(7), SCM_RIGHTS): where it was born proves

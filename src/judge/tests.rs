@@ -258,6 +258,10 @@ fn a_socket_that_was_made_elsewhere_gets_nobody_stopped() {
             socket.socket.cgroup = Some(CgroupId(60));
             assert_eq!(judged(guarded(), socket).1, expected, "{born:?}");
         }
+        let mut socket = HeldSocket { birthplace: Some(Owner::Init), ..held(vec![holder]) };
+        socket.socket.cgroup = Some(CgroupId(60));
+        let of_no_socket = Guarded { triggered_by: Vec::new(), ..guarded() };
+        assert_eq!(judged(of_no_socket, socket).1, Action::Refuse, "PID 1 has made none for the unit");
     }
     // There is one cgroup of a unit or a session, and many that are nobody's.
     let path = |path: &str| Some(CgroupPath(path.to_owned()));
@@ -281,6 +285,9 @@ fn a_socket_that_was_made_in_the_units_own_cgroup_is_its_own_whoever_made_it() {
     };
     assert_eq!(of(999, None), Action::Refuse);
     assert_eq!(of(999, Some(own())), Action::Stop);
+    let mut of_roots = HeldSocket { birthplace: Some(own()), ..held(vec![process(own())]) };
+    of_roots.socket.uid = 1000;
+    assert_eq!(judged(guarded(), of_roots).1, Action::Refuse, "the unit's user may not signal what is root's");
     let earlier = guarded().runs[0].cgroup.unwrap();
     assert_eq!(of(earlier.0, None), Action::Stop, "in the cgroup of an earlier run, which is gone");
 }
@@ -493,7 +500,7 @@ fn a_predecessor_is_stopped_by_its_unit_unless_that_would_stop_others_as_well() 
     assert_eq!((other.relation, other.action), (Relation::OtherUnit(unit("web.service")), Action::Refuse));
     for (birthplace, relation) in [
         (Some(Owner::Unit(unit("web.service"))), Relation::Predecessor(unit("web.service"))),
-        (Some(Owner::Init), Relation::Predecessor(unit("web.service"))),
+        (Some(Owner::Init), Relation::OtherUnit(unit("web.service"))),
         (Some(Owner::Unit(unit("evil.service"))), Relation::OtherUnit(unit("web.service"))),
         (Some(Owner::UserUnit { uid: 1000, unit: unit("web.service") }), Relation::OtherUnit(unit("web.service"))),
         (Some(Owner::Nobody), Relation::OtherUnit(unit("web.service"))),
@@ -501,6 +508,14 @@ fn a_predecessor_is_stopped_by_its_unit_unless_that_would_stop_others_as_well() 
         let finding = replacing("web.service", Some(up(&[])), |socket| socket.birthplace.clone_from(&birthplace));
         assert_eq!(finding.relation, relation, "{birthplace:?}");
     }
+    // PID 1 has made it, and has it still: for a socket unit that it names.
+    let activated = replacing("web.service", Some(up(&[])), |socket| {
+        (socket.birthplace, socket.socket_unit) = (Some(Owner::Init), Some(unit("web.socket")));
+    });
+    assert_eq!(activated.relation, Relation::Predecessor(unit("web.service")));
+    // Where nothing tells of its birth, who made it has to do.
+    let somebodys = replacing("web.service", Some(up(&[])), |socket| socket.socket.uid = 1000);
+    assert_eq!(somebodys.relation, Relation::OtherUnit(unit("web.service")));
     // Without an id there is nothing to go by but who has it; with one, it is of a cgroup that was removed.
     for (cgroup, relation) in [
         (None, Relation::Predecessor(unit("web.service"))),
@@ -881,7 +896,9 @@ proptest! {
                 let holder = finding.holder.as_ref().unwrap();
                 let (socket, born) = (finding.socket.as_ref().unwrap(), finding.birthplace.as_ref());
                 let of_run = |run: &Run| run.cgroup.is_some() && run.cgroup == socket.cgroup;
-                if !scene.guarded.runs.iter().any(of_run) && !born.is_some_and(|born| scene.guarded.is(born)) {
+                if scene.guarded.runs.iter().any(of_run) || born.is_some_and(|born| scene.guarded.is(born)) {
+                    prop_assert!(socket.uid == 0 || socket.uid == holder.uid || holder.uid != 0, "{} made it", socket.uid);
+                } else {
                     prop_assert!(socket.uid == 0 || socket.uid == holder.uid, "{} made it", socket.uid);
                     prop_assert!(born.is_some() || socket.cgroup.is_none(), "in a cgroup that is gone");
                     let is_known = |born: &Owner| {

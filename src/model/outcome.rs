@@ -70,6 +70,8 @@ pub enum Outcome {
     Refused {
         /// This had been stopped before it was seen; nearly always nothing.
         stopped: Stopped,
+        /// These had been signalled before, whatever came of it.
+        signalled: Vec<Pid>,
         /// Why, where no holder tells it: the manager did not do what it was asked for.
         why: Option<String>,
     },

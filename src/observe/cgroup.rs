@@ -6,6 +6,7 @@
 //! Source of the rules: systemd v257 `src/basic/cgroup-util.c` (`cg_path_get_unit()`, `cg_path_get_user_unit()`,
 //! `cg_path_get_session()`, `cg_unescape()`) and `src/basic/user-util.c` (`parse_uid()`).
 
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -271,68 +272,59 @@ pub fn id_at_usual_place(usual: &Path, path: &CgroupPath) -> Option<CgroupId> {
         .and_then(|dir| id_of(dir).ok())
 }
 
-/// Where the cgroup of an id is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PathLookup {
-    /// There.
-    Found(CgroupPath),
-    /// It has been removed.
-    Gone,
-    /// It could not be looked up; why.
-    Unknown(String),
-}
-
-/// Looks a cgroup up by its id: `open_by_handle_at(2)`, which needs `CAP_DAC_READ_SEARCH`, else a walk of the tree.
+/// Where these cgroups are, as far as they are there and can be found: by `open_by_handle_at(2)`, which needs
+/// `CAP_DAC_READ_SEARCH`; where that may not be, by one walk of the tree for all of them.
 ///
 /// `proc` is the mount of procfs.
 #[must_use]
-pub fn path_of(proc: &Path, mount: &Mount, id: CgroupId) -> PathLookup {
-    let opened = open_dir(&mount.dir).and_then(|dir| sys::open_kernfs_node(&dir, id.0));
-    match opened {
-        Ok(node) => path_of_node(proc, mount, &node, id),
-        Err(error) if error.raw_os_error() == Some(Errno::ESTALE as i32) => PathLookup::Gone,
-        Err(_) => walk(mount, id, WALK_CGROUPS),
+pub fn paths_of(proc: &Path, mount: &Mount, ids: &BTreeSet<CgroupId>) -> HashMap<CgroupId, CgroupPath> {
+    let mut paths = HashMap::new();
+    let mut left = BTreeSet::new();
+    for &id in ids {
+        match open_dir(&mount.dir).and_then(|dir| sys::open_kernfs_node(&dir, id.0)) {
+            Ok(node) => paths.extend(path_of_node(proc, mount, &node, id).map(|path| (id, path))),
+            Err(error) if error.raw_os_error() == Some(Errno::ESTALE as i32) => {}
+            Err(_) => {
+                left.insert(id);
+            }
+        }
     }
+    paths.extend(walk(mount, left, WALK_CGROUPS));
+    paths
 }
 
 /// The answer is tried: a node outside of what is mounted has a path that leads elsewhere.
-fn path_of_node(proc: &Path, mount: &Mount, node: &OwnedFd, id: CgroupId) -> PathLookup {
-    let link = proc.join(format!("self/fd/{}", node.as_raw_fd()));
-    let dir = match std::fs::read_link(link) {
-        Ok(dir) => dir,
-        Err(error) => return PathLookup::Unknown(error.to_string()),
-    };
-    match mount.path_at(&dir) {
-        Some(path) if id_of(&dir).is_ok_and(|found| found == id) => PathLookup::Found(path),
-        Some(_) | None => PathLookup::Unknown(format!("{} is not below {}", dir.display(), mount.dir.display())),
-    }
+fn path_of_node(proc: &Path, mount: &Mount, node: &OwnedFd, id: CgroupId) -> Option<CgroupPath> {
+    let dir = std::fs::read_link(proc.join(format!("self/fd/{}", node.as_raw_fd()))).ok()?;
+    mount.path_at(&dir).filter(|_| id_of(&dir).is_ok_and(|found| found == id))
 }
 
-fn walk(mount: &Mount, id: CgroupId, most: usize) -> PathLookup {
-    if id_of(&mount.dir).is_ok_and(|found| found == id) {
-        return PathLookup::Found(mount.root.clone());
+/// Looks at so many cgroups at `most`, and at no more than it takes to find all of them.
+fn walk(mount: &Mount, mut wanted: BTreeSet<CgroupId>, most: usize) -> HashMap<CgroupId, CgroupPath> {
+    let mut paths = HashMap::new();
+    if !wanted.is_empty()
+        && let Ok(root) = id_of(&mount.dir)
+        && wanted.remove(&root)
+    {
+        paths.insert(root, mount.root.clone());
     }
     let mut below = vec![mount.dir.clone()];
     let mut seen = 0;
-    while let Some(dir) = below.pop() {
+    while !wanted.is_empty()
+        && seen < most
+        && let Some(dir) = below.pop()
+    {
         seen += 1;
-        if seen > most {
-            return PathLookup::Unknown(format!("more than {most} cgroups"));
-        }
-        let entries = match std::fs::read_dir(&dir) {
-            Ok(entries) => entries.flatten(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return PathLookup::Unknown(format!("{}: {error}", dir.display())),
-        };
+        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
         for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-            if entry.ino() == id.0 {
-                let found = mount.path_at(&entry.path());
-                return found.map_or(PathLookup::Unknown("a name that is not UTF-8".to_owned()), PathLookup::Found);
+            let id = CgroupId(entry.ino());
+            if wanted.remove(&id) {
+                paths.extend(mount.path_at(&entry.path()).map(|path| (id, path)));
             }
             below.push(entry.path());
         }
     }
-    PathLookup::Gone
+    paths
 }
 
 #[cfg(any(test, fuzzing))]
@@ -621,60 +613,62 @@ mod tests {
         found
     }
 
+    fn both_ways(mount: &Mount, ids: &[CgroupId]) -> [HashMap<CgroupId, CgroupPath>; 2] {
+        let ids: BTreeSet<CgroupId> = ids.iter().copied().collect();
+        [paths_of(Path::new("/proc"), mount, &ids), walk(mount, ids, WALK_CGROUPS)]
+    }
+
     #[test]
-    fn a_cgroup_is_found_by_its_id_by_handle_and_by_walk_until_it_is_removed() {
+    fn cgroups_are_found_by_their_ids_by_handle_and_by_walk_until_they_are_removed() {
         let mount = own_mount();
         let cgroup = Cgroup::create("id");
         let sub = cgroup.sub("below");
-        for dir in [cgroup.dir(), &sub] {
-            let (id, path) = (id_of(dir).unwrap(), mount.path_at(dir).unwrap());
+        let [(outer, path), (inner, below)] = [cgroup.dir(), &sub].map(|dir| {
+            let path = mount.path_at(dir).unwrap();
             assert_eq!(mount.dir_of(&path).unwrap(), dir);
-            assert_eq!(path_of(Path::new("/proc"), &mount, id), PathLookup::Found(path.clone()));
-            assert_eq!(walk(&mount, id, WALK_CGROUPS), PathLookup::Found(path));
-        }
-        let id = id_of(cgroup.dir()).unwrap();
-        let gone = id_of(&sub).unwrap();
+            (id_of(dir).unwrap(), path)
+        });
+        let nobody = CgroupId(u64::MAX);
+        let all = HashMap::from([(outer, path.clone()), (inner, below)]);
+        assert_eq!(both_ways(&mount, &[outer, inner, nobody]), [all.clone(), all]);
+        let one = HashMap::from([(outer, path)]);
+        assert_eq!(both_ways(&mount, &[outer]), [one.clone(), one]);
         drop(cgroup);
-        for id in [id, gone] {
-            assert_eq!(path_of(Path::new("/proc"), &mount, id), PathLookup::Gone);
-            assert_eq!(walk(&mount, id, WALK_CGROUPS), PathLookup::Gone);
-        }
-        assert!(matches!(walk(&mount, gone, 0), PathLookup::Unknown(_)));
+        assert_eq!(both_ways(&mount, &[outer, inner]), [HashMap::new(), HashMap::new()]);
         assert!(id_of(&sub).is_err());
     }
 
     #[test]
     fn a_node_that_is_another_than_was_asked_for_is_unknown() {
         let (mount, cgroup) = (own_mount(), Cgroup::create("other"));
-        let node = open_dir(&cgroup.sub("a")).unwrap();
-        let other = id_of(&cgroup.sub("b")).unwrap();
-        assert!(matches!(path_of_node(Path::new("/proc"), &mount, &node, other), PathLookup::Unknown(_)));
+        let [a, b] = ["a", "b"].map(|name| cgroup.sub(name));
+        let (node, mine, other) = (open_dir(&a).unwrap(), id_of(&a).unwrap(), id_of(&b).unwrap());
+        assert!(path_of_node(Path::new("/proc"), &mount, &node, mine).is_some());
+        assert!(path_of_node(Path::new("/proc"), &mount, &node, other).is_none());
     }
 
     #[test]
-    fn a_walk_has_a_bound_and_what_it_cannot_list_is_not_gone() {
+    fn a_walk_has_a_bound_for_all_ids_together_and_passes_over_what_it_cannot_list() {
         let tree = tempfile::tempdir().unwrap();
-        for dir in ["a", "b"] {
-            std::fs::create_dir(tree.path().join(dir)).unwrap();
-        }
-        let at = |dir: PathBuf| Mount { dir, root: CgroupPath("/".to_owned()) };
-        let nobody = CgroupId(u64::MAX);
-        assert_eq!(walk(&at(tree.path().to_owned()), nobody, 3), PathLookup::Gone);
-        assert_eq!(walk(&at(tree.path().to_owned()), nobody, 2), PathLookup::Unknown("more than 2 cgroups".to_owned()));
-        assert_eq!(walk(&at(tree.path().join("removed")), nobody, 3), PathLookup::Gone);
-        let file = tree.path().join("file");
-        std::fs::write(&file, "").unwrap();
-        let unknown = PathLookup::Unknown(format!("{}: Not a directory (os error 20)", file.display()));
-        assert_eq!(walk(&at(file.clone()), nobody, 3), unknown);
-        assert_eq!(path_of(Path::new("/proc"), &at(file), nobody), unknown);
+        let [a, b] = ["a/x", "b/x"].map(|dir| {
+            let dir = tree.path().join(dir);
+            std::fs::create_dir_all(&dir).unwrap();
+            id_of(&dir).unwrap()
+        });
+        let walked = |dir: &str, most| {
+            let at = Mount { dir: tree.path().join(dir), root: CgroupPath("/".to_owned()) };
+            walk(&at, BTreeSet::from([a, b]), most).len()
+        };
+        assert_eq!([0, 1, 2, 4].map(|most| walked("", most)), [0, 0, 1, 2]);
+        std::fs::write(tree.path().join("file"), "").unwrap();
+        assert_eq!((walked("removed", 3), walked("file", 3)), (0, 0));
     }
 
     #[test]
     fn the_root_of_the_mount_is_found_as_well() {
         let mount = own_mount();
         let root = id_of(mount.dir()).unwrap();
-        let expected = PathLookup::Found(mount.root.clone());
-        assert_eq!(path_of(Path::new("/proc"), &mount, root), expected);
-        assert_eq!(walk(&mount, root, 0), expected);
+        let expected = HashMap::from([(root, mount.root.clone())]);
+        assert_eq!(both_ways(&mount, &[root]), [expected.clone(), expected]);
     }
 }

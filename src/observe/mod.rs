@@ -37,7 +37,6 @@ use crate::model::{
     SocketUnit, UnitFacts, UnitName, UnitType,
 };
 use crate::probe::probe;
-use cgroup::PathLookup;
 use container::{Docker, Trace};
 use holders::{Holders, Search, Thorough};
 use pin::Pins;
@@ -357,15 +356,8 @@ impl Place {
     /// The cgroup in which each socket was born, as far as it is still there.
     fn birthplaces(&self, tables: &[Socket]) -> HashMap<CgroupId, CgroupPath> {
         let Some(hierarchy) = self.hierarchy() else { return HashMap::new() };
-        let mut ids: Vec<CgroupId> = tables.iter().filter_map(|socket| socket.cgroup).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids.into_iter()
-            .filter_map(|id| match cgroup::path_of(&self.roots.proc, hierarchy, id) {
-                PathLookup::Found(path) => Some((id, path)),
-                PathLookup::Gone | PathLookup::Unknown(_) => None,
-            })
-            .collect()
+        let ids = tables.iter().filter_map(|socket| socket.cgroup).collect();
+        cgroup::paths_of(&self.roots.proc, hierarchy, &ids)
     }
 
     fn holders(

@@ -30,9 +30,11 @@ use crate::word;
 const ARGV_BYTES: u64 = 4 * 1024;
 /// An environment that is larger is not read to its end; a sane execve(2) cannot make it so.
 const ENVIRON_BYTES: u64 = 2 * 1024 * 1024;
-/// So long may it take to read what is in the memory of processes, all together, and then each.
+/// So long may it take to read what is in the memory of processes, all together.
 const MEMORY: Duration = Duration::from_secs(1);
-const MEMORY_OF_ONE: Duration = Duration::from_millis(2);
+/// So long each of those that come after that, and so long all of them: those that can be read take far less.
+const MOMENT: Duration = Duration::from_millis(2);
+const MOMENTS: Duration = Duration::from_millis(200);
 /// `PF_EXITING`.
 const PF_EXITING: u32 = 0x4;
 /// Larger than any `stat`, `status` or `cgroup` file.
@@ -219,24 +221,35 @@ impl Memory {
 }
 
 /// Read aside: the kernel waits for whoever has that memory locked (`mmap_read_lock_killable()` in `access_remote_vm()`, Linux
-/// `mm/memory.c`). All processes together get [`MEMORY`], and after that each [`MEMORY_OF_ONE`].
+/// `mm/memory.c`). All processes together get [`MEMORY`]; then each a moment, until that has come to [`MOMENTS`].
 fn memory_of(from: &OwnedFd) -> Memory {
     static WAITED: AtomicU64 = AtomicU64::new(0);
     let waited = Duration::from_millis(WAITED.load(Ordering::Relaxed));
     let began = Instant::now();
+    let patience = MEMORY.saturating_sub(waited).max(MOMENT.min((MEMORY + MOMENTS).saturating_sub(waited)));
+    if patience.is_zero() {
+        return Memory::unread();
+    }
     let aside = from.try_clone().map(|dir| word::spawn(move |teller| teller.tell(Memory::read(&dir))));
     let memory = match aside {
-        Ok(Ok(aside)) => {
-            let patience = MEMORY.saturating_sub(waited).max(MEMORY_OF_ONE);
-            aside.answer(began + patience, &Interrupt::default()).unwrap_or_else(Memory::unread)
-        }
-        // Without a thread it is read all the same, unless those that there were all wait.
-        Ok(Err(_)) | Err(_) if waited.is_zero() => Memory::read(from),
-        Ok(Err(_)) | Err(_) => Memory::unread(),
+        Ok(Ok(aside)) => aside.answer(began + patience, &Interrupt::default()),
+        // Without a thread nobody could tell that it takes too long.
+        Ok(Err(_)) | Err(_) => (!may_have_it_locked(from)).then(|| Memory::read(from)),
     };
     let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     WAITED.fetch_add(took, Ordering::Relaxed);
-    memory
+    memory.unwrap_or_else(Memory::unread)
+}
+
+/// Whether a thread of the process sleeps uninterruptibly, as one does that waits for a file server with the lock of the
+/// process's memory.
+fn may_have_it_locked(dir: &OwnedFd) -> bool {
+    let state = |thread: Pid| {
+        let thread = open_dir_at(dir, &format!("task/{thread}")).ok()?;
+        Some(parse_stat(&read_at(&thread, "stat", FILE_BYTES).ok()?)?.state)
+    };
+    let threads = open_dir_at(dir, "task").and_then(list_pids);
+    threads.map_or(true, |threads| threads.into_iter().any(|thread| state(thread) == Some(b'D')))
 }
 
 /// The file or folder of this path, by its numbers; `None` where it cannot be looked at.

@@ -170,7 +170,7 @@ fn outcomes(why: &str) -> [Outcome; 4] {
     let why = why.to_owned();
     [
         Outcome::StillHeld { took: Duration::ZERO, why: why.clone(), hindrance: None },
-        Outcome::Refused { stopped: Stopped::default(), why: Some(why.clone()) },
+        Outcome::Refused { stopped: Stopped::default(), signalled: Vec::new(), why: Some(why.clone()) },
         Outcome::BadPolicy(vec![why.clone(), why.clone()]),
         Outcome::Internal(why),
     ]

@@ -271,7 +271,7 @@ fn decision(finding: &Finding, dry_run: bool) -> String {
         }
         (Action::Refuse, Some(why)) => format!("; not touched, as {why}"),
         (Action::Refuse, None) => "; not touched".to_owned(),
-        (Action::Spare, _) => "; not touched, as the start is refused for another".to_owned(),
+        (Action::Spare, _) => "; not stopped, as the start is refused for another".to_owned(),
     }
 }
 
@@ -354,9 +354,13 @@ pub(super) fn outcome(outcome: &Outcome, about: &About, endpoints: &[Endpoint], 
             (Level::Info, id::DRY_RUN, vec![format!("dry run: would stop what holds {} for {unit}", held())])
         }
         Outcome::WouldWait => (Level::Info, id::DRY_RUN, vec![format!("dry run: would wait for {}", held())]),
-        Outcome::Refused { stopped, why } => {
+        Outcome::Refused { stopped, signalled, why } => {
             let before = if stopped.is_nothing() { String::new() } else { format!(", after {stopped}") };
-            let untouched = if stopped.is_nothing() { ", and nothing was touched" } else { "" };
+            let untouched = match (stopped.is_nothing(), &signalled[..]) {
+                (true, []) => ", and nothing was touched".to_owned(),
+                (true, some) => format!("; {} had been signalled", pids(some.iter().copied())),
+                (false, _) => String::new(),
+            };
             let why = why.as_ref().map(|why| format!(": {}", printable(why))).unwrap_or_default();
             let held = held();
             (
@@ -503,7 +507,7 @@ mod tests {
             Outcome::Freed { stopped: Stopped { processes: 1, units: Vec::new() }, took },
             Outcome::WouldStop,
             Outcome::WouldWait,
-            Outcome::Refused { stopped: Stopped::default(), why: None },
+            Outcome::Refused { stopped: Stopped::default(), signalled: vec![Pid(7)], why: None },
             Outcome::StillHeld { took, why: "it does not end".to_owned(), hindrance: None },
             Outcome::Interrupted { signal: Signal(15), sender: Some(Pid(7)), took, asked: Asked::default() },
             Outcome::NotPermitted("why".to_owned()),

@@ -53,21 +53,25 @@ pub(super) fn daemon_that_was_taken_over_is_not_stopped(m: &Machine) {
     assert_unharmed(m, "8080/tcp", daemon);
 }
 
-/// The process is of an earlier run, and alive on purpose; the port was never its own.
-pub(super) fn socket_of_another_user_gets_no_leftover_killed(m: &Machine) {
-    m.given("a process that outlives its service, has no port, and takes whatever it is handed; and a user who hands it one");
-    m.ok("useradd -m alice");
+/// A process of an earlier run, alive on purpose, that takes whatever it is handed. `settings`: more of the service.
+fn receiver_outlives_app(m: &Machine, settings: &str) {
+    m.given("a process that outlives its service, has no port, and takes whatever it is handed");
     m.unit(
         APP,
-        "[Service]\nKillMode=process\n\
-         ExecStart=/bin/sh -c '/usr/bin/python3 /opt/lab/receiver.py /tmp/victim & exec sleep infinity'\n",
+        &format!(
+            "[Service]\nKillMode=process\n{settings}\
+             ExecStart=/bin/sh -c '/usr/bin/python3 /opt/lab/receiver.py /tmp/victim & exec sleep infinity'\n"
+        ),
     );
     policy_for_app(m, "8080/tcp");
     guard(m, APP);
     m.ok(&format!("systemctl start {APP}"));
     m.wait_until("the receiver waits", super::SOON, || m.sh("test -S /tmp/victim").status.success());
     m.stop(APP);
-    m.ok("su -l alice -c 'python3 /opt/lab/passer.py 8080 /tmp/victim'");
+}
+
+/// Starts the service, which is refused for this process that was handed the port, and for this reason.
+fn assert_refused_for_handed(m: &Machine, reason: &str) {
     let victim = m.holders("8080/tcp");
     assert_eq!(victim.len(), 1, "the socket was not handed over");
 
@@ -78,8 +82,16 @@ pub(super) fn socket_of_another_user_gets_no_leftover_killed(m: &Machine) {
     assert!(!start.status.success(), "{start:?}");
     let pid = victim[0].to_string();
     let refusal = finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "refuse"), ("HOLDER_PID", &pid)]);
-    assert!(message(&refusal).contains("may have been handed over"), "{refusal:?}");
+    assert!(message(&refusal).contains(reason), "{refusal:?}");
     assert_unharmed(m, "8080/tcp", victim[0]);
+}
+
+pub(super) fn socket_of_another_user_gets_no_leftover_killed(m: &Machine) {
+    m.ok("useradd -m alice");
+    receiver_outlives_app(m, "");
+    m.given("a user who hands it a listener");
+    m.ok("su -l alice -c 'python3 /opt/lab/passer.py 8080 /tmp/victim'");
+    assert_refused_for_handed(m, "may have been handed over");
 }
 
 pub(super) fn socket_of_root_that_may_not_signal_gets_no_leftover_killed(m: &Machine) {
@@ -92,18 +104,8 @@ pub(super) fn socket_of_root_whose_cgroup_is_gone_gets_no_leftover_killed(m: &Ma
 
 /// `then`: what the service of the maker does when it has handed the socket over, and `comes_to_be`: `active`, `inactive`.
 fn handed_by_root_that_may_not_signal(m: &Machine, then: &str, comes_to_be: &str, reason: &str) {
-    m.given("a process that outlives its service, has no port, and takes whatever it is handed");
     m.ok("useradd -m alice");
-    m.unit(
-        APP,
-        "[Service]\nKillMode=process\nUser=alice\n\
-         ExecStart=/bin/sh -c '/usr/bin/python3 /opt/lab/receiver.py /tmp/victim & exec sleep infinity'\n",
-    );
-    policy_for_app(m, "8080/tcp");
-    guard(m, APP);
-    m.ok(&format!("systemctl start {APP}"));
-    m.wait_until("the receiver waits", super::SOON, || m.sh("test -S /tmp/victim").status.success());
-    m.stop(APP);
+    receiver_outlives_app(m, "User=alice\n");
 
     m.given("a service of root's that may signal nobody else, and hands it a socket");
     let pass = "/usr/bin/python3 /opt/lab/passer.py 8080 /tmp/victim";
@@ -119,18 +121,65 @@ fn handed_by_root_that_may_not_signal(m: &Machine, then: &str, comes_to_be: &str
         let state = m.sh("test -e /run/done && systemctl is-active evil.service");
         state.stdout.trim() == comes_to_be
     });
-    let victim = m.holders("8080/tcp");
-    assert_eq!(victim.len(), 1, "the socket was not handed over");
+    assert_refused_for_handed(m, reason);
+}
 
-    m.when("the service is started again");
+pub(super) fn socket_of_the_units_user_gets_no_process_of_roots_killed(m: &Machine) {
+    m.ok("useradd -m alice");
+    m.given("a service of alice's, of which a process of root's outlives it, without a port");
+    m.unit(
+        APP,
+        "[Service]\nUser=alice\nKillMode=process\n\
+         ExecStartPre=+/bin/sh -c '/usr/bin/python3 /opt/lab/receiver.py /tmp/victim & \
+         while ! test -S /tmp/victim; do sleep 0.1; done'\n\
+         ExecStart=/bin/sh -c '/usr/bin/python3 /opt/lab/passer.py 8080 /tmp/victim; touch /tmp/done; exec sleep infinity'\n",
+    );
+    policy_for_app(m, "8080/tcp");
+    m.ok(&format!("systemctl start {APP}"));
+    m.wait_until("alice has handed it a socket", super::SOON, || m.sh("test -e /tmp/done").status.success());
+    m.stop(APP);
+    m.unit(APP, "[Service]\nUser=alice\nKillMode=process\nExecStart=/bin/sleep infinity\n");
+    guard(m, APP);
+    assert_refused_for_handed(m, "another user made the socket");
+}
+
+/// PID 1 makes the sockets of its socket units; where the kernel says that it was itself, nothing tells for which.
+pub(super) fn socket_of_another_socket_unit_gets_no_leftover_killed(m: &Machine) {
+    m.ok("useradd -m bob");
+    receiver_outlives_app(m, "");
+    m.given("a service of bob's that hands it the socket of its socket unit, which is stopped then");
+    m.unit("other.socket", "[Socket]\nListenStream=8080\n");
+    m.unit("other.service", "[Service]\nUser=bob\nExecStart=/usr/bin/python3 /opt/lab/passer.py fd /tmp/victim\n");
+    m.ok("systemctl start other.socket && systemctl start other.service && systemctl stop other.socket");
+    m.wait_until("nobody else has it", super::SOON, || m.holders("8080/tcp").len() == 1);
+    assert_refused_for_handed(m, "may have been handed over");
+}
+
+/// What a policy lets be stopped as a unit is stopped for its own sockets alone, also where the kernel tells of no birth.
+pub(super) fn socket_of_unknown_birth_and_another_user_gets_no_unit_stopped(m: &Machine) {
+    m.ok("useradd -m alice");
+    m.given("a service of root's that may be replaced, has no port, and takes whatever it is handed");
+    m.unit("old.service", "[Service]\nExecStart=/usr/bin/python3 /opt/lab/receiver.py /tmp/victim\n");
+    m.unit(APP, "[Service]\nExecStart=/bin/sleep infinity\n");
+    super::policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nreplaces = [\"old.service\"]\n"));
+    m.ok("systemctl start old.service");
+    m.wait_until("it waits", super::SOON, || m.sh("test -S /tmp/victim").status.success());
+    m.given("a user who hands it a socket, and a guard without netlink, which would tell where that was made");
+    m.ok("su -l alice -c 'python3 /opt/lab/passer.py 8080 /tmp/victim'");
+    let victim = m.main_pid("old.service");
+    assert_eq!(m.holders("8080/tcp"), [victim], "the socket was not handed over");
+    m.unit(
+        &format!("{APP}.d/10-portguard.conf"),
+        "[Service]\nExecStartPre=/usr/bin/portguard --unit %n\nRestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\n",
+    );
+
+    m.when("the service is started");
     let start = m.start(APP);
 
-    m.then("the start is refused, and says why, and the process is unharmed");
+    m.then("it is refused, and the other service is unharmed");
     assert!(!start.status.success(), "{start:?}");
-    let pid = victim[0].to_string();
-    let refusal = finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "refuse"), ("HOLDER_PID", &pid)]);
-    assert!(message(&refusal).contains(reason), "{refusal:?}");
-    assert_unharmed(m, "8080/tcp", victim[0]);
+    finding(m, APP, &[("RELATION", "other-unit"), ("ACTION", "refuse"), ("HOLDER_PID", &victim.to_string())]);
+    assert_unharmed(m, "8080/tcp", victim);
 }
 
 pub(super) fn foreign_invocation_id_proves_nothing(m: &Machine) {

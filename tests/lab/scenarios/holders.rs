@@ -62,17 +62,22 @@ pub(super) fn holder_whose_memory_is_locked_is_refused_in_time(m: &Machine) {
     assert!(!read.status.success(), "its arguments can be read: {read:?}");
     policy_for_app(m, "8080/tcp");
     app_service(m, "8080/tcp");
-    guard(m, APP);
+    let without_threads = "[Service]\nExecStartPre=/usr/bin/portguard --unit %n\n\
+                           SystemCallFilter=~clone clone3 fork vfork\nSystemCallErrorNumber=EAGAIN\n";
+    for drop_in in [super::GUARD, without_threads] {
+        m.unit(&format!("{APP}.d/10-portguard.conf"), drop_in);
+        m.forget_journal();
 
-    m.when("the guarded service is started");
-    let begin = Instant::now();
-    let start = m.start(APP);
+        m.when("the guarded service is started");
+        let begin = Instant::now();
+        let start = m.start(APP);
 
-    m.then("it is refused in time, and the process and its unit are named");
-    assert!(begin.elapsed() < BOUND, "{:?}", begin.elapsed());
-    assert!(!start.status.success(), "{start:?}");
-    let refusal = refused(m, APP, &[("RELATION", "other-unit"), ("HOLDER_PID", &holder.to_string())]);
-    assert_names(message(&refusal), &["systemctl stop locked.service"]);
+        m.then("it is refused in time, and the process and its unit are named");
+        assert!(begin.elapsed() < BOUND, "{:?}", begin.elapsed());
+        assert!(!start.status.success(), "{start:?}");
+        let refusal = refused(m, APP, &[("RELATION", "other-unit"), ("HOLDER_PID", &holder.to_string())]);
+        assert_names(message(&refusal), &["systemctl stop locked.service"]);
+    }
     m.stop("locked.service");
     m.wait_until("it is gone", SOON, || m.holders("8080/tcp").is_empty());
 }
