@@ -301,11 +301,11 @@ fn relation_of(holder: &Process, held: &HeldSocket, scene: &Scene, rules: &Rules
     }
     let born_stale = is_of_a_run(held, guarded);
     // Nor does a unit that may be replaced go for a socket that somebody else has handed to it. Whoever may make cgroups
-    // can remove the one in which he made it: a birthplace that cannot be seen any more may have been anybody's. And what PID
-    // 1 has made may have been for any unit, if it has it no more.
+    // can remove the one in which he made it: a birthplace that cannot be seen any more may have been anybody's. What PID 1 has
+    // made stays with the service when its socket unit has been stopped, which comes first.
     let is_of_replaced = || match &held.birthplace {
         None => held.socket.cgroup.is_none() && is_by_root_or_its_own(&held.socket, holder),
-        Some(Owner::Init) => held.socket_unit.is_some(),
+        Some(Owner::Init) => true,
         Some(born) if is_own_managers(born, guarded) => true,
         Some(Owner::Unit(unit)) => guarded.user.is_none() && is_replaced(unit, rules),
         Some(Owner::UserUnit { uid, unit }) => guarded.user == Some(*uid) && is_replaced(unit, rules),

@@ -500,7 +500,7 @@ fn a_predecessor_is_stopped_by_its_unit_unless_that_would_stop_others_as_well() 
     assert_eq!((other.relation, other.action), (Relation::OtherUnit(unit("web.service")), Action::Refuse));
     for (birthplace, relation) in [
         (Some(Owner::Unit(unit("web.service"))), Relation::Predecessor(unit("web.service"))),
-        (Some(Owner::Init), Relation::OtherUnit(unit("web.service"))),
+        (Some(Owner::Init), Relation::Predecessor(unit("web.service"))),
         (Some(Owner::Unit(unit("evil.service"))), Relation::OtherUnit(unit("web.service"))),
         (Some(Owner::UserUnit { uid: 1000, unit: unit("web.service") }), Relation::OtherUnit(unit("web.service"))),
         (Some(Owner::Nobody), Relation::OtherUnit(unit("web.service"))),
@@ -508,11 +508,6 @@ fn a_predecessor_is_stopped_by_its_unit_unless_that_would_stop_others_as_well() 
         let finding = replacing("web.service", Some(up(&[])), |socket| socket.birthplace.clone_from(&birthplace));
         assert_eq!(finding.relation, relation, "{birthplace:?}");
     }
-    // PID 1 has made it, and has it still: for a socket unit that it names.
-    let activated = replacing("web.service", Some(up(&[])), |socket| {
-        (socket.birthplace, socket.socket_unit) = (Some(Owner::Init), Some(unit("web.socket")));
-    });
-    assert_eq!(activated.relation, Relation::Predecessor(unit("web.service")));
     // Where nothing tells of its birth, who made it has to do.
     let somebodys = replacing("web.service", Some(up(&[])), |socket| socket.socket.uid = 1000);
     assert_eq!(somebodys.relation, Relation::OtherUnit(unit("web.service")));
