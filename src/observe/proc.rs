@@ -32,6 +32,9 @@ const ARGV_BYTES: u64 = 4 * 1024;
 const ENVIRON_BYTES: u64 = 2 * 1024 * 1024;
 /// So long may it take to read what is in the memory of processes, all together.
 const MEMORY: Duration = Duration::from_secs(1);
+/// What is read sooner than that counts this much less.
+const SLOW: Duration = Duration::from_millis(20);
+const QUICK_COUNTS: u32 = 20;
 /// So long each of those that come after that, and so long all of them: those that can be read take far less.
 const MOMENT: Duration = Duration::from_millis(2);
 const MOMENTS: Duration = Duration::from_millis(200);
@@ -224,7 +227,7 @@ impl Memory {
 /// `mm/memory.c`). All processes together get [`MEMORY`]; then each a moment, until that has come to [`MOMENTS`].
 fn memory_of(from: &OwnedFd) -> Memory {
     static WAITED: AtomicU64 = AtomicU64::new(0);
-    let waited = Duration::from_millis(WAITED.load(Ordering::Relaxed));
+    let waited = Duration::from_micros(WAITED.load(Ordering::Relaxed));
     let began = Instant::now();
     let patience = MEMORY.saturating_sub(waited).max(MOMENT.min((MEMORY + MOMENTS).saturating_sub(waited)));
     if patience.is_zero() {
@@ -236,8 +239,10 @@ fn memory_of(from: &OwnedFd) -> Memory {
         // Without a thread nobody could tell that it takes too long.
         Ok(Err(_)) | Err(_) => (!may_have_it_locked(from)).then(|| Memory::read(from)),
     };
-    let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    WAITED.fetch_add(took, Ordering::Relaxed);
+    // On a busy machine it takes a moment to be run at all, and there may be a thousand holders.
+    let took = began.elapsed();
+    let counts = if memory.is_some() && took < SLOW { took / QUICK_COUNTS } else { took };
+    WAITED.fetch_add(u64::try_from(counts.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     memory.unwrap_or_else(Memory::unread)
 }
 
