@@ -249,12 +249,7 @@ fn memory_of(from: &OwnedFd) -> Memory {
 /// Whether a thread of the process sleeps uninterruptibly, as one does that waits for a file server with the lock of the
 /// process's memory.
 fn may_have_it_locked(dir: &OwnedFd) -> bool {
-    let state = |thread: Pid| {
-        let thread = open_dir_at(dir, &format!("task/{thread}")).ok()?;
-        Some(parse_stat(&read_at(&thread, "stat", FILE_BYTES).ok()?)?.state)
-    };
-    let threads = open_dir_at(dir, "task").and_then(list_pids);
-    threads.map_or(true, |threads| threads.into_iter().any(|thread| state(thread) == Some(b'D')))
+    threads(dir).map_or(true, |mut threads| threads.any(|(_, stat)| stat.state == b'D'))
 }
 
 /// The file or folder of this path, by its numbers; `None` where it cannot be looked at.
@@ -368,12 +363,17 @@ fn uid_of(dir: &OwnedFd, path: &Path) -> Result<Option<u32>, ProcError> {
 
 /// A thread of the process that has not ended.
 fn living_thread(dir: &OwnedFd) -> Option<OwnedFd> {
-    let threads = open_dir_at(dir, "task").and_then(list_pids).ok()?;
-    threads.into_iter().find_map(|thread| {
+    threads(dir).ok()?.find(|(_, stat)| !stat.is_over()).map(|(thread, _)| thread)
+}
+
+/// The threads of the process, opened one by one, those that are gone left out.
+fn threads(dir: &OwnedFd) -> io::Result<impl Iterator<Item = (OwnedFd, Stat)>> {
+    let threads = open_dir_at(dir, "task").and_then(list_pids)?;
+    Ok(threads.into_iter().filter_map(move |thread| {
         let thread = open_dir_at(dir, &format!("task/{thread}")).ok()?;
         let stat = parse_stat(&read_at(&thread, "stat", FILE_BYTES).ok()?)?;
-        (!stat.is_over()).then_some(thread)
-    })
+        Some((thread, stat))
+    }))
 }
 
 /// The fields of `/proc/PID/stat` that matter.

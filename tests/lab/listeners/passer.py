@@ -10,10 +10,7 @@ import sys
 if sys.argv[1] == "fd":
     listener = socket.socket(fileno=3)
 else:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("", int(sys.argv[1])))
-    listener.listen()
+    listener = socket.create_server(("", int(sys.argv[1])))
 with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as receiver:
     receiver.connect(sys.argv[2])
     socket.send_fds(receiver, [b"."], [listener.fileno()])

@@ -9,10 +9,7 @@ import signal
 import socket
 import sys
 
-listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-listener.bind(("", int(sys.argv[1])))
-listener.listen()
+listener = socket.create_server(("", int(sys.argv[1])))
 if os.fork() == 0:
     user = pwd.getpwnam(sys.argv[2])
     os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)

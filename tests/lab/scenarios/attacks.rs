@@ -149,7 +149,10 @@ pub(super) fn socket_of_another_socket_unit_gets_no_leftover_killed(m: &Machine)
     receiver_outlives_app(m, "");
     m.given("a service of bob's that hands it the socket of its socket unit, which is stopped then");
     m.unit("other.socket", "[Socket]\nListenStream=8080\n");
-    m.unit("other.service", "[Service]\nUser=bob\nExecStart=/usr/bin/python3 /opt/lab/passer.py fd /tmp/victim\n");
+    m.unit(
+        "other.service",
+        "[Service]\nType=oneshot\nUser=bob\nExecStart=/usr/bin/python3 /opt/lab/passer.py fd /tmp/victim\n",
+    );
     m.ok("systemctl start other.socket && systemctl start other.service && systemctl stop other.socket");
     m.wait_until("nobody else has it", super::SOON, || m.holders("8080/tcp").len() == 1);
     assert_refused_for_handed(m, "may have been handed over");

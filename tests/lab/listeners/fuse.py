@@ -1,0 +1,37 @@
+"""A file system that answers what it is told to, and nothing else."""
+
+import ctypes
+import os
+import stat
+import struct
+import sys
+
+# Linux include/uapi/linux/fuse.h
+INIT = 26
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount(path, mode):
+    """Mounts it at this path, as a folder or a file; the file descriptor by which the kernel asks."""
+    if not os.path.exists("/dev/fuse"):
+        os.mknod("/dev/fuse", 0o600 | stat.S_IFCHR, os.makedev(10, 229))
+    fuse = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={fuse},rootmode={mode:o},user_id=0,group_id=0"
+    if libc.mount(b"fuse.py", path.encode(), b"fuse", 0, options.encode()):
+        sys.exit(f"fuse.py: cannot mount: {os.strerror(ctypes.get_errno())}")
+    return fuse
+
+
+def serve(fuse, answer):
+    """`answer`: bytes for an operation, or `None`, after which whoever asked waits."""
+    while True:
+        request = os.read(fuse, 1 << 17)
+        _length, operation, number = struct.unpack_from("=IIQ", request)
+        if operation == INIT:
+            major, minor, ahead = struct.unpack_from("=III", request, 40)
+            about = struct.pack("=IIIIHHIIHHI28x", major, minor, ahead, 0, 8, 8, 4096, 1, 0, 0, 0)
+        else:
+            about = answer(operation)
+        if about is not None:
+            os.write(fuse, struct.pack("=IiQ", 16 + len(about), 0, number) + about)
