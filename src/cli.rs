@@ -1,5 +1,6 @@
 //! What can be typed.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
@@ -261,6 +262,9 @@ impl Request {
     /// # Errors
     /// They ask for a text, or make no sense.
     pub fn from_args() -> Result<Self, Otherwise> {
+        if let Some(cli) = Cli::usual(std::env::args_os().skip(1)) {
+            return Ok(Self::Guard(cli));
+        }
         let is_command = std::env::args_os().nth(1).is_some_and(|first| !first.as_encoded_bytes().starts_with(b"-"));
         let request = if is_command {
             Commands::try_parse().map(|all| Self::Command(all.command))
@@ -268,6 +272,20 @@ impl Request {
             Cli::try_parse().map(Self::Guard)
         };
         request.map_err(|error| Otherwise::of(&error))
+    }
+}
+
+impl Cli {
+    /// What nearly every unit file has, `--unit NAME` and no more: to make the parser of all that could be there is two
+    /// fifths of the instructions of a start whose ports are free. `None` is for the parser to read, or to say what is wrong.
+    fn usual(mut arguments: impl Iterator<Item = OsString>) -> Option<Self> {
+        let (option, name) = (arguments.next()?, arguments.next()?);
+        if option != "--unit" || arguments.next().is_some() {
+            return None;
+        }
+        let unit = guardable(name.to_str()?).ok()?;
+        let (ports, policy) = (Vec::new(), None);
+        Some(Self { unit, ports, policy, user: false, dry_run: false, verbose: false, json: false })
     }
 }
 
@@ -294,6 +312,29 @@ mod tests {
         }
         for bad in ["app", "app@.service", "../app.service", "/etc/app.service", "app.timer", "", "a b.service"] {
             assert!(guardable(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_usual_command_line_means_what_the_parser_makes_of_it() {
+        let usual = |arguments: &[&str]| Cli::usual(arguments.iter().map(OsString::from));
+        for unit in ["app.service", "app@1.service", "app.socket", r"a\x2db.service"] {
+            let parsed = Cli::try_parse_from(["portguard", "--unit", unit]).unwrap();
+            assert_eq!(format!("{:?}", usual(&["--unit", unit]).unwrap()), format!("{parsed:?}"));
+        }
+        // The parser's business, and its errors.
+        for other in [
+            &[][..],
+            &["--unit"],
+            &["app.service"],
+            &["--unit=app.service"],
+            &["--unit", "app"],
+            &["--unit", "app@.service"],
+            &["--unit", "--help"],
+            &["--user", "app.service"],
+            &["--unit", "app.service", "--user"],
+        ] {
+            assert!(usual(other).is_none(), "{other:?}");
         }
     }
 

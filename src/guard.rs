@@ -1,6 +1,7 @@
 //! One run, from the policy to the outcome: policy → observe → judge → act → observe again.
 
 use std::collections::BTreeSet;
+use std::mem::ManuallyDrop;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -85,8 +86,10 @@ pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Rep
 fn rules(args: &Cli, policies: &policy::Roots) -> Result<Rules, policy::PolicyError> {
     let policy = match &args.policy {
         Some(file) => policy::Policy::load_file(file)?,
-        None => policy::Policy::load(policies)?,
+        None => policy::Policy::load_for(&args.unit, policies)?,
     };
+    // What it says of hundreds of other units is left to the exit.
+    let policy = ManuallyDrop::new(policy);
     policy.rules_for(&args.unit, &|name| std::env::var(name).ok(), &args.ports)
 }
 

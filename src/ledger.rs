@@ -23,6 +23,10 @@ pub const MAX_RUNS: usize = 32;
 /// So many units have a ledger; those that have not started for longest are forgotten first.
 pub const MAX_UNITS: usize = 1024;
 
+/// So many more may be there before any is forgotten: each has to be looked at then, which one first start of a unit in so
+/// many pays for.
+const ROOM: usize = 256;
+
 /// A line is at most 32 + 1 + 20 + 2 bytes long: a file that has grown to several times [`MAX_RUNS`] is cut back.
 const COMPACT_BYTES: u64 = 4 * 55 * MAX_RUNS as u64;
 
@@ -161,10 +165,10 @@ fn make_room(dir: &rustix::fd::OwnedFd, is_there: impl Fn(&str) -> bool) {
         .map(|entry| entry.file_name().to_owned())
         .filter(|name| !matches!(name.to_bytes(), b"." | b".."))
         .collect();
-    let surplus = (names.len() + 1).saturating_sub(MAX_UNITS);
-    if surplus == 0 {
+    if names.len() < MAX_UNITS + ROOM {
         return;
     }
+    let surplus = names.len() + 1 - MAX_UNITS;
     let rank = |name: &CString| {
         let stat = statat(dir, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW);
         let written = stat.map_or((0, 0), |stat| (stat.st_mtime, stat.st_mtime_nsec));
@@ -308,19 +312,26 @@ mod tests {
     #[test]
     fn names_that_come_and_go_do_not_fill_the_folder() {
         let root = tempfile::tempdir().unwrap();
-        for number in 0..MAX_UNITS + 40 {
-            record(root.path(), &format!("a@{number}.service").parse().unwrap(), run(1), |_| false).unwrap();
+        let start = |name: &str, is_there: &dyn Fn(&str) -> bool| {
+            record(root.path(), &name.parse().unwrap(), run(1), is_there).unwrap();
+            std::fs::read_dir(root.path()).unwrap().count()
+        };
+        let mut counts = Vec::new();
+        for number in 0..MAX_UNITS + ROOM + 40 {
+            counts.push(start(&format!("a@{number}.service"), &|_| false));
         }
-        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), MAX_UNITS);
-        let last = format!("a@{}.service", MAX_UNITS + 39).parse().unwrap();
-        assert_eq!(read(root.path(), &last).unwrap(), [run(1)]);
+        assert_eq!(counts[..MAX_UNITS + ROOM], (1..=MAX_UNITS + ROOM).collect::<Vec<_>>(), "room is made in one go");
+        assert_eq!(counts[MAX_UNITS + ROOM..], (MAX_UNITS..MAX_UNITS + 40).collect::<Vec<_>>());
+        // The last ones are all there.
+        let is_known =
+            |number: usize| !read(root.path(), &format!("a@{number}.service").parse().unwrap()).unwrap().is_empty();
+        assert!((ROOM + 1..MAX_UNITS + ROOM + 40).all(is_known) && !(0..=ROOM).any(is_known));
         // The oldest of all stays as long as it runs.
-        let oldest: UnitName = "a@40.service".parse().unwrap();
-        for number in 0..MAX_UNITS {
-            let unit = format!("b@{number}.service").parse().unwrap();
-            record(root.path(), &unit, run(1), |name| name == oldest.as_str()).unwrap();
+        let oldest = format!("a@{}.service", ROOM + 1);
+        for number in 0..MAX_UNITS + ROOM {
+            start(&format!("b@{number}.service"), &|name| name == oldest);
         }
-        assert_eq!(read(root.path(), &oldest).unwrap(), [run(1)]);
+        assert!(is_known(ROOM + 1) && !is_known(ROOM + 2));
     }
 
     #[test]

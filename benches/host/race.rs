@@ -101,7 +101,11 @@ impl Contender {
 
     /// Whether a tool that ends as what it runs does has run this as it should be: a guard that breaks off costs little.
     pub(crate) fn has_ended(&self, status: ExitStatus) -> Result<(), String> {
-        if status.code() == Some(self.status) { Ok(()) } else { Err(format!("{}, under a tool: {status}", self.name)) }
+        if status.code() == Some(self.status) {
+            Ok(())
+        } else {
+            Err(format!("{} was to end with {}; under a tool: {status}", self.name, self.status))
+        }
     }
 }
 
@@ -117,7 +121,7 @@ pub(crate) fn print_peak_rss(command: &[String]) -> Result<ExitCode, String> {
 }
 
 /// How long one contender took, the shortest first.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Times(Vec<Duration>);
 
 impl Times {
@@ -136,6 +140,26 @@ impl Times {
 
     pub(crate) fn most(&self) -> Duration {
         self.0[self.0.len() - 1]
+    }
+}
+
+/// All times of all rounds of each, where a race is run again: none is left out for being slow.
+#[derive(Debug)]
+pub(crate) struct Pool<const N: usize>([Times; N]);
+
+impl<const N: usize> Default for Pool<N> {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Times::default()))
+    }
+}
+
+impl<const N: usize> Pool<N> {
+    /// All so far, and these.
+    pub(crate) fn with(&mut self, more: [Times; N]) -> &[Times; N] {
+        for (times, more) in self.0.iter_mut().zip(more) {
+            *times = Times::of(times.0.iter().chain(&more.0).copied().collect());
+        }
+        &self.0
     }
 }
 
@@ -190,10 +214,12 @@ pub(crate) fn race<const N: usize>(contenders: [&Contender; N], rounds: usize) -
     let mut output = tempfile::tempfile_in("/run").map_err(|error| error.to_string())?;
     let mut times: [Vec<Duration>; N] = std::array::from_fn(|_| Vec::with_capacity(rounds));
     for round in 0..=rounds {
-        for (contender, times) in contenders.iter().zip(&mut times) {
-            let took = contender.run(&mut output)?;
+        // Each comes first as often as the others: what it finds in the caches is what the one before it has left.
+        for turn in 0..N {
+            let who = (round + turn) % N;
+            let took = contenders[who].run(&mut output)?;
             if round > 0 {
-                times.push(took);
+                times[who].push(took);
             }
         }
     }

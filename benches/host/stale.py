@@ -24,8 +24,13 @@ def leave(_signal, _frame):
     os._exit(0)
 
 
-if os.fork() == 0:
+# None that comes while the worker is not ready for it is lost.
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+is_worker = os.fork() == 0
+if is_worker:
     signal.signal(signal.SIGTERM, leave)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+if is_worker:
     while True:
         signal.pause()
 

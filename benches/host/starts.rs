@@ -86,8 +86,10 @@ fn asked(table: &mut Table, machine: &Machine, counted: &str) -> Result<(), Stri
     machine.write("/opt/lab/asked.py", include_str!("asked.py"));
     let holder = machine.main_pid(HOLDER);
     let script = format!("python3 -ISE /opt/lab/asked.py {FEW_AND_SLOW} {holder} {GUARD}");
+    print_versions(machine);
+    let mut stamps = String::new();
     table.race(|| {
-        let stamps: String = (0..FEW / FEW_AND_SLOW).map(|_| machine.ok(&script)).collect();
+        stamps.extend((0..FEW / FEW_AND_SLOW).map(|_| machine.ok(&script)));
         let of = |who: &str| {
             let times: Option<Vec<Duration>> =
                 stamps.lines().filter_map(|line| line.strip_prefix(who)).map(between).collect();
@@ -115,17 +117,25 @@ fn clearing(table: &mut Table, machine: &Machine, counted: &str) -> Result<(), S
     table.section(&format!("Clearing, on systemd {}: {counted}", systemd(machine)));
     guard(machine, "/opt/lab/stamped");
     machine.ok(&format!("systemctl start {HOLDER}"));
+    let mut times = Vec::new();
     table.race(|| {
-        let mut times = Vec::new();
         for _ in 0..ROUNDS {
             machine.ok(&format!("rm -f /run/stale/19000 && systemctl restart {HOLDER}"));
             let stamps = machine.ok("cat /run/guard-ended /run/stale/19000");
             times.push(between(&stamps).ok_or_else(|| format!("no leftover was stopped: {stamps}"))?);
         }
-        Ok(vec![Row::time("leftover's exit to portguard's", &Times::of(times), Some(Duration::from_millis(5)))])
+        Ok(vec![Row::time("leftover's exit to portguard's", &Times::of(times.clone()), Some(Duration::from_millis(5)))])
     })?;
     forget(machine);
     Ok(())
+}
+
+/// Against whom: the machine has its own.
+fn print_versions(machine: &Machine) {
+    for command in ["ss -V", "fuser -V", "lsof -v"] {
+        let line = machine.ok(&format!("{command} 2>&1 | grep -m 1 [0-9]"));
+        Table::note(&format!("in the machine, {}: {}", command.split(' ').next().unwrap_or_default(), line.trim()));
+    }
 }
 
 /// The later moment comes first.

@@ -153,7 +153,8 @@ impl Table {
         }
     }
 
-    /// Adds times, measured anew where one of their bounds is not kept, and says so. What is counted has no place in it.
+    /// Adds times, and where one of their bounds is not kept, measures more of them and says so: all that were measured count,
+    /// which is for `measure` to see to. What is counted has no place in it.
     pub(crate) fn race(&mut self, mut measure: impl FnMut() -> Result<Vec<Row>, String>) -> Result<(), String> {
         let mut rows = measure()?;
         for _ in 1..attempts() {

@@ -284,7 +284,7 @@ fn read_range(text: &str) -> Result<EndpointRange, Fault> {
         Some((place, protocol)) => (place, Some(protocol)),
         None => (text, None),
     };
-    if read_protocol(place, 0).is_ok() {
+    if matches!(place, "tcp" | "udp") {
         return Fault::at(0, format!("the port comes first, as in 8080/{place}"));
     }
     let (host, ports_at) = read_host(place)?;

@@ -136,6 +136,15 @@ pub enum Fault {
         /// The whole table header, where only the quotes are missing.
         unquoted: Option<String>,
     },
+    /// A drop-in that is named as a unit, and would be read for none.
+    OfNoUnit(UnitNameError),
+    /// A table that is not of the unit whose drop-in the file is by its name.
+    OutOfPlace {
+        /// That unit.
+        owner: UnitName,
+        /// The unit of the table; `None` is `[defaults]`.
+        of: Option<UnitName>,
+    },
     /// An element of `ports` that is no endpoint.
     BadEndpoint(EndpointError),
     /// An element of `ports` that has a wrong `%` or `${}`, or one that means nothing for this unit.
@@ -219,6 +228,17 @@ impl fmt::Display for Fault {
             Self::BadValue { key, reason } => write!(f, "{}: {reason}", printable(key)),
             Self::BadUnit { source, unquoted: None } => write!(f, "{source}"),
             Self::BadUnit { unquoted: Some(header), .. } => write!(f, "the unit's name needs quotes: {header}"),
+            Self::OfNoUnit(source) => write!(f, "is named as a unit, and so is read for that alone, but {source}"),
+            Self::OutOfPlace { owner, of: None } => write!(
+                f,
+                "a file named {owner}.toml is read for {owner} alone: put these keys into [unit.\"{owner}\"], or name the \
+                 file otherwise"
+            ),
+            Self::OutOfPlace { owner, of: Some(unit) } => write!(
+                f,
+                "a file named {owner}.toml is read for {owner} alone: put what is for {unit} into {unit}.toml, or name the \
+                 file otherwise"
+            ),
             Self::BadEndpoint(source) => write!(f, "ports: {source}"),
             Self::BadExpansion { text, reason } => write!(f, "ports: \"{}\": {reason}", printable(text)),
             Self::BadExpanded { text, filled, source } => write_expanded(f, text, filled, source),
@@ -233,7 +253,7 @@ impl std::error::Error for Fault {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io { source, .. } => Some(source),
-            Self::BadUnit { source, .. } => Some(source),
+            Self::BadUnit { source, .. } | Self::OfNoUnit(source) => Some(source),
             Self::BadEndpoint(source) => Some(source),
             Self::BadExpanded { source, .. } => Some(source.as_ref()),
             Self::Untrusted { .. }
@@ -246,6 +266,7 @@ impl std::error::Error for Fault {
             | Self::WrongType { .. }
             | Self::BadValue { .. }
             | Self::BadExpansion { .. }
+            | Self::OutOfPlace { .. }
             | Self::TooManyEndpoints(_) => None,
         }
     }

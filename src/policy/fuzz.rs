@@ -14,7 +14,7 @@ use crate::timespan;
 pub(crate) fn policy(bytes: &[u8]) {
     let file: Arc<Path> = Arc::from(Path::new("p.toml"));
     let text = match load::decode(bytes.to_vec(), &file) {
-        Ok(load::Text { text, .. }) => text,
+        Ok(load::Layer { text, .. }) => text,
         Err(problem) => return problems_are_in(&String::from_utf8_lossy(bytes), &PolicyError::new(vec![problem])),
     };
     let read = match Policy::parse(&text, &file) {

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::mem::{ManuallyDrop, MaybeUninit};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
@@ -25,6 +25,7 @@ use rustix::io::{Errno, read, retry_on_intr};
 use rustix::process::geteuid;
 
 use super::error::{Fault, Lines, Place, Problem};
+use crate::model::UnitName;
 
 /// The folders of configuration that systemd knows, the first one before the others (systemd-system.conf(5)).
 pub const DEFAULT_ROOTS: [&str; 3] = ["/etc", "/run", "/usr/lib"];
@@ -42,6 +43,10 @@ const MAX_LINKS: usize = 40;
 /// first main file counts; the drop-ins of all folders are read after it, in the order of their file names; of several
 /// with one name, that of the earlier folder counts, and masks the others even where it is empty or a link to
 /// /dev/null. Hidden files are passed over.
+///
+/// A drop-in that is named as a unit (`app.service.toml`) is of that unit alone, as the drop-ins of systemd are
+/// (systemd.unit(5)): so the start of one unit does not have to read what is there for hundreds of others, and does not
+/// fail for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roots {
     /// The folders, the first one before the others. They themselves are trusted.
@@ -55,35 +60,55 @@ impl Default for Roots {
 }
 
 /// What a file says.
-pub(super) struct Text {
+pub(super) struct Layer {
     pub(super) file: Arc<Path>,
     pub(super) text: String,
+    /// The unit, or template, whose drop-in it is by its name.
+    pub(super) owner: Option<UnitName>,
 }
 
-/// The files of the policy, in the order in which a later one overrides an earlier one; and what hindered.
-pub(super) fn layered(roots: &Roots) -> (Vec<Text>, Vec<Problem>) {
+/// The files of the policy, in the order in which a later one overrides an earlier one; and what hindered. Of the
+/// drop-ins that are a unit's own, those alone of which `is_wanted` says so, by the unit's name.
+pub(super) fn layered(roots: &Roots, is_wanted: impl Fn(&[u8]) -> bool) -> (Vec<Layer>, Vec<Problem>) {
     let mut problems = Vec::new();
     // The folders are left to the exit: closing them is a twentieth of the system calls of a start.
     let tops: Vec<ManuallyDrop<Folder>> =
         roots.dirs.iter().filter_map(|root| keep(Folder::top(root), &mut problems)).map(ManuallyDrop::new).collect();
 
     let main = tops.iter().map(|top| top.read_main()).find(|read| !matches!(read, Ok(None)));
-    let mut texts: Vec<Text> = main.and_then(|read| keep(read, &mut problems)).into_iter().collect();
+    let mut texts: Vec<Layer> = main.and_then(|read| keep(read, &mut problems)).into_iter().collect();
 
     let drop_ins: Vec<ManuallyDrop<Folder>> =
         tops.iter().filter_map(|top| keep(top.drop_ins(), &mut problems)).map(ManuallyDrop::new).collect();
     let mut by_name = BTreeMap::new();
     for folder in &drop_ins {
-        for name in keep(folder.names().map(Some), &mut problems).unwrap_or_default() {
+        for name in keep(folder.names(&is_wanted).map(Some), &mut problems).unwrap_or_default() {
             by_name.entry(name).or_insert(folder);
         }
     }
-    texts.extend(by_name.into_iter().filter_map(|(name, folder)| keep(folder.read(&name), &mut problems)));
+    texts.extend(by_name.into_iter().filter_map(|(name, folder)| {
+        let text = keep(folder.read(&name), &mut problems)?;
+        let Some(owner) = owner_in(name.as_bytes()) else { return Some(text) };
+        match String::from_utf8_lossy(owner).parse() {
+            Ok(owner) => Some(Layer { owner: Some(owner), ..text }),
+            Err(source) => {
+                problems.push(Problem { place: Place::File(text.file), fault: Fault::OfNoUnit(source) });
+                None
+            }
+        }
+    }));
     (texts, problems)
 }
 
+/// The unit, or template, as which a drop-in is named: of the kinds that can be guarded. There can be hundreds of them, so
+/// whether that is a unit's name is not looked at here.
+fn owner_in(name: &[u8]) -> Option<&[u8]> {
+    let owner = name.strip_suffix(b".toml")?;
+    (owner.ends_with(b".service") || owner.ends_with(b".socket")).then_some(owner)
+}
+
 /// This file alone; each folder on its way is checked.
-pub(super) fn single(path: &Path) -> Result<Text, Problem> {
+pub(super) fn single(path: &Path) -> Result<Layer, Problem> {
     let problem = |fault| Problem { place: Place::File(Arc::from(path)), fault };
     let bytes = open_by_steps(path, Kind::File).and_then(|fd| read_trusted(&fd, path)).map_err(problem)?;
     decode(bytes, path)
@@ -126,16 +151,19 @@ impl Folder {
         }
     }
 
-    /// The names of the drop-ins, in no order. Once: the open folder keeps how far it was listed.
-    fn names(&self) -> Result<Vec<OsString>, Problem> {
+    /// The names of the drop-ins, in no order, without those of units that are not wanted. Once: the open folder keeps how
+    /// far it was listed.
+    fn names(&self, is_wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<OsString>, Problem> {
         let list = || {
             let mut names = Vec::new();
-            let mut buffer = [MaybeUninit::uninit(); 4096];
-            let mut entries = RawDir::new(&self.fd, &mut buffer);
+            // For several hundred names; what is not written costs nothing, as it would on the stack.
+            let mut buffer = Vec::with_capacity(16384);
+            let mut entries = RawDir::new(&self.fd, buffer.spare_capacity_mut());
             while let Some(entry) = entries.next() {
-                let name = entry?.file_name().to_bytes().to_vec();
-                if name.ends_with(b".toml") && !name.starts_with(b".") {
-                    names.push(OsString::from_vec(name));
+                let entry = entry?;
+                let name = entry.file_name().to_bytes();
+                if name.ends_with(b".toml") && !name.starts_with(b".") && owner_in(name).is_none_or(&is_wanted) {
+                    names.push(OsString::from_vec(name.to_vec()));
                 }
             }
             Ok(names)
@@ -147,12 +175,12 @@ impl Folder {
     }
 
     /// What the file of this name says; `None` if it is not there.
-    fn read(&self, name: &OsStr) -> Result<Option<Text>, Problem> {
+    fn read(&self, name: &OsStr) -> Result<Option<Layer>, Problem> {
         self.read_with(name, |fd, path| read_trusted(&fd, path))
     }
 
     /// The main file, which is left to the exit as well.
-    fn read_main(&self) -> Result<Option<Text>, Problem> {
+    fn read_main(&self) -> Result<Option<Layer>, Problem> {
         self.read_with(OsStr::new("portguard.toml"), |fd, path| read_trusted(&ManuallyDrop::new(fd), path))
     }
 
@@ -160,7 +188,7 @@ impl Folder {
         &self,
         name: &OsStr,
         read: impl Fn(OwnedFd, &Path) -> Result<Vec<u8>, Fault>,
-    ) -> Result<Option<Text>, Problem> {
+    ) -> Result<Option<Layer>, Problem> {
         let path = self.path.join(name);
         let opened = open_unless_link(&self.fd, Path::new(name), &path, Kind::File);
         match opened.and_then(|fd| fd.map(|fd| read(fd, &path)).transpose()) {
@@ -329,10 +357,10 @@ fn read_trusted(fd: &OwnedFd, path: &Path) -> Result<Vec<u8>, Fault> {
     }
 }
 
-pub(super) fn decode(bytes: Vec<u8>, path: &Path) -> Result<Text, Problem> {
+pub(super) fn decode(bytes: Vec<u8>, path: &Path) -> Result<Layer, Problem> {
     let file: Arc<Path> = Arc::from(path);
     match String::from_utf8(bytes) {
-        Ok(text) => Ok(Text { file, text }),
+        Ok(text) => Ok(Layer { file, text, owner: None }),
         Err(error) => {
             let place = Lines::of(&file, error.as_bytes()).place(error.utf8_error().valid_up_to());
             Err(Problem { place, fault: Fault::NotUtf8 })
@@ -404,7 +432,7 @@ mod tests {
 
         /// What is read, in its order, and the problems, with the tree's own path left out.
         fn layered(&self) -> (String, Vec<String>) {
-            let (texts, problems) = layered(&self.roots());
+            let (texts, problems) = layered(&self.roots(), |_| true);
             let problems = problems.iter().map(|problem| self.shown(problem)).collect();
             (texts.iter().map(|text| text.text.as_str()).collect::<Vec<_>>().join(" "), problems)
         }

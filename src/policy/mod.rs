@@ -109,11 +109,25 @@ impl Policy {
         if problems.is_empty() { Ok(policy) } else { Err(PolicyError::new(problems)) }
     }
 
+    /// As [`Policy::load`], as far as it has to be read for this unit: without the drop-ins that are another unit's by
+    /// their names. Of other units it may say less than there is.
+    ///
+    /// # Errors
+    /// As [`Policy::load`], but for what is wrong in those.
+    pub fn load_for(unit: &UnitName, roots: &Roots) -> Result<Self, PolicyError> {
+        let template = unit.template();
+        let template = template.as_ref().map(|template| template.as_str().as_bytes());
+        let is_wanted = |owner: &[u8]| owner == unit.as_str().as_bytes() || template == Some(owner);
+        let (texts, problems) = load::layered(roots, is_wanted);
+        let (policy, problems) = Self::merged(&texts, problems);
+        if problems.is_empty() { Ok(policy) } else { Err(PolicyError::new(problems)) }
+    }
+
     /// As [`Policy::load`], and also what is good beside the problems. That is nothing to act upon: what is wrong may
     /// have been meant to override it.
     #[must_use]
     pub fn survey(roots: &Roots) -> (Self, Vec<Problem>) {
-        let (texts, problems) = load::layered(roots);
+        let (texts, problems) = load::layered(roots, |_| true);
         Self::merged(&texts, problems)
     }
 
@@ -140,7 +154,7 @@ impl Policy {
     /// # Errors
     /// Every problem of the text, in its order; where it is no TOML at all, only why it is none.
     pub fn parse(text: &str, file: &Path) -> Result<Self, PolicyError> {
-        let (policy, problems) = parse::parse(text, &Arc::from(file));
+        let (policy, problems) = parse::parse(text, &Arc::from(file), None);
         if problems.is_empty() { Ok(policy) } else { Err(PolicyError::new(problems)) }
     }
 
@@ -230,10 +244,10 @@ impl Policy {
         }
     }
 
-    fn merged(texts: &[load::Text], mut problems: Vec<Problem>) -> (Self, Vec<Problem>) {
+    fn merged(texts: &[load::Layer], mut problems: Vec<Problem>) -> (Self, Vec<Problem>) {
         let mut policy = Self::default();
-        for load::Text { file, text } in texts {
-            let (layer, more) = parse::parse(text, file);
+        for load::Layer { file, text, owner } in texts {
+            let (layer, more) = parse::parse(text, file, owner.as_ref());
             policy = layer.over(policy);
             problems.extend(more);
         }

@@ -85,9 +85,12 @@ type Value<'t> = Spanned<DeValue<'t>>;
 ///
 /// Problems come in the order of the text. Where it is no TOML, they are what the TOML parser says, and nothing else:
 /// what it makes of the rest is guesswork.
-pub(super) fn parse(text: &str, file: &Arc<Path>) -> (Policy, Vec<Problem>) {
+///
+/// `owner`: the unit whose drop-in it is, where it is one's. What it says of others is a problem, as nobody reads it for
+/// them.
+pub(super) fn parse(text: &str, file: &Arc<Path>, owner: Option<&UnitName>) -> (Policy, Vec<Problem>) {
     let (root, errors) = DeTable::parse_recoverable(text);
-    let mut reader = Reader { lines: Lines::of(file, text.as_bytes()), problems: Vec::new() };
+    let mut reader = Reader { owner, lines: Lines::of(file, text.as_bytes()), problems: Vec::new() };
     for error in &errors {
         reader.fault(error.span().unwrap_or_default(), Fault::Syntax(printable(error.message())));
     }
@@ -102,6 +105,7 @@ pub(super) fn parse(text: &str, file: &Arc<Path>) -> (Policy, Vec<Problem>) {
 
 /// Walks the tables and collects what is wrong, each with its byte offset.
 struct Reader<'t> {
+    owner: Option<&'t UnitName>,
     lines: Lines<'t>,
     problems: Vec<(usize, Problem)>,
 }
@@ -119,6 +123,9 @@ impl Reader<'_> {
 
     fn defaults(&mut self, name: &Name<'_>, value: &Value<'_>, settings: &mut Settings) {
         let Some(table) = self.table(name, value) else { return };
+        if let Some(owner) = self.owner {
+            self.fault(name.span(), Fault::OutOfPlace { owner: owner.clone(), of: None });
+        }
         for (key, value) in table {
             if let Some(own) = [PORTS, REPLACES].into_iter().find(|own| key.get_ref() == own) {
                 let hint = format!("{own} are those of a unit: give them in [unit.\"NAME\"]");
@@ -134,6 +141,10 @@ impl Reader<'_> {
         for (key, value) in table {
             match key.get_ref().parse::<UnitName>() {
                 Ok(unit) => {
+                    let is_of = |owner: &UnitName| unit == *owner || unit.template().as_ref() == Some(owner);
+                    if let Some(owner) = self.owner.filter(|owner| !is_of(owner)) {
+                        self.fault(key.span(), Fault::OutOfPlace { owner: owner.clone(), of: Some(unit.clone()) });
+                    }
                     let section = self.section(key, value);
                     policy.units.insert(unit, section);
                 }
@@ -342,7 +353,7 @@ mod tests {
     use crate::model::StopRules;
 
     fn read(text: &str) -> Result<Policy, Vec<String>> {
-        let (policy, problems) = parse(text, &Arc::from(Path::new("p")));
+        let (policy, problems) = parse(text, &Arc::from(Path::new("p")), None);
         let shown = |Problem { place, fault }: &Problem| format!("{place}: {fault}");
         if problems.is_empty() { Ok(policy) } else { Err(problems.iter().map(shown).collect()) }
     }

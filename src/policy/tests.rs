@@ -12,8 +12,10 @@ use crate::model::{EndpointError, Signal};
 const FILE: &str = "p.toml";
 
 fn policy(layers: &[&str]) -> Policy {
-    let texts: Vec<_> =
-        layers.iter().map(|text| load::Text { file: Arc::from(Path::new(FILE)), text: (*text).to_owned() }).collect();
+    let texts: Vec<_> = layers
+        .iter()
+        .map(|text| load::Layer { file: Arc::from(Path::new(FILE)), text: (*text).to_owned(), owner: None })
+        .collect();
     let (policy, problems) = Policy::merged(&texts, Vec::new());
     assert!(problems.is_empty(), "{problems:?}");
     policy
@@ -154,24 +156,30 @@ fn an_error_keeps_its_source() {
     assert_eq!(error.to_string(), "/nowhere/p.toml: cannot open: No such file or directory (os error 2)");
 }
 
+/// A folder of the policy with these files, `conf.d` among them.
+fn layers(files: &[(&str, &str)]) -> (tempfile::TempDir, Roots) {
+    let etc = tempfile::tempdir().unwrap();
+    let folder = etc.path().join("portguard");
+    fs::create_dir_all(folder.join("conf.d")).unwrap();
+    for (name, text) in files {
+        fs::write(folder.join(name), text).unwrap();
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    for folder in [folder.join("conf.d"), folder] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let roots = Roots { dirs: vec![etc.path().to_owned()] };
+    (etc, roots)
+}
+
 #[test]
 fn the_problems_of_all_files_are_reported_together() {
-    let root = tempfile::tempdir().unwrap();
-    let folder = root.path().join("portguard");
-    let drop_ins = folder.join("conf.d");
-    fs::create_dir_all(&drop_ins).unwrap();
-    for (path, text) in [
-        (folder.join("portguard.toml"), "zzzzz = 1\n"),
-        (drop_ins.join("a.toml"), "[unit.'a.service']\nports = ['80']\n"),
-        (drop_ins.join("b.toml"), "[unit.'a.service']\nports = ['x']\n"),
-    ] {
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-    }
-    for path in [&folder, &drop_ins] {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    let roots = Roots { dirs: vec![root.path().to_owned()] };
+    let (etc, roots) = layers(&[
+        ("portguard.toml", "zzzzz = 1\n"),
+        ("conf.d/a.toml", "[unit.'a.service']\nports = ['80']\n"),
+        ("conf.d/b.toml", "[unit.'a.service']\nports = ['x']\n"),
+    ]);
+    let folder = etc.path().join("portguard");
     let shown = Policy::load(&roots).unwrap_err().to_string().replace(&folder.display().to_string(), "F");
     let expected = "\
 F/portguard.toml:1:1: unknown key \"zzzzz\": known here: defaults, unit
@@ -232,4 +240,68 @@ fn the_ports_of_a_unit_are_claimed_up_to_so_many_all_together() {
     };
     let four = "'1-1024', '1025-2048', '2049-3072', '3073-4096'";
     assert_eq!([problems(four), problems(&format!("{four}, '5000'"))], [0, 1]);
+}
+
+#[test]
+fn a_drop_in_named_as_a_unit_is_read_for_that_unit_alone() {
+    let ports = |unit: &str, port: &str| format!("[unit.'{unit}']\nports = ['{port}']");
+    let (_etc, roots) = layers(&[
+        ("conf.d/50-all.toml", "[unit.'a.service']\nwait = 7\n[unit.'other.service']\nports = ['9']"),
+        ("conf.d/a.service.toml", &ports("a.service", "1")),
+        ("conf.d/b@.service.toml", &ports("b@.service", "2")),
+        ("conf.d/b@x.service.toml", &ports("b@x.service", "3")),
+        ("conf.d/broken.service.toml", "["),
+        ("conf.d/a b.service.toml", ""),
+        ("conf.d/a.socket.toml", "["),
+        // No unit's name, so it is for all.
+        ("conf.d/zz.toml", "[defaults]\nwait = 8"),
+    ]);
+    for (unit, ports, wait) in [
+        ("a.service", "1/tcp", 7),
+        ("b@x.service", "3/tcp", 8),
+        ("b@y.service", "2/tcp", 8),
+        ("other.service", "9/tcp", 8),
+        ("c.service", "", 8),
+    ] {
+        let name: UnitName = unit.parse().unwrap();
+        let rules = Policy::load_for(&name, &roots).unwrap().rules_for(&name, &|_| None, &[]).unwrap();
+        assert_eq!((endpoints(&rules).as_str(), rules.wait), (ports, Some(Duration::from_secs(wait))), "{unit}");
+    }
+    assert!(Policy::load_for(&"broken.service".parse().unwrap(), &roots).is_err());
+    let all = Policy::load(&roots).unwrap_err();
+    assert_eq!(all.problems().len(), 3, "who reads all of it reads the broken ones as well: {all}");
+    let unnamed =
+        "is named as a unit, and so is read for that alone, but unit name \"a b.service\" has ' ' in column 2: ";
+    assert!(all.to_string().contains(unnamed), "{all}");
+}
+
+#[test]
+fn a_drop_in_named_as_a_unit_that_speaks_of_others_is_wrong() {
+    let text = "[defaults]\nwait = 1\n[unit.'b@.service']\n[unit.'b@1.service']\n[unit.'b.service']\n";
+    let told = |name: &str| {
+        let (_etc, roots) = layers(&[(&format!("conf.d/{name}"), text)]);
+        let unit: UnitName = name.strip_suffix(".toml").unwrap().parse().unwrap();
+        let error = Policy::load_for(&unit, &roots).unwrap_err();
+        assert_eq!(error.to_string(), Policy::load(&roots).unwrap_err().to_string());
+        error
+            .problems()
+            .iter()
+            .map(|Problem { place, fault }| {
+                let Place::Text { line, column, .. } = place else { panic!("{place}") };
+                format!("{line}:{column}: {fault}")
+            })
+            .collect::<Vec<_>>()
+    };
+    let alone = |name: &str| format!("a file named {name}.toml is read for {name} alone: put");
+    let keys =
+        |name: &str| format!("1:2: {} these keys into [unit.\"{name}\"], or name the file otherwise", alone(name));
+    let unit = |name: &str, place: &str, other: &str| {
+        format!("{place}: {} what is for {other} into {other}.toml, or name the file otherwise", alone(name))
+    };
+    let (template, instance) = ("b@.service", "b@1.service");
+    assert_eq!(told("b@.service.toml"), [keys(template), unit(template, "5:7", "b.service")]);
+    assert_eq!(
+        told("b@1.service.toml"),
+        [keys(instance), unit(instance, "3:7", template), unit(instance, "5:7", "b.service")]
+    );
 }

@@ -26,6 +26,8 @@ const EACH: usize = 4;
 
 /// The first start after a boot finds neither the unit's ledger nor its folder, and makes both.
 const FIRST: usize = 10;
+/// That of another unit finds the folder.
+const FIRST_OF_UNIT: usize = 9;
 
 /// Where cgroup v2 is not at its usual place, it is looked for at another.
 fn elsewhere() -> usize {
@@ -58,12 +60,21 @@ fn free_path_of_a_units_start_keeps_its_budget() {
 /// Where the packages put the policy: `/etc/portguard` beside the `/run/portguard` of the ledger, and an empty `conf.d`.
 #[test]
 fn free_path_as_installed_keeps_its_budget() {
-    as_installed("installed", 0, 0);
+    as_installed("installed", &[], 0, INSTALLED);
 }
 
 #[test]
 fn free_path_costs_each_drop_in_and_port_no_more_than_four_calls() {
-    as_installed("large", 5, 12);
+    let (drop_ins, ports) = (5, 12);
+    let for_all: Vec<String> = (0..drop_ins).map(|nth| format!("{nth}.toml")).collect();
+    as_installed("large", &for_all, ports, INSTALLED + EACH * (drop_ins + usize::from(ports)));
+}
+
+/// As `portguard enable` writes them.
+#[test]
+fn free_path_costs_nothing_for_the_drop_ins_of_other_units() {
+    let of_others: Vec<String> = (0..200).map(|nth| format!("other{nth}.service.toml")).collect();
+    as_installed("many", &of_others, 0, INSTALLED);
 }
 
 /// What is forbidden has to be seen whichever call does it. Part of a test, as each here has to fail without a guard.
@@ -97,22 +108,28 @@ fn assert_that_what_must_not_be_is_seen() {
     assert!(!is_seen("a call that nothing explains", known), "{:?}", objections(known));
 }
 
-/// With so many drop-ins of other units, and so many ports more.
-fn as_installed(word: &str, drop_ins: u16, ports: u16) {
+/// With these drop-ins, in which other units have their ports, and so many ports more.
+fn as_installed(word: &str, drop_ins: &[String], ports: u16, budget: usize) {
     let more = (0..ports).map(|nth| format!(", \"{}/tcp\"", 9100 + nth)).collect::<Vec<_>>().concat();
     let start = Start::new(word, |unit| format!("{}{more}]\n", policy(unit).trim_end_matches("]\n"))).unwrap();
     let etc = tempfile::tempdir().unwrap();
     let folder = etc.path().join("portguard");
     fs::create_dir_all(folder.join("conf.d")).unwrap();
     fs::rename(start.run.path().join("portguard/portguard.toml"), folder.join("portguard.toml")).unwrap();
-    for nth in 0..drop_ins {
-        fs::write(folder.join(format!("conf.d/{nth}.toml")), policy(&format!("other{nth}.service"))).unwrap();
+    for (nth, name) in drop_ins.iter().enumerate() {
+        fs::write(folder.join("conf.d").join(name), policy(&format!("other{nth}.service"))).unwrap();
     }
     fs::remove_dir(start.run.path().join("portguard")).unwrap();
     let arguments = ["--unit".into(), start.unit.clone().into()];
-    let budget = INSTALLED + elsewhere() + EACH * usize::from(drop_ins + ports);
-    check(in_start(&start, etc.path(), &"1".repeat(32)), &arguments, start.run.path(), budget + FIRST);
-    check(in_start(&start, etc.path(), &"2".repeat(32)), &arguments, start.run.path(), budget);
+    let check = |invocation: &str, more: usize| {
+        let start_of_unit = in_start(&start, etc.path(), &invocation.repeat(32));
+        check(start_of_unit, &arguments, start.run.path(), budget + elsewhere() + more);
+    };
+    check("1", FIRST);
+    check("2", 0);
+    // As after a boot at which other units have started already.
+    fs::remove_file(start.run.path().join("portguard/ledger").join(&start.unit)).unwrap();
+    check("3", FIRST_OF_UNIT);
 }
 
 fn check(mut strace: Command, arguments: &[OsString], folder: &Path, budget: usize) {

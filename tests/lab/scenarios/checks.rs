@@ -100,6 +100,46 @@ pub(super) fn check_reports_every_problem_at_once(m: &Machine) {
     assert_eq!(status_of(m, "portguard check --policy /root/none.toml"), 78);
 }
 
+pub(super) fn drop_in_of_another_unit_is_not_read(m: &Machine) {
+    m.given("a drop-in for each of two units, named as they are, a broken one, and one that speaks of another unit");
+    let file = |name: &str| format!("/etc/portguard/conf.d/{name}.toml");
+    m.write(&file(APP), format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\n"));
+    m.write(&file("web@.service"), "[unit.\"web@.service\"]\nports = [\"80%i/tcp\"]\n");
+    m.write(&file("broken.service"), "[unit.\n");
+    m.write(&file("wrong.service"), format!("[unit.\"{APP}\"]\non-stale = \"ignore\"\n"));
+    for unit in ["web@.service", "broken.service", "wrong.service"] {
+        m.unit(unit, IDLE);
+    }
+    app_service(m, "8080/tcp");
+    for unit in [APP, "web@.service", "broken.service", "wrong.service"] {
+        guard(m, unit);
+    }
+
+    m.when("each of them is started");
+    for (unit, ports) in [(APP, "8080/tcp free"), ("web@81.service", "8081/tcp free")] {
+        m.ok(&format!("systemctl start {unit}"));
+
+        m.then("what is its own counts, and what is another's is no mistake of its own");
+        assert_names(&m.journal(unit), &[ports]);
+    }
+    for (unit, said) in
+        [("broken.service", "broken.service.toml:1:"), ("wrong.service", "wrong.service.toml:1:7: a file named")]
+    {
+        m.then("the other two are refused for what is wrong in their own");
+        assert!(!m.sh(&format!("systemctl start {unit}")).status.success(), "{unit}");
+        assert_names(&m.journal(unit), &[said, "status=78/CONFIG"]);
+    }
+
+    m.then("portguard check reads all of them");
+    let (status, content) = json(m, "portguard check");
+    let places: Vec<String> = found(&content, "policy", "").into_iter().map(place).collect();
+    assert_eq!((status, places.len()), (78, 2), "{content:#}");
+    assert!(
+        places[0].starts_with(&file("broken.service")) && places[1] == format!("{}:1:7", file("wrong.service")),
+        "{places:?}"
+    );
+}
+
 pub(super) fn check_says_what_units_and_ports_make_of_the_policy(m: &Machine) {
     m.given("a sound policy for units that are there, are not, share ports, and share them with socket units");
     for unit in ["app.service", "web.service", "worker@.service", "blue.service", "green.service", "listened.service"] {

@@ -247,6 +247,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     commands::learn_knows_what_is_shared_and_what_may_be_bound,
     commands::guard_prints_how_it_ended_as_json,
     checks::check_reports_every_problem_at_once,
+    checks::drop_in_of_another_unit_is_not_read,
     checks::check_says_what_units_and_ports_make_of_the_policy,
     checks::audit_finds_what_hinders_a_start_one_day,
     checks::audit_is_right_about_restarts_that_never_end,
