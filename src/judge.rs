@@ -91,7 +91,8 @@ impl Found<'_> {
         };
         // PID 1 has it for a socket unit, which is stopped, and not PID 1.
         let protection = self.holder.filter(|holder| !holder.is_manager()).and_then(Process::protection);
-        if let Some(why) = unit.protection().or(protection) {
+        let handed = || may_be_handed_to_unit(self.held?, self.holder?, &scene.guarded, rules);
+        if let Some(why) = unit.protection().or(protection).or_else(handed) {
             return Some(Obstacle::Protected(why));
         }
         let Some(state) = scene.units.get(unit) else { return Some(Obstacle::Untold) };
@@ -122,27 +123,49 @@ fn may_be_handed(held: &HeldSocket, holder: &Process, guarded: &Guarded) -> Opti
         return (is_by_another && holder.uid == 0).then_some(BY_ANOTHER);
     }
     if held.birthplace.is_none() && held.socket.cgroup.is_some() {
-        return Some("the socket was made in a cgroup that is gone or cannot be seen, and may have been handed over");
+        return Some(BORN_WHERE_NOTHING_IS);
     }
     let is_where_it_is = match &held.birthplace {
         None => true,
         // For which socket unit is known while PID 1 has it, and no longer.
         Some(Owner::Init) => !guarded.triggered_by.is_empty(),
         Some(born) if is_own_managers(born, guarded) => true,
-        Some(Owner::Unit(unit)) if guarded.user.is_none() && guarded.triggered_by.contains(unit) => true,
-        Some(Owner::UserUnit { uid, unit }) if guarded.user == Some(*uid) && guarded.triggered_by.contains(unit) => {
-            true
-        }
+        Some(born) if guarded.unit_beside(born).is_some_and(|unit| guarded.triggered_by.contains(unit)) => true,
         // There are many such cgroups.
         Some(Owner::Nobody | Owner::Unknown) => held.born_in.is_some() && held.born_in == holder.cgroup,
         Some(born) => *born == holder.owner,
     };
     if !is_where_it_is {
-        return Some("the socket was made elsewhere, and may have been handed over");
+        return Some(BORN_ELSEWHERE);
     }
     is_by_another.then_some(BY_ANOTHER)
 }
 
+/// Why somebody may have handed the socket to a unit that may be replaced, to have that stopped.
+///
+/// It must have been made in such a unit; or by PID 1, for what that has made stays with the service when its socket unit has
+/// been stopped, which comes first. Whoever may make cgroups can remove the one in which he made it.
+fn may_be_handed_to_unit(
+    held: &HeldSocket,
+    holder: &Process,
+    guarded: &Guarded,
+    rules: &Rules,
+) -> Option<&'static str> {
+    match &held.birthplace {
+        // Not handed to it: it is the one that made it.
+        _ if holder.is_manager() => None,
+        None if held.socket.cgroup.is_some() => Some(BORN_WHERE_NOTHING_IS),
+        None => (!is_by_root_or_its_own(&held.socket, holder)).then_some(BY_ANOTHER),
+        Some(Owner::Init) => None,
+        Some(born) if is_own_managers(born, guarded) => None,
+        Some(born) if guarded.unit_beside(born).is_some_and(|unit| is_replaced(unit, rules)) => None,
+        Some(_) => Some(BORN_ELSEWHERE),
+    }
+}
+
+const BORN_WHERE_NOTHING_IS: &str =
+    "the socket was made in a cgroup that is gone or cannot be seen, and may have been handed over";
+const BORN_ELSEWHERE: &str = "the socket was made elsewhere, and may have been handed over";
 const BY_ANOTHER: &str = "another user made the socket, and may have handed it over";
 
 fn is_by_root_or_its_own(socket: &Socket, holder: &Process) -> bool {
@@ -151,7 +174,7 @@ fn is_by_root_or_its_own(socket: &Socket, holder: &Process) -> bool {
 
 /// Whether it is the scope of the manager of the guarded unit's user: all that this manager has is the user's own.
 fn is_own_managers(born: &Owner, guarded: &Guarded) -> bool {
-    matches!(born, Owner::UserUnit { uid, unit } if guarded.user == Some(*uid) && unit.as_str() == "init.scope")
+    guarded.user.is_some() && guarded.unit_beside(born).is_some_and(|unit| unit.as_str() == "init.scope")
 }
 
 /// Whether the socket was made in the unit's own cgroup, of this run or an earlier one.
@@ -300,27 +323,15 @@ fn relation_of(holder: &Process, held: &HeldSocket, scene: &Scene, rules: &Rules
         return Relation::Lookalike;
     }
     let born_stale = is_of_a_run(held, guarded);
-    // Nor does a unit that may be replaced go for a socket that somebody else has handed to it. Whoever may make cgroups
-    // can remove the one in which he made it: a birthplace that cannot be seen any more may have been anybody's. What PID 1 has
-    // made stays with the service when its socket unit has been stopped, which comes first.
-    let is_of_replaced = || match &held.birthplace {
-        None => held.socket.cgroup.is_none() && is_by_root_or_its_own(&held.socket, holder),
-        Some(Owner::Init) => true,
-        Some(born) if is_own_managers(born, guarded) => true,
-        Some(Owner::Unit(unit)) => guarded.user.is_none() && is_replaced(unit, rules),
-        Some(Owner::UserUnit { uid, unit }) => guarded.user == Some(*uid) && is_replaced(unit, rules),
-        Some(Owner::Session(_) | Owner::Nobody | Owner::Unknown) => false,
-    };
     match &holder.owner {
         // A socket can be handed to a victim to get it killed (unix(7), SCM_RIGHTS): where it was born proves
         // nothing about who has it now.
         Owner::Session(_) | Owner::Nobody | Owner::Init | Owner::Unknown if born_stale => Relation::Heir,
         _ if is_connection => Relation::Client,
         Owner::Session(session) => Relation::Session { id: session.id.clone() },
-        Owner::Unit(unit) if guarded.user.is_none() && is_replaced(unit, rules) && is_of_replaced() => {
-            Relation::Predecessor(unit.clone())
-        }
-        Owner::UserUnit { uid, unit } if guarded.user == Some(*uid) && is_replaced(unit, rules) && is_of_replaced() => {
+        Owner::Unit(unit) | Owner::UserUnit { unit, .. }
+            if guarded.unit_beside(&holder.owner).is_some() && is_replaced(unit, rules) =>
+        {
             Relation::Predecessor(unit.clone())
         }
         Owner::Unit(unit) if guarded.user.is_some() && *unit == guarded.unit => Relation::Twin { uid: None },

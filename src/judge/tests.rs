@@ -498,35 +498,42 @@ fn a_predecessor_is_stopped_by_its_unit_unless_that_would_stop_others_as_well() 
     assert_eq!(replacing("web.service", Some(unwilling), |_| ()).obstacle, Some(Obstacle::RefusesStop));
     let other = replacing("old.service", Some(up(&[])), |_| ());
     assert_eq!((other.relation, other.action), (Relation::OtherUnit(unit("web.service")), Action::Refuse));
-    for (birthplace, relation) in [
-        (Some(Owner::Unit(unit("web.service"))), Relation::Predecessor(unit("web.service"))),
-        (Some(Owner::Init), Relation::Predecessor(unit("web.service"))),
-        (Some(Owner::Unit(unit("evil.service"))), Relation::OtherUnit(unit("web.service"))),
-        (Some(Owner::UserUnit { uid: 1000, unit: unit("web.service") }), Relation::OtherUnit(unit("web.service"))),
-        (Some(Owner::Nobody), Relation::OtherUnit(unit("web.service"))),
-    ] {
-        let finding = replacing("web.service", Some(up(&[])), |socket| socket.birthplace.clone_from(&birthplace));
-        assert_eq!(finding.relation, relation, "{birthplace:?}");
-    }
-    // Where nothing tells of its birth, who made it has to do.
-    let somebodys = replacing("web.service", Some(up(&[])), |socket| socket.socket.uid = 1000);
-    assert_eq!(somebodys.relation, Relation::OtherUnit(unit("web.service")));
-    // Without an id there is nothing to go by but who has it; with one, it is of a cgroup that was removed.
-    for (cgroup, relation) in [
-        (None, Relation::Predecessor(unit("web.service"))),
-        (Some(CgroupId(60)), Relation::OtherUnit(unit("web.service"))),
-    ] {
-        let finding = replacing("web.service", Some(up(&[])), |socket| socket.socket.cgroup = cgroup);
-        assert_eq!(finding.relation, relation, "{cgroup:?}");
-    }
     let connection = replacing("web.service", Some(up(&[])), |socket| socket.socket.state = SocketState::Connected);
     assert_eq!((connection.relation, connection.action), (Relation::Client, Action::Refuse));
 }
 
 #[test]
+fn a_predecessor_is_stopped_for_no_socket_that_may_have_been_handed_to_it() {
+    let up = || UnitState { active: ActiveState::Up, can_stop: true, stops_too: Some(Vec::new()) };
+    let judged = |change: &dyn Fn(&mut HeldSocket)| {
+        let finding = replacing("web.service", Some(up()), change);
+        assert_eq!(finding.relation, Relation::Predecessor(unit("web.service")));
+        assert_eq!(finding.action == Action::StopUnit, finding.obstacle.is_none());
+        finding.obstacle
+    };
+    let (elsewhere, by_another) = (Some(Obstacle::Protected(BORN_ELSEWHERE)), Some(Obstacle::Protected(BY_ANOTHER)));
+    for (birthplace, obstacle) in [
+        (Owner::Unit(unit("web.service")), None),
+        (Owner::Init, None),
+        (Owner::Unit(unit("evil.service")), elsewhere.clone()),
+        (Owner::UserUnit { uid: 1000, unit: unit("web.service") }, elsewhere.clone()),
+        (Owner::Nobody, elsewhere),
+    ] {
+        assert_eq!(judged(&|socket| socket.birthplace = Some(birthplace.clone())), obstacle, "{birthplace:?}");
+    }
+    // Where nothing tells of its birth, who made it has to do.
+    assert_eq!(judged(&|socket| socket.socket.uid = 1000), by_another);
+    // Without an id there is nothing to go by but who has it; with one, it is of a cgroup that was removed.
+    let gone = Some(Obstacle::Protected(BORN_WHERE_NOTHING_IS));
+    for (cgroup, obstacle) in [(None, None), (Some(CgroupId(60)), gone)] {
+        assert_eq!(judged(&|socket| socket.socket.cgroup = cgroup), obstacle, "{cgroup:?}");
+    }
+}
+
+#[test]
 fn in_a_users_manager_a_predecessor_is_of_that_manager_and_so_is_its_socket() {
     let of_user = |uid, name| Owner::UserUnit { uid, unit: unit(name) };
-    for (birthplace, is_predecessor) in [
+    for (birthplace, is_its_own) in [
         (of_user(1000, "web.service"), true),
         // The manager of that user has made it, for a socket unit.
         (of_user(1000, "init.scope"), true),
@@ -539,8 +546,9 @@ fn in_a_users_manager_a_predecessor_is_of_that_manager_and_so_is_its_socket() {
         socket.birthplace = Some(birthplace.clone());
         let rules = Rules { replaces: vec!["web.service".parse().unwrap()], ..rules() };
         let scene = scene(Guarded { user: Some(1000), ..guarded() }, vec![socket]);
-        let relation = judge(&scene, &rules).findings()[0].relation.clone();
-        assert_eq!(relation == Relation::Predecessor(unit("web.service")), is_predecessor, "{birthplace:?}");
+        let finding = judge(&scene, &rules).findings()[0].clone();
+        assert_eq!(finding.relation, Relation::Predecessor(unit("web.service")), "{birthplace:?}");
+        assert_eq!(finding.obstacle == Some(Obstacle::Untold), is_its_own, "{birthplace:?}: {:?}", finding.obstacle);
     }
     // Where `replaces` does not name it, it is another's, wherever its socket is of; the system's units are others'.
     for (owner, expected) in [

@@ -184,6 +184,16 @@ impl Owner {
         }
     }
 
+    /// Its unit, where the system's manager has it (`None`), or this user's.
+    #[must_use]
+    pub fn unit_in(&self, user: Option<u32>) -> Option<&UnitName> {
+        match self {
+            Self::Unit(unit) => user.is_none().then_some(unit),
+            Self::UserUnit { uid, unit } => (user == Some(*uid)).then_some(unit),
+            Self::Session(_) | Self::Init | Self::Nobody | Self::Unknown => None,
+        }
+    }
+
     /// The name of the unit, whosever manager has it.
     #[must_use]
     pub fn unit_name(&self) -> Option<String> {

@@ -74,19 +74,13 @@ impl Guarded {
     /// Whether something that belongs to `owner` belongs to this unit, in this manager.
     #[must_use]
     pub fn is(&self, owner: &Owner) -> bool {
-        match (owner, self.user) {
-            (Owner::Unit(unit), None) => *unit == self.unit,
-            (Owner::UserUnit { uid, unit }, Some(user)) => *uid == user && *unit == self.unit,
-            (
-                Owner::Unit(_)
-                | Owner::UserUnit { .. }
-                | Owner::Session(_)
-                | Owner::Init
-                | Owner::Nobody
-                | Owner::Unknown,
-                _,
-            ) => false,
-        }
+        self.unit_beside(owner) == Some(&self.unit)
+    }
+
+    /// The unit of an owner, where the manager that has this unit has that one as well.
+    #[must_use]
+    pub fn unit_beside<'o>(&self, owner: &'o Owner) -> Option<&'o UnitName> {
+        owner.unit_in(self.user)
     }
 }
 

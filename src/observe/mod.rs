@@ -539,21 +539,11 @@ impl Place {
 
     /// The unit of an owner, if the manager that has the guarded unit has it.
     fn unit_of(&self, owner: &Owner) -> Option<UnitName> {
-        match (owner, self.scope) {
-            (Owner::Unit(unit), Scope::System) => Some(unit.clone()),
-            (Owner::UserUnit { uid, unit }, Scope::User) if *uid == rustix::process::getuid().as_raw() => {
-                Some(unit.clone())
-            }
-            (
-                Owner::Unit(_)
-                | Owner::UserUnit { .. }
-                | Owner::Session(_)
-                | Owner::Init
-                | Owner::Nobody
-                | Owner::Unknown,
-                Scope::System | Scope::User,
-            ) => None,
-        }
+        let user = match self.scope {
+            Scope::System => None,
+            Scope::User => Some(rustix::process::getuid().as_raw()),
+        };
+        owner.unit_in(user).cloned()
     }
 
     fn ask(&self, question: &Question, interrupt: &Interrupt) -> Result<Answer, String> {

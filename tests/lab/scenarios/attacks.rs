@@ -181,7 +181,11 @@ pub(super) fn socket_of_unknown_birth_and_another_user_gets_no_unit_stopped(m: &
 
     m.then("it is refused, and the other service is unharmed");
     assert!(!start.status.success(), "{start:?}");
-    finding(m, APP, &[("RELATION", "other-unit"), ("ACTION", "refuse"), ("HOLDER_PID", &victim.to_string())]);
+    finding(m, APP, &[("RELATION", "predecessor"), ("ACTION", "refuse"), ("HOLDER_PID", &victim.to_string())]);
+    assert_names(
+        &m.journal(APP),
+        &["not touched, as another user made the socket", "Next: systemctl stop old.service"],
+    );
     assert_unharmed(m, "8080/tcp", victim);
 }
 

@@ -118,7 +118,8 @@ pub(super) fn socket_of_a_cgroup_that_is_gone_gets_no_unit_stopped(m: &Machine) 
 
     m.then("it is refused, and old.service is not stopped for what it was handed");
     assert!(!start.status.success(), "{start:?}");
-    refused(m, APP, &[("RELATION", "other-unit"), ("HOLDER_PID", &old.to_string())]);
+    refused(m, APP, &[("RELATION", "predecessor"), ("HOLDER_PID", &old.to_string())]);
+    assert_names(&m.journal(APP), &["in a cgroup that is gone or cannot be seen", "Next: systemctl stop old.service"]);
     assert_unharmed(m, "8080/tcp", old);
     assert_eq!(m.show("old.service", "ActiveState"), "active");
 }
