@@ -19,19 +19,23 @@ pub fn judge(scene: &Scene, rules: &Rules) -> Verdict {
     if findings.is_empty() {
         Verdict::Free
     } else if any(Action::Refuse) {
-        for finding in &mut findings {
-            if matches!(finding.action, Action::Stop | Action::StopUnit | Action::Wait) {
-                finding.action = Action::Spare;
-            }
-        }
+        spare(&mut findings, &[Action::Stop, Action::StopUnit, Action::Wait]);
         Verdict::Refuse(findings)
     } else if any(Action::Wait) {
         // Waiting comes before stopping: if the wait fails, nothing was touched.
+        spare(&mut findings, &[Action::Stop, Action::StopUnit]);
         Verdict::Wait(findings)
     } else if any(Action::StopUnit) || any(Action::Stop) {
         Verdict::Clear(findings)
     } else {
         Verdict::Pass(findings)
+    }
+}
+
+/// Leaves alone what could be had were it the only one.
+fn spare(findings: &mut [Finding], actions: &[Action]) {
+    for finding in findings.iter_mut().filter(|finding| actions.contains(&finding.action)) {
+        finding.action = Action::Spare;
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::marker::PhantomData;
 use std::os::fd::AsFd as _;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -109,8 +110,50 @@ impl<T: 'static> Conversation<T> {
     }
 }
 
+/// A thread that answers one question after the other, as long as it is in time.
+pub(crate) struct Worker<Q, A> {
+    question: Arc<Mutex<Option<Q>>>,
+    wake: PipeWriter,
+    conversation: Conversation<A>,
+}
+
+impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
+    /// # Errors
+    /// There is no thread to be had.
+    pub(crate) fn spawn(answer: fn(&Q) -> A) -> Result<Self, String> {
+        let question = Arc::new(Mutex::new(None));
+        let asked = Arc::clone(&question);
+        let (mut woken, wake) = io::pipe().map_err(|error| error.to_string())?;
+        let conversation = spawn(move |teller| {
+            let next = || {
+                woken.read_exact(&mut [0]).ok()?;
+                asked.lock().ok()?.take()
+            };
+            for question in std::iter::from_fn(next) {
+                teller.tell(answer(&question));
+            }
+        })?;
+        Ok(Self { question, wake, conversation })
+    }
+
+    /// `None` where there is no answer until then: the thread may hang with the question, and is left to itself.
+    pub(crate) fn ask(self, question: Q, deadline: Instant) -> Option<(Self, A)> {
+        *self.question.lock().ok()? = Some(question);
+        (&self.wake).write_all(&[0]).ok()?;
+        let answer = self.conversation.until(deadline, &Interrupt::default())?;
+        Some((self, answer))
+    }
+
+    /// Ends the thread, which has nothing to do.
+    pub(crate) fn end(self) {
+        drop(self.wake);
+        let _ = self.conversation.thread.join();
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
     use rustix::time::{ClockId, clock_gettime};
@@ -156,6 +199,38 @@ mod tests {
             let heard = listener.until(began + Duration::from_secs(30), &interrupt);
             assert!(heard.is_none() && began.elapsed() < Duration::from_secs(10));
         });
+    }
+
+    #[test]
+    fn a_worker_answers_each_question_and_is_given_up_when_it_is_late() {
+        let soon = || Instant::now() + Duration::from_secs(20);
+        let worker = Worker::spawn(|number: &u64| {
+            thread::sleep(Duration::from_millis(*number));
+            (number + 1, thread::current().id())
+        });
+        let (worker, (one, first)) = worker.unwrap().ask(1, soon()).unwrap();
+        let (worker, (two, second)) = worker.ask(2, soon()).unwrap();
+        assert_eq!((one, two, first), (2, 3, second), "by the same thread");
+        let began = Instant::now();
+        assert!(worker.ask(20_000, began + Duration::from_millis(50)).is_none());
+        assert!(began.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_worker_that_is_ended_has_no_thread_any_more() {
+        static ENDED: AtomicU64 = AtomicU64::new(0);
+        struct Last;
+        impl Drop for Last {
+            fn drop(&mut self) {
+                ENDED.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        std::thread_local! { static LAST: Last = const { Last } }
+        let worker = Worker::spawn(|(): &()| LAST.with(|_| ())).unwrap();
+        let (worker, ()) = worker.ask((), Instant::now() + Duration::from_secs(20)).unwrap();
+        assert_eq!(ENDED.load(Ordering::SeqCst), 0);
+        worker.end();
+        assert_eq!(ENDED.load(Ordering::SeqCst), 1);
     }
 
     #[test]

@@ -429,6 +429,10 @@ fn one_holder_to_refuse_keeps_every_other_from_being_touched() {
     let Verdict::Refuse(findings) = judge(&together, &rules()) else { panic!("the start is to be refused") };
     let actions: Vec<Action> = findings.iter().map(|finding| finding.action).collect();
     assert_eq!(actions, [Action::Spare, Action::Refuse], "and nobody is said to be stopped");
+    let waiting = Rules { on_foreign: ForeignRule::Wait, ..rules() };
+    let Verdict::Wait(findings) = judge(&together, &waiting) else { panic!("the other is to be waited for") };
+    let actions: Vec<Action> = findings.iter().map(|finding| finding.action).collect();
+    assert_eq!(actions, [Action::Spare, Action::Wait], "before anybody is stopped");
     assert!(matches!(judge(&scene(guarded(), vec![held(vec![leftover])]), &rules()), Verdict::Clear(_)));
 }
 
@@ -989,12 +993,15 @@ proptest! {
     }
 
     #[test]
-    fn nothing_is_stopped_beside_something_that_is_refused(scene in any_scene(), rules in any_rules()) {
+    fn nothing_is_stopped_beside_something_that_is_refused_or_waited_for(scene in any_scene(), rules in any_rules()) {
         let verdict = judge(&scene, &rules);
         let any = |action| verdict.findings().iter().any(|finding| finding.action == action);
         prop_assert_eq!(any(Action::Refuse), matches!(verdict, Verdict::Refuse(_)));
-        prop_assert!(!any(Action::Refuse) || ![Action::Stop, Action::StopUnit, Action::Wait].into_iter().any(any));
-        prop_assert!(any(Action::Refuse) || !any(Action::Spare));
+        prop_assert_eq!(!any(Action::Refuse) && any(Action::Wait), matches!(verdict, Verdict::Wait(_)));
+        prop_assert!(!any(Action::Refuse) || !any(Action::Wait));
+        let is_first = any(Action::Refuse) || any(Action::Wait);
+        prop_assert!(!is_first || ![Action::Stop, Action::StopUnit].into_iter().any(any));
+        prop_assert!(is_first || !any(Action::Spare));
     }
 
     #[test]

@@ -159,7 +159,8 @@ pub enum Action {
     Wait,
     /// Refuse the start and leave it alone.
     Refuse,
-    /// It could have been stopped or waited for; but the start is refused for another, so it is left alone as well.
+    /// It could be stopped or waited for; but another is in the way for which the start is refused, or that is waited for
+    /// first, so it is left alone as well.
     Spare,
 }
 

@@ -393,11 +393,12 @@ impl Place {
         pin::make_room(everybody.len());
         let mut processes = HashMap::new();
         let mut passing = Passing::None;
+        let mut reader = proc::Reader::default();
         for pid in everybody {
             if interrupt.has_come() {
                 return (processes, Passing::Gone);
             }
-            let facts = if pins.add(pid) { proc::process(&self.roots.proc, pid) } else { Ok(None) };
+            let facts = if pins.add(pid) { reader.process(&self.roots.proc, pid) } else { Ok(None) };
             let Ok(Some(facts)) = facts else {
                 passing = passing.max(Passing::Gone);
                 continue;
@@ -456,8 +457,9 @@ impl Place {
     /// What conmon, above the process or the process itself, calls the container; else the id as Podman prints it.
     fn podman_name(&self, pid: Pid, id: &str) -> String {
         let above = proc::ancestors(&self.roots.proc, pid).into_iter().take(CONMON_ABOVE);
+        let mut reader = proc::Reader::default();
         let mut argv =
-            std::iter::once(pid).chain(above).filter_map(|pid| Some(proc::process(&self.roots.proc, pid).ok()??.argv));
+            std::iter::once(pid).chain(above).filter_map(|pid| Some(reader.process(&self.roots.proc, pid).ok()??.argv));
         argv.find_map(|argv| container::name_by_conmon(&argv, id)).unwrap_or_else(|| container::short_id(id))
     }
 

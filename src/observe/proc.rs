@@ -19,12 +19,11 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatxFlags, makedev, open, openat, readlinkat, statx};
 use rustix::io::{Errno, read, retry_on_intr};
 
-use crate::interrupt::Interrupt;
 use crate::model::{
     CgroupPath, Container, FileId, Invocation, InvocationId, Lineage, Owner, Pid, Process, StartTime, Terminal,
 };
 use crate::sys::open_first;
-use crate::word;
+use crate::word::Worker;
 
 /// At most so many bytes of the arguments are kept.
 const ARGV_BYTES: u64 = 4 * 1024;
@@ -32,14 +31,12 @@ const ARGV_BYTES: u64 = 4 * 1024;
 const ENVIRON_BYTES: u64 = 2 * 1024 * 1024;
 /// So long may it take to read what is in the memory of processes, all together.
 const MEMORY: Duration = Duration::from_secs(1);
-/// What is read sooner than that counts this much less.
-const SLOW: Duration = Duration::from_millis(20);
-const QUICK_COUNTS: u32 = 20;
-/// So long each of those that come after that, and so long all of them: those that can be read take far less.
-const MOMENT: Duration = Duration::from_millis(2);
-const MOMENTS: Duration = Duration::from_millis(200);
+/// Where less of that is left, no more is tried.
+const MOMENT: Duration = Duration::from_millis(1);
 /// `PF_EXITING`.
 const PF_EXITING: u32 = 0x4;
+/// Its bit in a set of signals.
+const SIGKILL: u64 = 1 << 8;
 /// Larger than any `stat`, `status` or `cgroup` file.
 const FILE_BYTES: u64 = 64 * 1024;
 /// Most files of procfs and cgroupfs are no larger.
@@ -167,6 +164,10 @@ impl Facts {
 /// # Errors
 /// `stat` or `status` can be opened and not read or parsed (`hidepid=`: proc(5)). What else cannot be read is a value.
 pub fn process(proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
+    Reader::default().process(proc, pid)
+}
+
+fn facts_of(reader: &mut Reader, proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
     let path = proc.join(pid.to_string());
     let Some(dir) = there(open_dir(&path)).map_err(|source| read_error(&path, "", source))? else {
         return Ok(None);
@@ -178,7 +179,7 @@ pub fn process(proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
     let kernel_thread = stat.flags & PF_KTHREAD != 0;
     // An environment that reads as empty is one only if the process had its arguments before (in the midst of execve(2)
     // it has neither yet: `begin_new_exec()`, `create_elf_tables()`) and its executable after (one that ends has none).
-    let Memory { cmdline, environ } = memory_of(from);
+    let Memory { cmdline, environ } = reader.memory_of(from);
     let argv = cmdline.map(|bytes| parse_argv(&bytes)).unwrap_or_default();
     let exe = readlinkat(from, "exe", Vec::new()).ok();
     let had_memory = kernel_thread || (exe.is_some() && !argv.is_empty());
@@ -217,33 +218,72 @@ impl Memory {
         Self { cmdline, environ: read_at(from, "environ", ENVIRON_BYTES + 1) }
     }
 
+    /// And how long that took.
+    fn timed(from: &OwnedFd) -> (Self, Duration) {
+        let began = Instant::now();
+        (Self::read(from), began.elapsed())
+    }
+
     fn unread() -> Self {
         let late = || Err(io::Error::from(io::ErrorKind::TimedOut));
         Self { cmdline: late(), environ: late() }
     }
 }
 
-/// Read aside: the kernel waits for whoever has that memory locked (`mmap_read_lock_killable()` in `access_remote_vm()`, Linux
-/// `mm/memory.c`). All processes together get [`MEMORY`]; then each a moment, until that has come to [`MOMENTS`].
-fn memory_of(from: &OwnedFd) -> Memory {
-    static WAITED: AtomicU64 = AtomicU64::new(0);
-    let waited = Duration::from_micros(WAITED.load(Ordering::Relaxed));
-    let began = Instant::now();
-    let patience = MEMORY.saturating_sub(waited).max(MOMENT.min((MEMORY + MOMENTS).saturating_sub(waited)));
-    if patience.is_zero() {
-        return Memory::unread();
+/// For many processes, one after the other: what is in their memory is read by one thread, which ends with this.
+///
+/// The kernel waits for whoever has such a memory locked (`mmap_read_lock_killable()` in `access_remote_vm()`, Linux
+/// `mm/memory.c`), which can be for ever. A thread that is late is left to it, and the next process gets another.
+#[derive(Default)]
+pub struct Reader {
+    aside: Option<Worker<OwnedFd, (Memory, Duration)>>,
+    /// What the thread has needed so far.
+    spent: Duration,
+}
+
+impl Reader {
+    /// See [`process`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn process(&mut self, proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
+        facts_of(self, proc, pid)
     }
-    let aside = from.try_clone().map(|dir| word::spawn(move |teller| teller.tell(Memory::read(&dir))));
-    let memory = match aside {
-        Ok(Ok(aside)) => aside.answer(began + patience, &Interrupt::default()),
-        // Without a thread nobody could tell that it takes too long.
-        Ok(Err(_)) | Err(_) => (!may_have_it_locked(from)).then(|| Memory::read(from)),
-    };
-    // On a busy machine it takes a moment to be run at all, and there may be a thousand holders.
-    let took = began.elapsed();
-    let counts = if memory.is_some() && took < SLOW { took / QUICK_COUNTS } else { took };
-    WAITED.fetch_add(u64::try_from(counts.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    memory.unwrap_or_else(Memory::unread)
+
+    /// Each gets half of what is left of [`MEMORY`]: so one that is late leaves some to all others, and they cannot take
+    /// longer together. That on a busy machine a thread has to wait for its turn is not counted.
+    fn memory_of(&mut self, from: &OwnedFd) -> Memory {
+        /// What was waited in vain, in microseconds, by all looks of this run.
+        static LOST: AtomicU64 = AtomicU64::new(0);
+        let lost = Duration::from_micros(LOST.load(Ordering::Relaxed));
+        let patience = MEMORY.saturating_sub(lost + self.spent) / 2;
+        if patience < MOMENT {
+            return Memory::unread();
+        }
+        let worker = self.aside.take().map_or_else(|| Worker::spawn(Memory::timed), Ok);
+        let (Ok(worker), Ok(dir)) = (worker, from.try_clone()) else {
+            // Without a thread nobody could tell that it takes too long.
+            return if may_have_it_locked(from) { Memory::unread() } else { Memory::read(from) };
+        };
+        if let Some((worker, (memory, took))) = worker.ask(dir, Instant::now() + patience) {
+            self.aside = Some(worker);
+            self.spent += took;
+            memory
+        } else {
+            LOST.fetch_add(u64::try_from(patience.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            Memory::unread()
+        }
+    }
+}
+
+impl Drop for Reader {
+    /// Of a process that exits while another of its threads is there the kernel looks for a new owner of its memory, among all
+    /// processes of the host: 1.5 ms for 10,000 of them (`mm_update_next_owner()`, Linux v6.18 `kernel/exit.c`).
+    fn drop(&mut self) {
+        if let Some(worker) = self.aside.take() {
+            worker.end();
+        }
+    }
 }
 
 /// Whether a thread of the process sleeps uninterruptibly, as one does that waits for a file server with the lock of the
@@ -385,11 +425,14 @@ struct Stat {
     flags: u32,
     terminal: Option<Terminal>,
     start: StartTime,
+    /// Whether a SIGKILL has been sent to it, which a busy machine gives it no time to obey yet.
+    killed: bool,
 }
 
 impl Stat {
+    /// Whether it does nothing more. One that sleeps uninterruptibly may not even end.
     fn is_ending(&self) -> bool {
-        self.is_over() || self.flags & PF_EXITING != 0
+        self.is_over() || self.flags & PF_EXITING != 0 || (self.killed && self.state != b'D')
     }
 
     /// A zombie, or dead: what it had open, and its memory, are gone.
@@ -414,6 +457,8 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
         terminal: Some(Terminal(field(7)?.parse::<i32>().ok()?.cast_unsigned())).filter(|terminal| terminal.0 != 0),
         flags: field(9)?.parse().ok()?,
         start: StartTime(field(22)?.parse().ok()?),
+        // Those that are pending for the thread: SIGKILL is, for all threads (`complete_signal()`, Linux `kernel/signal.c`).
+        killed: field(31).and_then(|set| set.parse::<u64>().ok()).is_some_and(|set| set & SIGKILL != 0),
     })
 }
 
@@ -486,7 +531,7 @@ mod tests {
     use crate::observe::fixture::{Child, Role, own_pid};
 
     const ID: &str = "0123456789abcdef0123456789abcdef";
-    const STAT_TAIL: &str = "1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
+    const STAT_TAIL: &str = "1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0 0 0 0 0 0 0 16384 0";
 
     fn stat_line(comm: &[u8], tail: &str) -> Vec<u8> {
         [b"7 (", comm, b") S ", tail.as_bytes(), b"\n"].concat()
@@ -497,12 +542,23 @@ mod tests {
         let names: [&[u8]; 9] =
             [b"nginx", b"a b", b"))) (", b") Z 1 (", b"new\nline", b"\x1b[2J\x07", b"", b"\xff\xfe", b"(sd-pam)"];
         for name in names {
-            let stat = parse_stat(&stat_line(name, STAT_TAIL)).unwrap();
+            let found = parse_stat(&stat_line(name, STAT_TAIL)).unwrap();
             let comm = String::from_utf8_lossy(name).into_owned();
-            let expected =
-                Stat { comm, state: b'S', ppid: Pid(1), flags: 0x0040_0100, terminal: None, start: StartTime(4711) };
-            assert_eq!(stat, expected);
+            let (ppid, flags, start) = (Pid(1), 0x0040_0100, StartTime(4711));
+            let expected = Stat { comm, state: b'S', ppid, flags, terminal: None, start, killed: false };
+            assert_eq!(found, expected);
         }
+    }
+
+    #[test]
+    fn who_has_a_sigkill_pending_is_ending_unless_that_may_take_for_ever() {
+        let is_ending = |state: &str, pending: u64| {
+            let tail = STAT_TAIL.replacen("16384", &pending.to_string(), 1);
+            let line = String::from_utf8(stat_line(b"x", &tail)).unwrap().replacen(" S ", &format!(" {state} "), 1);
+            parse_stat(line.as_bytes()).unwrap().is_ending()
+        };
+        assert!(is_ending("S", 256) && is_ending("R", 256 + 16384) && is_ending("Z", 0));
+        assert!(!is_ending("S", 0) && !is_ending("R", 16384) && !is_ending("D", 256));
     }
 
     #[test]

@@ -271,7 +271,7 @@ fn decision(finding: &Finding, dry_run: bool) -> String {
         }
         (Action::Refuse, Some(why)) => format!("; not touched, as {why}"),
         (Action::Refuse, None) => "; not touched".to_owned(),
-        (Action::Spare, _) => "; not stopped, as the start is refused for another".to_owned(),
+        (Action::Spare, _) => "; not stopped while another is in the way".to_owned(),
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn leftover_is_not_stopped_beside_a_foreign_listener_at_another_addre
     m.then("it is refused, web.service and the leftover are named, and neither was touched");
     assert_refused_for_web(m, &start, "8080/tcp", "8080/tcp", web);
     let leftover = finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "spare"), ("HOLDER_PID", &old.to_string())]);
-    assert_names(message(&leftover), &["; not stopped, as the start is refused for another"]);
+    assert_names(message(&leftover), &["; not stopped while another is in the way"]);
     assert_unharmed(m, "8080/tcp", old);
     assert_nobody_signalled(m, APP);
 }
