@@ -268,7 +268,9 @@ impl Host {
             Ok(rows)
         })?;
         if let Some(killport) = tool("killport") {
-            let killport = Contender::new("killport", &killport, &format!("--dry-run|{PORT}")).naming(holder.pid(), 0);
+            let killport = Contender::new("killport", &killport, &format!("--dry-run|{PORT}"));
+            // It names processes by their command lines.
+            let killport = killport.saying("--holder", 0);
             let [ours, times] = race([&portguard, &killport], FEW)?;
             table.add(&Row::time(killport.name, &times, None));
             table.add(&Row::ratio("  killport / portguard", &times, &ours, Bound::None));

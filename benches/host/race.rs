@@ -19,7 +19,7 @@ pub(crate) struct Contender {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     status: i32,
-    must_name: Option<u32>,
+    must_say: Option<String>,
 }
 
 impl Contender {
@@ -27,7 +27,7 @@ impl Contender {
     pub(crate) fn new(name: &'static str, program: &Path, arguments: &str) -> Self {
         let arguments = arguments.split('|').filter(|one| !one.is_empty()).map(str::to_owned).collect();
         let environment = vec![("PATH".to_owned(), "/usr/sbin:/usr/bin:/sbin:/bin".to_owned())];
-        Self { name, program: program.to_owned(), arguments, environment, status: 0, must_name: None }
+        Self { name, program: program.to_owned(), arguments, environment, status: 0, must_say: None }
     }
 
     pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
@@ -36,8 +36,13 @@ impl Contender {
     }
 
     /// It must end with this status, and write this pid.
-    pub(crate) fn naming(mut self, pid: u32, status: i32) -> Self {
-        (self.must_name, self.status) = (Some(pid), status);
+    pub(crate) fn naming(self, pid: u32, status: i32) -> Self {
+        self.saying(&pid.to_string(), status)
+    }
+
+    /// It must end with this status, and write this word.
+    pub(crate) fn saying(mut self, word: &str, status: i32) -> Self {
+        (self.must_say, self.status) = (Some(word.to_owned()), status);
         self
     }
 
@@ -71,11 +76,12 @@ impl Contender {
         let mut bytes = Vec::new();
         output.rewind().and_then(|()| output.read_to_end(&mut bytes)).map_err(|error| error.to_string())?;
         let text = String::from_utf8_lossy(&bytes);
-        let names = |pid: u32| text.split(|c: char| !c.is_ascii_digit()).any(|number| number == pid.to_string());
-        if status == Some(self.status) && self.must_name.is_none_or(names) {
+        let is_end = |c: char| !c.is_ascii_alphanumeric() && c != '-';
+        let says = |word: &String| text.split(is_end).any(|one| one == word);
+        if status == Some(self.status) && self.must_say.as_ref().is_none_or(says) {
             return Ok(());
         }
-        let wanted = self.must_name.map_or(String::new(), |pid| format!(", naming {pid}"));
+        let wanted = self.must_say.as_ref().map_or(String::new(), |word| format!(", naming {word}"));
         Err(format!(
             "{} was to end with {}{wanted}; it ended with {status:?} and wrote: {text}",
             self.name, self.status
@@ -132,6 +138,11 @@ impl Times {
 
     pub(crate) fn median(&self) -> Duration {
         self.0[self.0.len() / 2]
+    }
+
+    /// That below which a quarter of them are.
+    pub(crate) fn quartile(&self) -> Duration {
+        self.0[self.0.len() / 4]
     }
 
     pub(crate) fn least(&self) -> Duration {
