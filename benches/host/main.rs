@@ -226,7 +226,7 @@ impl Host {
         for number in 0..OTHERS {
             let unit = format!("other{number}.service");
             let text = trace::policy(&unit);
-            fs::write(format!("/etc/portguard/conf.d/{unit}.toml"), &text).map_err(io)?;
+            fs::write(format!("/etc/portguard/conf.d/only-{unit}.toml"), &text).map_err(io)?;
             all += &text;
         }
         fs::write("/run/all.toml", all).map_err(io)

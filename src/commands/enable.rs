@@ -201,7 +201,7 @@ fn files_of(
     let policy_folder = folders.places.first().and_then(|(_, policy)| policy.as_ref());
     match (learnt, policy_folder) {
         (Some(stanza), Some(folder)) => {
-            let (path, text) = (folder.join(format!("{unit}.toml")), format!("{MARK}{}", stanza.toml()));
+            let (path, text) = (folder.join(policy::own_drop_in(unit)), format!("{MARK}{}", stanza.toml()));
             files.push(File { unit: unit.clone(), path, text, what: "its ports, as it listens now" });
         }
         // The policy is root's: the ports of a user's unit are in its command.
@@ -234,7 +234,7 @@ pub(super) fn disable(target: &cli::Target) -> Result<u8, CommandError> {
             // Only if it is empty.
             let _ = fs::remove_dir(&folder);
             if let Some(policy) = policy_folder {
-                all = all.and(remove(&policy.join(format!("{unit}.toml")), unit, &mut done));
+                all = all.and(remove(&policy.join(policy::own_drop_in(unit)), unit, &mut done));
             }
         }
         if !done.steps.iter().any(|step| step.unit.as_deref() == Some(unit.as_str())) {

@@ -277,8 +277,7 @@ impl Reader {
 }
 
 impl Drop for Reader {
-    /// Of a process that exits while another of its threads is there the kernel looks for a new owner of its memory, among all
-    /// processes of the host: 1.5 ms for 10,000 of them (`mm_update_next_owner()`, Linux v6.18 `kernel/exit.c`).
+    /// Who exits while another of its threads is there pays for that: [`crate::word::Conversation::answer`].
     fn drop(&mut self) {
         if let Some(worker) = self.aside.take() {
             worker.end();

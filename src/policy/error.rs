@@ -136,7 +136,7 @@ pub enum Fault {
         /// The whole table header, where only the quotes are missing.
         unquoted: Option<String>,
     },
-    /// A drop-in that is named as a unit, and would be read for none.
+    /// A drop-in that is named as that of a unit, and would be read for none.
     OfNoUnit(UnitNameError),
     /// A table that is not of the unit whose drop-in the file is by its name.
     OutOfPlace {
@@ -228,15 +228,15 @@ impl fmt::Display for Fault {
             Self::BadValue { key, reason } => write!(f, "{}: {reason}", printable(key)),
             Self::BadUnit { source, unquoted: None } => write!(f, "{source}"),
             Self::BadUnit { unquoted: Some(header), .. } => write!(f, "the unit's name needs quotes: {header}"),
-            Self::OfNoUnit(source) => write!(f, "is named as a unit, and so is read for that alone, but {source}"),
+            Self::OfNoUnit(source) => write!(f, "is read for the unit of its name alone, but {source}"),
             Self::OutOfPlace { owner, of: None } => write!(
                 f,
-                "a file named {owner}.toml is read for {owner} alone: put these keys into [unit.\"{owner}\"], or name the \
+                "only-{owner}.toml is read for {owner} alone: put these keys into [unit.\"{owner}\"], or name the \
                  file otherwise"
             ),
             Self::OutOfPlace { owner, of: Some(unit) } => write!(
                 f,
-                "a file named {owner}.toml is read for {owner} alone: put what is for {unit} into {unit}.toml, or name the \
+                "only-{owner}.toml is read for {owner} alone: put what is for {unit} into only-{unit}.toml, or name the \
                  file otherwise"
             ),
             Self::BadEndpoint(source) => write!(f, "ports: {source}"),

@@ -30,6 +30,16 @@ use crate::model::UnitName;
 /// The folders of configuration that systemd knows, the first one before the others (systemd-system.conf(5)).
 pub const DEFAULT_ROOTS: [&str; 3] = ["/etc", "/run", "/usr/lib"];
 
+/// How the names of drop-ins begin that are of one unit, and how those of all end.
+const ONLY: &[u8] = b"only-";
+const SUFFIX: &[u8] = b".toml";
+
+/// The name of the drop-in of this unit, or template, alone.
+#[must_use]
+pub fn own_drop_in(unit: &UnitName) -> String {
+    format!("only-{unit}.toml")
+}
+
 /// No file of the policy may be larger.
 pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
@@ -44,9 +54,9 @@ const MAX_LINKS: usize = 40;
 /// with one name, that of the earlier folder counts, and masks the others even where it is empty or a link to
 /// /dev/null. Hidden files are passed over.
 ///
-/// A drop-in that is named as a unit (`app.service.toml`) is of that unit alone, as the drop-ins of systemd are
-/// (systemd.unit(5)): so the start of one unit does not have to read what is there for hundreds of others, and does not
-/// fail for it.
+/// A drop-in that is named `only-UNIT.toml` is of that unit alone, or of all instances of that template: so the start of one
+/// unit does not have to read what is there for hundreds of others, and does not fail for it. No other name means a unit: of
+/// what nobody reads nobody learns what is wrong in it, so that has to be meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roots {
     /// The folders, the first one before the others. They themselves are trusted.
@@ -100,11 +110,10 @@ pub(super) fn layered(roots: &Roots, is_wanted: impl Fn(&[u8]) -> bool) -> (Vec<
     (texts, problems)
 }
 
-/// The unit, or template, as which a drop-in is named: of the kinds that can be guarded. There can be hundreds of them, so
-/// whether that is a unit's name is not looked at here.
+/// The unit, or template, for which alone a drop-in is by its name. There can be hundreds of them, so whether that is a
+/// unit's name is not looked at here.
 fn owner_in(name: &[u8]) -> Option<&[u8]> {
-    let owner = name.strip_suffix(b".toml")?;
-    (owner.ends_with(b".service") || owner.ends_with(b".socket")).then_some(owner)
+    name.strip_prefix(ONLY)?.strip_suffix(SUFFIX)
 }
 
 /// This file alone; each folder on its way is checked.
@@ -162,7 +171,7 @@ impl Folder {
             while let Some(entry) = entries.next() {
                 let entry = entry?;
                 let name = entry.file_name().to_bytes();
-                if name.ends_with(b".toml") && !name.starts_with(b".") && owner_in(name).is_none_or(&is_wanted) {
+                if name.ends_with(SUFFIX) && !name.starts_with(b".") && owner_in(name).is_none_or(&is_wanted) {
                     names.push(OsString::from_vec(name.to_vec()));
                 }
             }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::{Fault, Place, PolicyError, Problem};
-pub use load::{DEFAULT_ROOTS, MAX_FILE_BYTES, Roots};
+pub use load::{DEFAULT_ROOTS, MAX_FILE_BYTES, Roots, own_drop_in};
 
 use crate::model::{
     BlindRule, EndpointRange, ForeignRule, LookalikeRule, Rules, StaleRule, StopRules, UnitName, UnitPattern,

@@ -243,17 +243,18 @@ fn the_ports_of_a_unit_are_claimed_up_to_so_many_all_together() {
 }
 
 #[test]
-fn a_drop_in_named_as_a_unit_is_read_for_that_unit_alone() {
+fn a_drop_in_that_is_for_one_unit_is_read_for_that_unit_alone() {
     let ports = |unit: &str, port: &str| format!("[unit.'{unit}']\nports = ['{port}']");
     let (_etc, roots) = layers(&[
         ("conf.d/50-all.toml", "[unit.'a.service']\nwait = 7\n[unit.'other.service']\nports = ['9']"),
-        ("conf.d/a.service.toml", &ports("a.service", "1")),
-        ("conf.d/b@.service.toml", &ports("b@.service", "2")),
-        ("conf.d/b@x.service.toml", &ports("b@x.service", "3")),
-        ("conf.d/broken.service.toml", "["),
-        ("conf.d/a b.service.toml", ""),
-        ("conf.d/a.socket.toml", "["),
-        // No unit's name, so it is for all.
+        ("conf.d/only-a.service.toml", &ports("a.service", "1")),
+        ("conf.d/only-b@.service.toml", &ports("b@.service", "2")),
+        ("conf.d/only-b@x.service.toml", &ports("b@x.service", "3")),
+        ("conf.d/only-broken.service.toml", "["),
+        ("conf.d/only-a b.service.toml", ""),
+        ("conf.d/only-a.socket.toml", "["),
+        // For all, whatever unit it may be named after.
+        ("conf.d/10-a.service.toml", "[unit.'a.service']\nwait = 6\n[unit.'c.service']\nwait = 5"),
         ("conf.d/zz.toml", "[defaults]\nwait = 8"),
     ]);
     for (unit, ports, wait) in [
@@ -261,7 +262,7 @@ fn a_drop_in_named_as_a_unit_is_read_for_that_unit_alone() {
         ("b@x.service", "3/tcp", 8),
         ("b@y.service", "2/tcp", 8),
         ("other.service", "9/tcp", 8),
-        ("c.service", "", 8),
+        ("c.service", "", 5),
     ] {
         let name: UnitName = unit.parse().unwrap();
         let rules = Policy::load_for(&name, &roots).unwrap().rules_for(&name, &|_| None, &[]).unwrap();
@@ -270,17 +271,16 @@ fn a_drop_in_named_as_a_unit_is_read_for_that_unit_alone() {
     assert!(Policy::load_for(&"broken.service".parse().unwrap(), &roots).is_err());
     let all = Policy::load(&roots).unwrap_err();
     assert_eq!(all.problems().len(), 3, "who reads all of it reads the broken ones as well: {all}");
-    let unnamed =
-        "is named as a unit, and so is read for that alone, but unit name \"a b.service\" has ' ' in column 2: ";
+    let unnamed = "is read for the unit of its name alone, but unit name \"a b.service\" has ' ' in column 2: ";
     assert!(all.to_string().contains(unnamed), "{all}");
 }
 
 #[test]
-fn a_drop_in_named_as_a_unit_that_speaks_of_others_is_wrong() {
+fn a_drop_in_for_one_unit_that_speaks_of_others_is_wrong() {
     let text = "[defaults]\nwait = 1\n[unit.'b@.service']\n[unit.'b@1.service']\n[unit.'b.service']\n";
     let told = |name: &str| {
-        let (_etc, roots) = layers(&[(&format!("conf.d/{name}"), text)]);
-        let unit: UnitName = name.strip_suffix(".toml").unwrap().parse().unwrap();
+        let (_etc, roots) = layers(&[(&format!("conf.d/only-{name}.toml"), text)]);
+        let unit: UnitName = name.parse().unwrap();
         let error = Policy::load_for(&unit, &roots).unwrap_err();
         assert_eq!(error.to_string(), Policy::load(&roots).unwrap_err().to_string());
         error
@@ -292,16 +292,16 @@ fn a_drop_in_named_as_a_unit_that_speaks_of_others_is_wrong() {
             })
             .collect::<Vec<_>>()
     };
-    let alone = |name: &str| format!("a file named {name}.toml is read for {name} alone: put");
+    let alone = |name: &str| format!("only-{name}.toml is read for {name} alone: put");
     let keys =
         |name: &str| format!("1:2: {} these keys into [unit.\"{name}\"], or name the file otherwise", alone(name));
     let unit = |name: &str, place: &str, other: &str| {
-        format!("{place}: {} what is for {other} into {other}.toml, or name the file otherwise", alone(name))
+        format!("{place}: {} what is for {other} into only-{other}.toml, or name the file otherwise", alone(name))
     };
     let (template, instance) = ("b@.service", "b@1.service");
-    assert_eq!(told("b@.service.toml"), [keys(template), unit(template, "5:7", "b.service")]);
+    assert_eq!(told("b@.service"), [keys(template), unit(template, "5:7", "b.service")]);
     assert_eq!(
-        told("b@1.service.toml"),
+        told("b@1.service"),
         [keys(instance), unit(instance, "3:7", template), unit(instance, "5:7", "b.service")]
     );
 }

@@ -73,7 +73,7 @@ fn free_path_costs_each_drop_in_and_port_no_more_than_four_calls() {
 /// As `portguard enable` writes them.
 #[test]
 fn free_path_costs_nothing_for_the_drop_ins_of_other_units() {
-    let of_others: Vec<String> = (0..200).map(|nth| format!("other{nth}.service.toml")).collect();
+    let of_others: Vec<String> = (0..200).map(|nth| format!("only-other{nth}.service.toml")).collect();
     as_installed("many", &of_others, 0, INSTALLED);
 }
 

@@ -101,8 +101,8 @@ pub(super) fn check_reports_every_problem_at_once(m: &Machine) {
 }
 
 pub(super) fn drop_in_of_another_unit_is_not_read(m: &Machine) {
-    m.given("a drop-in for each of two units, named as they are, a broken one, and one that speaks of another unit");
-    let file = |name: &str| format!("/etc/portguard/conf.d/{name}.toml");
+    m.given("a drop-in for each of two units alone, a broken one, one that speaks of another unit, and one for all");
+    let file = |name: &str| format!("/etc/portguard/conf.d/only-{name}.toml");
     m.write(&file(APP), format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\n"));
     m.write(&file("web@.service"), "[unit.\"web@.service\"]\nports = [\"80%i/tcp\"]\n");
     m.write(&file("broken.service"), "[unit.\n");
@@ -122,9 +122,10 @@ pub(super) fn drop_in_of_another_unit_is_not_read(m: &Machine) {
         m.then("what is its own counts, and what is another's is no mistake of its own");
         assert_names(&m.journal(unit), &[ports]);
     }
-    for (unit, said) in
-        [("broken.service", "broken.service.toml:1:"), ("wrong.service", "wrong.service.toml:1:7: a file named")]
-    {
+    for (unit, said) in [
+        ("broken.service", "broken.service.toml:1:"),
+        ("wrong.service", "wrong.service.toml:1:7: only-wrong.service.toml is read for wrong.service alone"),
+    ] {
         m.then("the other two are refused for what is wrong in their own");
         assert!(!m.sh(&format!("systemctl start {unit}")).status.success(), "{unit}");
         assert_names(&m.journal(unit), &[said, "status=78/CONFIG"]);

@@ -11,7 +11,7 @@ use super::{APP, SOON, app_service, assert_names, finding, guard, policy_for_app
 use crate::machine::{Machine, Output};
 
 const NGINX: &str = "nginx.service";
-const LEARNT: &str = "/etc/portguard/conf.d/nginx.service.toml";
+const LEARNT: &str = "/etc/portguard/conf.d/only-nginx.service.toml";
 const DROP_IN: &str = "/etc/systemd/system/nginx.service.d/10-portguard.conf";
 
 /// What portguard is told, as it would be typed, and has to print one document of this kind.
@@ -242,7 +242,7 @@ pub(super) fn enable_learns_says_what_it_does_and_disable_takes_it_away(m: &Mach
     m.then("all but the changed file is gone, and neither is guarded");
     assert_names(&disabled.to_string(), &["removed", "kept", LEARNT]);
     m.ok(&format!("test -e {LEARNT} && ! test -e {DROP_IN} && ! test -e /etc/systemd/system/nginx.service.d"));
-    m.ok("! test -e /run/systemd/system/redis-server.service.d && ! test -e /run/portguard/conf.d/redis-server.service.toml");
+    m.ok("! test -e /run/systemd/system/redis-server.service.d && ! test -e /run/portguard/conf.d/only-redis-server.service.toml");
     assert_eq!(
         (
             m.show(NGINX, "ExecStartPre").contains("portguard"),
@@ -339,7 +339,7 @@ pub(super) fn enable_is_done_whole_for_all_to_read_and_to_last(m: &Machine) {
     let both = format!("app.service '{other}'");
     m.ok(&format!("systemctl start {both}"));
     let drop_in = format!("/etc/systemd/system/{APP}.d/10-portguard.conf");
-    let learnt = format!("/etc/portguard/conf.d/{APP}.toml");
+    let learnt = format!("/etc/portguard/conf.d/only-{APP}.toml");
 
     m.when("one is enabled with a umask that opens, and one that closes, all folders");
     for umask in ["000", "077"] {
@@ -402,8 +402,8 @@ pub(super) fn enable_takes_back_what_it_wrote_and_says_what_is_bad(m: &Machine) 
     m.then("that fails with 73, and there is no policy of it either");
     assert_eq!(enabled.status.code(), Some(73), "{enabled:?}");
     assert_names(&enabled.stderr, &["app.service.d", "; nothing was changed"]);
-    m.ok(&format!("! test -e /etc/portguard/conf.d/{APP}.toml && rm /etc/systemd/system/{APP}.d"));
-    m.ok(&format!("portguard enable {APP} && test -e /etc/portguard/conf.d/{APP}.toml"));
+    m.ok(&format!("! test -e /etc/portguard/conf.d/only-{APP}.toml && rm /etc/systemd/system/{APP}.d"));
+    m.ok(&format!("portguard enable {APP} && test -e /etc/portguard/conf.d/only-{APP}.toml"));
 
     m.when("it is disabled where the policy cannot be written");
     m.ok("mount --bind -o ro /etc/portguard /etc/portguard && mount -o remount,bind,ro /etc/portguard");
@@ -411,10 +411,12 @@ pub(super) fn enable_takes_back_what_it_wrote_and_says_what_is_bad(m: &Machine) 
 
     m.then("that fails with 73, but the drop-in is gone, and systemd knows");
     assert_eq!(disabled.status.code(), Some(73), "{disabled:?}");
-    assert_names(&disabled.stderr, &["/etc/portguard/conf.d/app.service.toml: Read-only"]);
+    assert_names(&disabled.stderr, &["/etc/portguard/conf.d/only-app.service.toml: Read-only"]);
     assert_names(&disabled.stdout, &["removed /etc/systemd/system/app.service.d/10-portguard.conf", "reloaded"]);
     assert!(!m.show(APP, "ExecStartPre").contains("portguard"));
-    m.ok(&format!("umount /etc/portguard && portguard disable {APP} && ! test -e /etc/portguard/conf.d/{APP}.toml"));
+    m.ok(&format!(
+        "umount /etc/portguard && portguard disable {APP} && ! test -e /etc/portguard/conf.d/only-{APP}.toml"
+    ));
 
     m.when("a template is enabled by the name of a link to it");
     m.unit("real@.service", "[Service]\nExecStart=/bin/sleep infinity\n");
