@@ -277,7 +277,7 @@ impl Reader {
 }
 
 impl Drop for Reader {
-    /// Who exits while another of its threads is there pays for that: [`crate::word::Conversation::answer`].
+    /// Who exits while another of its threads is there pays for that: see `Conversation::answer` in `word`.
     fn drop(&mut self) {
         if let Some(worker) = self.aside.take() {
             worker.end();
