@@ -283,7 +283,9 @@ impl Cli {
         if option != "--unit" || arguments.next().is_some() {
             return None;
         }
-        let unit = guardable(name.to_str()?).ok()?;
+        // For the parser such a name is an option.
+        let name = name.to_str().filter(|name| !name.starts_with('-'))?;
+        let unit = guardable(name).ok()?;
         let (ports, policy) = (Vec::new(), None);
         Some(Self { unit, ports, policy, user: false, dry_run: false, verbose: false, json: false })
     }
@@ -331,6 +333,7 @@ mod tests {
             &["--unit", "app"],
             &["--unit", "app@.service"],
             &["--unit", "--help"],
+            &["--unit", "-x.service"],
             &["--user", "app.service"],
             &["--unit", "app.service", "--user"],
         ] {

@@ -41,7 +41,7 @@ pub(super) fn run(args: &cli::Audit) -> Result<u8, CommandError> {
     let mut findings = Vec::new();
     if !problems.is_empty() || !policies.problems.is_empty() {
         let count = remark::count(problems.len() + policies.problems.len(), "problem");
-        let message = format!("the policy has {count}, with which no guarded unit starts");
+        let message = format!("the policy has {count}: no guarded unit starts that reads it");
         let next = "portguard check".to_owned();
         findings.push(Remark::new(Severity::Error, "policy", &[], message).with_next(next));
     }

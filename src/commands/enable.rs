@@ -140,8 +140,21 @@ pub(super) fn enable(target: &cli::Target) -> Result<u8, CommandError> {
             return Err(no_ports(unit, learnt.iter().any(|stanza| stanza.is_of(unit) && !stanza.is_empty())));
         }
     }
+    if let Some(other) = files.iter().find_map(|file| in_another_layer(&file.path)) {
+        return Err(CommandError::cannot_create(format!(
+            "{} is there already, and of two with one name only one is read: write the ports into it; nothing was changed",
+            other.display()
+        )));
+    }
     write_all(&files, &mut done)?;
     finish(&folders, &units, done, target.common.json, true)
+}
+
+/// The drop-in of the same name in another layer, that would hide this one, or be hidden with all that it says.
+fn in_another_layer(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name().filter(|name| Path::new(name).extension().is_some_and(|suffix| suffix == "toml"))?;
+    let layers = policy::DEFAULT_ROOTS.iter().map(|root| Path::new(root).join("portguard/conf.d").join(name));
+    layers.into_iter().find(|other| other != path && fs::symlink_metadata(other).is_ok() && !is_ours(other))
 }
 
 /// Either all are written, or none is; what could not be taken back is in the error.

@@ -62,6 +62,11 @@ pub enum BlindSpot {
         /// How many.
         hidden: usize,
     },
+    /// The arguments and the environment of so many processes were not read: in time, or for want of a thread.
+    Memory {
+        /// How many.
+        unread: usize,
+    },
     /// The service manager did not answer; the reason.
     Manager(String),
     /// The ledger could not be read; the reason.
@@ -89,6 +94,11 @@ impl fmt::Display for BlindSpot {
         match self {
             Self::Sockets(why) => write!(f, "the socket tables could not be read ({why})"),
             Self::Processes { hidden } => write!(f, "the open files of {hidden} processes could not be listed"),
+            Self::Memory { unread } => write!(
+                f,
+                "the arguments and the environment of {unread} processes could not be read in time, as where a file \
+                 server does not answer that has their memory locked"
+            ),
             Self::Manager(why) => write!(f, "systemd could not be asked ({why})"),
             Self::Ledger(why) => write!(f, "the ledger of earlier runs could not be read ({why})"),
             Self::Unsteady => f.write_str("processes came and went faster than they could be looked at"),

@@ -316,7 +316,11 @@ impl Place {
         let &Wanted { unit, rules, interrupt } = wanted;
         let Seen { tables, born, holders, .. } = seen;
         let mut pins = Pins::default();
-        let (processes, passing) = self.processes(&holders, &tables, &mut pins, interrupt);
+        let mut reader = proc::Reader::default();
+        let (processes, passing) = self.processes(&holders, &tables, &mut pins, &mut reader, interrupt);
+        if reader.unread > 0 {
+            blind_spots.push(BlindSpot::Memory { unread: reader.unread });
+        }
         let question = self.question(unit, rules, &processes, &tables, &born);
         let answer = if tables.is_empty() { Ok(Answer::default()) } else { self.ask(&question, interrupt) };
         let answer = answer.unwrap_or_else(|why| {
@@ -385,6 +389,7 @@ impl Place {
         holders: &Holders,
         tables: &[Socket],
         pins: &mut Pins,
+        reader: &mut proc::Reader,
         interrupt: &Interrupt,
     ) -> (HashMap<Pid, Process>, Passing) {
         let own = own_pid();
@@ -393,7 +398,6 @@ impl Place {
         pin::make_room(everybody.len());
         let mut processes = HashMap::new();
         let mut passing = Passing::None;
-        let mut reader = proc::Reader::default();
         for pid in everybody {
             if interrupt.has_come() {
                 return (processes, Passing::Gone);

@@ -223,11 +223,6 @@ impl Memory {
         let began = Instant::now();
         (Self::read(from), began.elapsed())
     }
-
-    fn unread() -> Self {
-        let late = || Err(io::Error::from(io::ErrorKind::TimedOut));
-        Self { cmdline: late(), environ: late() }
-    }
 }
 
 /// For many processes, one after the other: what is in their memory is read by one thread, which ends with this.
@@ -239,6 +234,8 @@ pub struct Reader {
     aside: Option<Worker<OwnedFd, (Memory, Duration)>>,
     /// What the thread has needed so far.
     spent: Duration,
+    /// Of so many processes the memory was not read: in time, or for want of a thread.
+    pub unread: usize,
 }
 
 impl Reader {
@@ -258,12 +255,12 @@ impl Reader {
         let lost = Duration::from_micros(LOST.load(Ordering::Relaxed));
         let patience = MEMORY.saturating_sub(lost + self.spent) / 2;
         if patience < MOMENT {
-            return Memory::unread();
+            return self.unread();
         }
         let worker = self.aside.take().map_or_else(|| Worker::spawn(Memory::timed), Ok);
         let (Ok(worker), Ok(dir)) = (worker, from.try_clone()) else {
             // Without a thread nobody could tell that it takes too long.
-            return if may_have_it_locked(from) { Memory::unread() } else { Memory::read(from) };
+            return if may_have_it_locked(from) { self.unread() } else { Memory::read(from) };
         };
         if let Some((worker, (memory, took))) = worker.ask(dir, Instant::now() + patience) {
             self.aside = Some(worker);
@@ -271,8 +268,14 @@ impl Reader {
             memory
         } else {
             LOST.fetch_add(u64::try_from(patience.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
-            Memory::unread()
+            self.unread()
         }
+    }
+
+    fn unread(&mut self) -> Memory {
+        self.unread += 1;
+        let late = || Err(io::Error::from(io::ErrorKind::TimedOut));
+        Memory { cmdline: late(), environ: late() }
     }
 }
 
@@ -286,7 +289,7 @@ impl Drop for Reader {
 }
 
 /// Whether a thread of the process sleeps uninterruptibly, as one does that waits for a file server with the lock of the
-/// process's memory.
+/// process's memory. Another process that shares its memory (`CLONE_VM` alone, clone(2)) is not looked for.
 fn may_have_it_locked(dir: &OwnedFd) -> bool {
     threads(dir).map_or(true, |mut threads| threads.any(|(_, stat)| stat.state == b'D'))
 }
@@ -429,9 +432,9 @@ struct Stat {
 }
 
 impl Stat {
-    /// Whether it does nothing more. One that sleeps uninterruptibly may not even end.
+    /// Whether it does nothing more. One that sleeps uninterruptibly, or whose tracer does, may not even end.
     fn is_ending(&self) -> bool {
-        self.is_over() || self.flags & PF_EXITING != 0 || (self.killed && self.state != b'D')
+        self.is_over() || self.flags & PF_EXITING != 0 || (self.killed && !matches!(self.state, b'D' | b't' | b'T'))
     }
 
     /// A zombie, or dead: what it had open, and its memory, are gone.
@@ -557,7 +560,7 @@ mod tests {
             parse_stat(line.as_bytes()).unwrap().is_ending()
         };
         assert!(is_ending("S", 256) && is_ending("R", 256 + 16384) && is_ending("Z", 0));
-        assert!(!is_ending("S", 0) && !is_ending("R", 16384) && !is_ending("D", 256));
+        assert!(!is_ending("S", 0) && !is_ending("R", 16384) && !is_ending("D", 256) && !is_ending("t", 256));
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub fn own_drop_in(unit: &UnitName) -> String {
     format!("only-{unit}.toml")
 }
 
+/// So many drop-ins are left open until the exit: closing them is a call each.
+const FEW: usize = 16;
+
 /// No file of the policy may be larger.
 pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
@@ -85,7 +88,8 @@ pub(super) fn layered(roots: &Roots, is_wanted: impl Fn(&[u8]) -> bool) -> (Vec<
     let tops: Vec<ManuallyDrop<Folder>> =
         roots.dirs.iter().filter_map(|root| keep(Folder::top(root), &mut problems)).map(ManuallyDrop::new).collect();
 
-    let main = tops.iter().map(|top| top.read_main()).find(|read| !matches!(read, Ok(None)));
+    let main =
+        tops.iter().map(|top| top.read(OsStr::new("portguard.toml"), true)).find(|read| !matches!(read, Ok(None)));
     let mut texts: Vec<Layer> = main.and_then(|read| keep(read, &mut problems)).into_iter().collect();
 
     let drop_ins: Vec<ManuallyDrop<Folder>> =
@@ -96,8 +100,9 @@ pub(super) fn layered(roots: &Roots, is_wanted: impl Fn(&[u8]) -> bool) -> (Vec<
             by_name.entry(name).or_insert(folder);
         }
     }
+    let is_left_open = by_name.len() <= FEW;
     texts.extend(by_name.into_iter().filter_map(|(name, folder)| {
-        let text = keep(folder.read(&name), &mut problems)?;
+        let text = keep(folder.read(&name, is_left_open), &mut problems)?;
         let Some(owner) = owner_in(name.as_bytes()) else { return Some(text) };
         match String::from_utf8_lossy(owner).parse() {
             Ok(owner) => Some(Layer { owner: Some(owner), ..text }),
@@ -183,24 +188,19 @@ impl Folder {
         })
     }
 
-    /// What the file of this name says; `None` if it is not there.
-    fn read(&self, name: &OsStr) -> Result<Option<Layer>, Problem> {
-        self.read_with(name, |fd, path| read_trusted(&fd, path))
-    }
-
-    /// The main file, which is left to the exit as well.
-    fn read_main(&self) -> Result<Option<Layer>, Problem> {
-        self.read_with(OsStr::new("portguard.toml"), |fd, path| read_trusted(&ManuallyDrop::new(fd), path))
-    }
-
-    fn read_with(
-        &self,
-        name: &OsStr,
-        read: impl Fn(OwnedFd, &Path) -> Result<Vec<u8>, Fault>,
-    ) -> Result<Option<Layer>, Problem> {
+    /// What the file of this name says; `None` if it is not there. `is_left_open`: until the exit.
+    fn read(&self, name: &OsStr, is_left_open: bool) -> Result<Option<Layer>, Problem> {
         let path = self.path.join(name);
+        let read = |fd: OwnedFd| {
+            let fd = ManuallyDrop::new(fd);
+            let bytes = read_trusted(&fd, &path);
+            if !is_left_open {
+                drop(ManuallyDrop::into_inner(fd));
+            }
+            bytes
+        };
         let opened = open_unless_link(&self.fd, Path::new(name), &path, Kind::File);
-        match opened.and_then(|fd| fd.map(|fd| read(fd, &path)).transpose()) {
+        match opened.and_then(|fd| fd.map(read).transpose()) {
             Ok(bytes) => bytes.map(|bytes| decode(bytes, &path)).transpose(),
             Err(fault) => Err(Problem { place: Place::File(Arc::from(path)), fault }),
         }

@@ -21,8 +21,10 @@ const IN_A_START: usize = 55;
 /// The policy is in two.
 const INSTALLED: usize = 60;
 
-/// Each drop-in is opened, checked, read and closed, and no usual probe has more calls than that.
-const EACH: usize = 4;
+/// Each drop-in, as far as there are few of them, is opened, checked and read.
+const EACH_DROP_IN: usize = 3;
+/// No usual probe has more calls than that.
+const EACH_PORT: usize = 4;
 
 /// The first start after a boot finds neither the unit's ledger nor its folder, and makes both.
 const FIRST: usize = 10;
@@ -64,15 +66,21 @@ fn free_path_as_installed_keeps_its_budget() {
 }
 
 #[test]
-fn free_path_costs_each_drop_in_and_port_no_more_than_four_calls() {
+fn free_path_costs_each_drop_in_and_port_no_more_than_a_few_calls() {
     let (drop_ins, ports) = (5, 12);
     let for_all: Vec<String> = (0..drop_ins).map(|nth| format!("{nth}.toml")).collect();
-    as_installed("large", &for_all, ports, INSTALLED + EACH * (drop_ins + usize::from(ports)));
+    as_installed("large", &for_all, ports, INSTALLED + EACH_DROP_IN * drop_ins + EACH_PORT * usize::from(ports));
 }
 
-/// As `portguard enable` writes them.
+/// The unit's ports are in a drop-in of its own, and the main file is that of the packages.
 #[test]
-fn free_path_costs_nothing_for_the_drop_ins_of_other_units() {
+fn free_path_as_portguard_enable_leaves_it_keeps_its_budget() {
+    as_installed("enabled", &["only-UNIT.toml".to_owned()], 0, INSTALLED + EACH_DROP_IN);
+}
+
+/// As `portguard enable` writes them. Their names are listed, some 400 with a call.
+#[test]
+fn free_path_costs_nothing_for_the_drop_ins_of_a_few_hundred_other_units() {
     let of_others: Vec<String> = (0..200).map(|nth| format!("only-other{nth}.service.toml")).collect();
     as_installed("many", &of_others, 0, INSTALLED);
 }
@@ -108,7 +116,7 @@ fn assert_that_what_must_not_be_is_seen() {
     assert!(!is_seen("a call that nothing explains", known), "{:?}", objections(known));
 }
 
-/// With these drop-ins, in which other units have their ports, and so many ports more.
+/// With these drop-ins, in which other units have their ports, or UNIT has its own, and so many ports more.
 fn as_installed(word: &str, drop_ins: &[String], ports: u16, budget: usize) {
     let more = (0..ports).map(|nth| format!(", \"{}/tcp\"", 9100 + nth)).collect::<Vec<_>>().concat();
     let start = Start::new(word, |unit| format!("{}{more}]\n", policy(unit).trim_end_matches("]\n"))).unwrap();
@@ -117,7 +125,13 @@ fn as_installed(word: &str, drop_ins: &[String], ports: u16, budget: usize) {
     fs::create_dir_all(folder.join("conf.d")).unwrap();
     fs::rename(start.run.path().join("portguard/portguard.toml"), folder.join("portguard.toml")).unwrap();
     for (nth, name) in drop_ins.iter().enumerate() {
-        fs::write(folder.join("conf.d").join(name), policy(&format!("other{nth}.service"))).unwrap();
+        let path = folder.join("conf.d").join(name.replace("UNIT", &start.unit));
+        if name.contains("UNIT") {
+            fs::rename(folder.join("portguard.toml"), path).unwrap();
+            fs::write(folder.join("portguard.toml"), include_str!("../../packaging/portguard.toml")).unwrap();
+        } else {
+            fs::write(path, policy(&format!("other{nth}.service"))).unwrap();
+        }
     }
     fs::remove_dir(start.run.path().join("portguard")).unwrap();
     let arguments = ["--unit".into(), start.unit.clone().into()];

@@ -354,7 +354,7 @@ pub(super) fn enable_is_done_whole_for_all_to_read_and_to_last(m: &Machine) {
 
     m.when("the files are there, but systemd has not read them");
     m.ok(&format!("mkdir -p /etc/portguard/conf.d $(dirname {drop_in})"));
-    m.ok(&format!("cp /opt/{APP}.toml {learnt}; cp /opt/10-portguard.conf {drop_in}"));
+    m.ok(&format!("cp /opt/only-{APP}.toml {learnt}; cp /opt/10-portguard.conf {drop_in}"));
     assert!(!m.show(APP, "ExecStartPre").contains("portguard"));
     let enabled = m.ok(&format!("portguard enable {APP}"));
 
@@ -362,6 +362,17 @@ pub(super) fn enable_is_done_whole_for_all_to_read_and_to_last(m: &Machine) {
     assert_names(&enabled, &["kept", "reloaded"]);
     assert!(m.show(APP, "ExecStartPre").contains("portguard"));
     m.ok(&format!("portguard disable {APP}"));
+
+    m.when("a package has a file of the policy of the same name, which the new one would hide");
+    let packaged = format!("/usr/lib/portguard/conf.d/only-{APP}.toml");
+    m.write(&packaged, &format!("[unit.\"{APP}\"]\non-stale = \"refuse\"\n"));
+    let enabled = m.sh(&format!("portguard enable {APP}"));
+
+    m.then("nothing is written, and it is said into which the ports belong");
+    assert_eq!(enabled.status.code(), Some(73), "{enabled:?}");
+    assert_names(&enabled.stderr, &[&packaged, "write the ports into it; nothing was changed"]);
+    assert!(!m.sh(&format!("test -e {learnt} || test -e {drop_in}")).status.success());
+    m.ok("rm -r /usr/lib/portguard");
 
     m.when("one of two has a drop-in of somebody else's");
     let foreign = format!("/etc/systemd/system/{other}.d/10-portguard.conf");

@@ -77,6 +77,7 @@ pub(super) fn holder_whose_memory_is_locked_is_refused_in_time(m: &Machine) {
         assert!(!start.status.success(), "{start:?}");
         let refusal = refused(m, APP, &[("RELATION", "other-unit"), ("HOLDER_PID", &holder.to_string())]);
         assert_names(message(&refusal), &["systemctl stop locked.service"]);
+        assert_names(&m.journal(APP), &["the environment of 1 processes could not be read in time"]);
     }
     m.stop("locked.service");
     m.wait_until("it is gone", SOON, || m.holders("8080/tcp").is_empty());
