@@ -201,7 +201,7 @@ impl Host {
         // As portguard enable writes them: their names are listed, and none is opened.
         let drop_ins = self.guard("portguard, a drop-in each", &self.unit, "");
         let one_file = self.guard("portguard, all in one file", OTHER_UNIT, "--policy|/run/all.toml");
-        compared(table, [&idle, &drop_ins], Bound::AtMost(1.4))?;
+        compared(table, [&idle, &drop_ins], Bound::AtMost(1.5))?;
         cheap(table, "a drop-in each", &drop_ins, ENABLED, 275_000.0)?;
         // All of a file is read, and what is wrong anywhere in it is an error.
         compared(table, [&idle, &one_file], Bound::None)?;

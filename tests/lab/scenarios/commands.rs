@@ -365,7 +365,7 @@ pub(super) fn enable_is_done_whole_for_all_to_read_and_to_last(m: &Machine) {
 
     m.when("a package has a file of the policy of the same name, which the new one would hide");
     let packaged = format!("/usr/lib/portguard/conf.d/only-{APP}.toml");
-    m.write(&packaged, &format!("[unit.\"{APP}\"]\non-stale = \"refuse\"\n"));
+    m.write(&packaged, format!("[unit.\"{APP}\"]\non-stale = \"refuse\"\n"));
     let enabled = m.sh(&format!("portguard enable {APP}"));
 
     m.then("nothing is written, and it is said into which the ports belong");
