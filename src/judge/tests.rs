@@ -535,6 +535,27 @@ fn a_predecessor_is_stopped_for_no_socket_that_may_have_been_handed_to_it() {
 }
 
 #[test]
+fn what_the_manager_of_a_user_has_made_stays_with_the_leftover_and_what_pid_1_has_is_handed_to_nobody() {
+    let of_user = |name| Owner::UserUnit { uid: 1000, unit: unit(name) };
+    let leftover = Process { invocation: Invocation::Known(EARLIER), ..process(of_user("app@1.service")) };
+    let mut socket = held(vec![leftover]);
+    socket.birthplace = Some(of_user("init.scope"));
+    let users = Guarded { user: Some(1000), ..guarded() };
+    assert_eq!(judged(users, socket), (Relation::Leftover, Action::Stop));
+
+    // It is wherever it may have been made.
+    let manager = Process { pid: Pid::INIT, lineage: Lineage::Manager, ..process(Owner::Init) };
+    let mut socket = HeldSocket { socket_unit: Some(unit("web.socket")), ..held(vec![manager]) };
+    (socket.birthplace, socket.socket.cgroup) = (None, Some(CgroupId(60)));
+    let mut scene = scene(guarded(), vec![socket]);
+    let up = UnitState { active: ActiveState::Up, can_stop: true, stops_too: Some(Vec::new()) };
+    scene.units.insert(unit("web.socket"), up);
+    let rules = Rules { replaces: vec!["web.socket".parse().unwrap()], ..rules() };
+    let finding = judge(&scene, &rules).findings()[0].clone();
+    assert_eq!((finding.relation, finding.action), (Relation::Predecessor(unit("web.socket")), Action::StopUnit));
+}
+
+#[test]
 fn in_a_users_manager_a_predecessor_is_of_that_manager_and_so_is_its_socket() {
     let of_user = |uid, name| Owner::UserUnit { uid, unit: unit(name) };
     for (birthplace, is_its_own) in [
