@@ -198,7 +198,7 @@ impl Host {
 
         table.section(&format!("The same, and a policy of {OTHERS} units more"));
         self.install()?;
-        // As portguard enable writes them: their names are listed, and none is opened.
+        // As portguard enable writes them: their names are listed, and the unit's own alone is opened.
         let drop_ins = self.guard("portguard, a drop-in each", &self.unit, "");
         let one_file = self.guard("portguard, all in one file", OTHER_UNIT, "--policy|/run/all.toml");
         compared(table, [&idle, &drop_ins], Bound::AtMost(1.5))?;

@@ -153,8 +153,8 @@ pub(super) fn enable(target: &cli::Target) -> Result<u8, CommandError> {
 /// The drop-in of the same name in another layer, that would hide this one, or be hidden with all that it says.
 fn in_another_layer(path: &Path) -> Option<PathBuf> {
     let name = path.file_name().filter(|name| Path::new(name).extension().is_some_and(|suffix| suffix == "toml"))?;
-    let layers = policy::DEFAULT_ROOTS.iter().map(|root| Path::new(root).join("portguard/conf.d").join(name));
-    layers.into_iter().find(|other| other != path && fs::symlink_metadata(other).is_ok() && !is_ours(other))
+    let mut layers = policy::DEFAULT_ROOTS.iter().map(|root| Path::new(root).join("portguard/conf.d").join(name));
+    layers.find(|other| other != path && fs::symlink_metadata(other).is_ok() && !is_ours(other))
 }
 
 /// Either all are written, or none is; what could not be taken back is in the error.

@@ -105,8 +105,7 @@ impl Policy {
     /// # Errors
     /// Every problem of every file: one that may not be trusted or read, and all that is wrong in the text.
     pub fn load(roots: &Roots) -> Result<Self, PolicyError> {
-        let (policy, problems) = Self::survey(roots);
-        if problems.is_empty() { Ok(policy) } else { Err(PolicyError::new(problems)) }
+        sound(Self::survey(roots))
     }
 
     /// As [`Policy::load`], as far as it has to be read for this unit: without the drop-ins that are another unit's by
@@ -119,8 +118,7 @@ impl Policy {
         let template = template.as_ref().map(|template| template.as_str().as_bytes());
         let is_wanted = |owner: &[u8]| owner == unit.as_str().as_bytes() || template == Some(owner);
         let (texts, problems) = load::layered(roots, is_wanted);
-        let (policy, problems) = Self::merged(&texts, problems);
-        if problems.is_empty() { Ok(policy) } else { Err(PolicyError::new(problems)) }
+        sound(Self::merged(&texts, problems))
     }
 
     /// As [`Policy::load`], and also what is good beside the problems. That is nothing to act upon: what is wrong may
@@ -136,8 +134,7 @@ impl Policy {
     /// # Errors
     /// As [`Policy::load`]; a file that is not there is an error here.
     pub fn load_file(file: &Path) -> Result<Self, PolicyError> {
-        let (policy, problems) = Self::survey_file(file);
-        if problems.is_empty() { Ok(policy) } else { Err(PolicyError::new(problems)) }
+        sound(Self::survey_file(file))
     }
 
     /// As [`Policy::load_file`], and also what is good beside the problems.
@@ -154,8 +151,7 @@ impl Policy {
     /// # Errors
     /// Every problem of the text, in its order; where it is no TOML at all, only why it is none.
     pub fn parse(text: &str, file: &Path) -> Result<Self, PolicyError> {
-        let (policy, problems) = parse::parse(text, &Arc::from(file), None);
-        if problems.is_empty() { Ok(policy) } else { Err(PolicyError::new(problems)) }
+        sound(parse::parse(text, &Arc::from(file), None))
     }
 
     /// The units and templates of which it speaks, and where it does.
@@ -261,6 +257,11 @@ impl Policy {
         }
         Self { defaults: self.defaults.over(&below.defaults), units: below.units }
     }
+}
+
+/// A policy in which nothing is wrong.
+fn sound((policy, problems): (Policy, Vec<Problem>)) -> Result<Policy, PolicyError> {
+    if problems.is_empty() { Ok(policy) } else { Err(PolicyError::new(problems)) }
 }
 
 /// What can be expanded; all else becomes problems.

@@ -101,7 +101,7 @@ pub(super) fn check_reports_every_problem_at_once(m: &Machine) {
 }
 
 pub(super) fn drop_in_of_another_unit_is_not_read(m: &Machine) {
-    m.given("a drop-in for each of two units alone, a broken one, one that speaks of another unit, and one for all");
+    m.given("a drop-in for each of two units alone, a broken one, and one that speaks of another unit");
     let file = |name: &str| format!("/etc/portguard/conf.d/only-{name}.toml");
     m.write(&file(APP), format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\n"));
     m.write(&file("web@.service"), "[unit.\"web@.service\"]\nports = [\"80%i/tcp\"]\n");
