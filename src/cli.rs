@@ -257,19 +257,19 @@ pub enum Otherwise {
 }
 
 impl Request {
-    /// Reads the arguments of this process. The commands are no part of the guard's parser, which is made at each start.
+    /// Reads the arguments of a process, its name first. The commands are no part of the guard's parser, which is made at each start.
     ///
     /// # Errors
     /// They ask for a text, or make no sense.
-    pub fn from_args() -> Result<Self, Otherwise> {
-        if let Some(cli) = Cli::usual(std::env::args_os().skip(1)) {
+    pub fn of(arguments: &[OsString]) -> Result<Self, Otherwise> {
+        if let Some(cli) = Cli::usual(arguments) {
             return Ok(Self::Guard(cli));
         }
-        let is_command = std::env::args_os().nth(1).is_some_and(|first| !first.as_encoded_bytes().starts_with(b"-"));
+        let is_command = arguments.get(1).is_some_and(|first| !first.as_encoded_bytes().starts_with(b"-"));
         let request = if is_command {
-            Commands::try_parse().map(|all| Self::Command(all.command))
+            Commands::try_parse_from(arguments).map(|all| Self::Command(all.command))
         } else {
-            Cli::try_parse().map(Self::Guard)
+            Cli::try_parse_from(arguments).map(Self::Guard)
         };
         request.map_err(|error| Otherwise::of(&error))
     }
@@ -278,9 +278,9 @@ impl Request {
 impl Cli {
     /// What nearly every unit file has, `--unit NAME` and no more: to make the parser of all that could be there is two
     /// fifths of the instructions of a start whose ports are free. `None` is for the parser to read, or to say what is wrong.
-    fn usual(mut arguments: impl Iterator<Item = OsString>) -> Option<Self> {
-        let (option, name) = (arguments.next()?, arguments.next()?);
-        if option != "--unit" || arguments.next().is_some() {
+    fn usual(arguments: &[OsString]) -> Option<Self> {
+        let [_, option, name] = arguments else { return None };
+        if option != "--unit" {
             return None;
         }
         // For the parser such a name is an option.
@@ -319,7 +319,10 @@ mod tests {
 
     #[test]
     fn the_usual_command_line_means_what_the_parser_makes_of_it() {
-        let usual = |arguments: &[&str]| Cli::usual(arguments.iter().map(OsString::from));
+        let usual = |words: &[&str]| {
+            let words: Vec<OsString> = ["portguard"].iter().chain(words).map(OsString::from).collect();
+            Cli::usual(&words)
+        };
         for unit in ["app.service", "app@1.service", "app.socket", r"a\x2db.service"] {
             let parsed = Cli::try_parse_from(["portguard", "--unit", unit]).unwrap();
             assert_eq!(format!("{:?}", usual(&["--unit", unit]).unwrap()), format!("{parsed:?}"));

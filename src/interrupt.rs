@@ -80,7 +80,8 @@ struct Heard {
 impl Interrupt {
     /// Holds such signals back from this thread, and from those that it starts from now on, until they are asked for: any
     /// may be the `KillSignal=` of the unit. Those that are ignored (nohup(1)) stay so.
-    /// Children inherit that as well: see `sys::prepare`. Where it cannot be, they end us as ever.
+    /// Children inherit that as well: see `sys::prepare`. Where it cannot be, they end us as ever, and so does `SIGRTMIN`,
+    /// which musl keeps for itself (`sigfillset()`, musl 1.2.5 `src/signal/sigfillset.c`).
     #[must_use]
     pub fn listen() -> Self {
         let mut signals = SigSet::all();

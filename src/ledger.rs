@@ -7,11 +7,11 @@
 use std::ffi::CString;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, fchmod, fstat, mkdirat, openat, renameat, statat, unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, RawDir, chmodat, fstat, mkdirat, openat, renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -32,6 +32,9 @@ const COMPACT_BYTES: u64 = 4 * 55 * MAX_RUNS as u64;
 
 /// No ledger is longer, but for what several portguards append at once.
 const MAX_BYTES: u64 = 2 * COMPACT_BYTES;
+
+/// Bytes of directory entries a getdents64(2).
+const LISTING_BYTES: usize = 16 * 1024;
 
 /// Why the ledger could not be read or written.
 #[derive(Debug)]
@@ -123,17 +126,23 @@ pub fn record(folder: &Path, unit: &UnitName, run: Run, is_there: impl Fn(&str) 
     let path = folder.join(unit.as_str());
     let fail = |source: io::Error| LedgerError::Io { path: path.clone(), source };
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match openat(CWD, &path, flags, Mode::empty()) {
+    let present = || openat(CWD, &path, flags, Mode::empty());
+    let opened = match present() {
         Err(Errno::NOENT) => {
-            if let Some(dir) = open_or_make_folder(folder)? {
+            // Left to the exit, as nearly nothing comes after it.
+            if let Some(dir) = open_or_make_folder(folder)?.map(ManuallyDrop::new) {
                 make_room(&dir, is_there);
             }
-            openat(CWD, &path, flags | OFlags::CREATE, Mode::RUSR | Mode::WUSR)
+            match openat(CWD, &path, flags | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR) {
+                // Another portguard was quicker.
+                Err(Errno::EXIST) => present().map(|file| (file, false)),
+                made => made.map(|file| (file, true)),
+            }
         }
-        opened => opened,
+        opened => opened.map(|file| (file, false)),
     };
-    let file = file.map_err(|errno| fail(errno.into()))?;
-    let size = require_ours(&file, &path, FileType::RegularFile)?;
+    let (file, is_new) = opened.map_err(|errno| fail(errno.into()))?;
+    let size = if is_new { 0 } else { require_ours(&file, &path, FileType::RegularFile)? };
     // The line break in front ends whatever line a killed writer began.
     let line = format!("\n{}", format(&[run]));
     // Left to the exit, as nothing comes after it.
@@ -144,27 +153,30 @@ pub fn record(folder: &Path, unit: &UnitName, run: Run, is_there: impl Fn(&str) 
 /// Keeps the last runs only. The new text replaces the old by rename(2); a line that another portguard appends to the
 /// old one meanwhile is lost, and with it the proof for one run.
 fn compact(folder: &Path, unit: &UnitName) -> Result<(), LedgerError> {
-    let dir = open_folder(folder)?;
+    // Left to the exit, as in `record`.
+    let dir = ManuallyDrop::new(open_folder(folder)?);
     let runs = read_from(&dir, folder, unit)?;
     let new = format!(".{}.new", std::process::id());
     let fail = |source: Errno| LedgerError::Io { path: folder.join(&new), source: source.into() };
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = openat(&dir, new.as_str(), flags, Mode::RUSR | Mode::WUSR).map_err(fail)?;
-    std::fs::File::from(file)
+    let file = openat(&*dir, new.as_str(), flags, Mode::RUSR | Mode::WUSR).map_err(fail)?;
+    ManuallyDrop::new(std::fs::File::from(file))
         .write_all(format(&runs).as_bytes())
         .map_err(|source| LedgerError::Io { path: folder.join(&new), source })?;
-    renameat(&dir, new.as_str(), &dir, unit.as_str()).map_err(fail)
+    renameat(&*dir, new.as_str(), &*dir, unit.as_str()).map_err(fail)
 }
 
 /// Forgets units, so that names which come and go cannot fill `/run`: those that are not there first, then those that
 /// have not started for longest. What cannot be listed or removed stays.
 fn make_room(dir: &rustix::fd::OwnedFd, is_there: impl Fn(&str) -> bool) {
-    let Ok(entries) = Dir::read_from(dir) else { return };
-    let names: Vec<_> = entries
-        .filter_map(Result::ok)
-        .map(|entry| entry.file_name().to_owned())
-        .filter(|name| !matches!(name.to_bytes(), b"." | b".."))
-        .collect();
+    let mut names = Vec::new();
+    let mut buffer = [MaybeUninit::uninit(); LISTING_BYTES];
+    let mut entries = RawDir::new(dir, &mut buffer);
+    while let Some(Ok(entry)) = entries.next() {
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
     if names.len() < MAX_UNITS + ROOM {
         return;
     }
@@ -190,7 +202,7 @@ fn read_from(dir: &rustix::fd::OwnedFd, folder: &Path, unit: &UnitName) -> Resul
         Err(source) => return Err(LedgerError::Io { path, source: source.into() }),
     };
     require_ours(&file, &path, FileType::RegularFile)?;
-    let mut bytes = Vec::with_capacity(4096);
+    let mut bytes = Vec::with_capacity(MAX_BYTES.try_into().unwrap_or(0));
     match std::fs::File::from(file).take(MAX_BYTES).read_to_end(&mut bytes) {
         Ok(_) => {
             // A line that is spoilt is passed over, and not the whole file.
@@ -207,7 +219,7 @@ fn read_from(dir: &rustix::fd::OwnedFd, folder: &Path, unit: &UnitName) -> Resul
 fn open_or_make_folder(folder: &Path) -> Result<Option<rustix::fd::OwnedFd>, LedgerError> {
     match open_folder(folder) {
         Err(LedgerError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            // The folder above is also one of policies, which everybody may read, whatever UMask= the unit has.
+            // The folder above is also one of policies, which everybody may read.
             let all_read = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
             if let Some(above) = folder.parent() {
                 make_folder(above, all_read)?;
@@ -222,7 +234,8 @@ fn open_or_make_folder(folder: &Path) -> Result<Option<rustix::fd::OwnedFd>, Led
 fn make_folder(folder: &Path, mode: Mode) -> Result<bool, LedgerError> {
     let fail = |source: Errno| LedgerError::Io { path: folder.to_owned(), source: source.into() };
     match mkdirat(CWD, folder, mode) {
-        Ok(()) => fchmod(open_folder(folder)?, mode).map(|()| true).map_err(fail),
+        // Whatever UMask= the unit has.
+        Ok(()) => chmodat(CWD, folder, mode, AtFlags::empty()).map(|()| true).map_err(fail),
         Err(Errno::EXIST) => Ok(false),
         Err(source) => Err(fail(source)),
     }

@@ -9,8 +9,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::libc;
+use rustix::fs::{Mode, OFlags, open};
 
-use crate::model::Pid;
+use crate::model::{Pid, Signal};
 
 /// The type of a kernfs file handle: the 64-bit node id (`FILEID_KERNFS`, Linux 5.5 `include/linux/exportfs.h`).
 const FILEID_KERNFS: libc::c_int = 0xfe;
@@ -111,12 +112,12 @@ pub(crate) fn mptcp_socket() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// A real-time signal by its number, those above nptl(7)'s; `None` for any other number.
+/// A real-time signal by its number; `None` for any other number.
 pub(crate) fn real_time_signal(number: i32) -> Option<rustix::process::Signal> {
-    if !(libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number) {
+    if !Signal::REAL_TIME.contains(&number) {
         return None;
     }
-    // SAFETY: the number is a valid one, and none of those that the C library keeps for itself.
+    // SAFETY: the number is a valid one. It is sent to others, and never handled here, where musl keeps 34 for itself.
     Some(unsafe { rustix::process::Signal::from_raw_unchecked(number) })
 }
 
@@ -134,20 +135,21 @@ pub(crate) fn ignore_sigpipe() {
 /// # Errors
 /// open(2).
 pub(crate) fn open_first(path: &Path) -> io::Result<File> {
-    let is_standard = |file: &File| file.as_raw_fd() <= libc::STDERR_FILENO;
-    let first = File::open(path);
+    let is_standard = |file: &OwnedFd| file.as_raw_fd() <= libc::STDERR_FILENO;
+    // Not by the C library: musl's open(3) makes a second system call, for kernels of 2007.
+    let first = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     if first.as_ref().is_ok_and(|file| !is_standard(file)) {
-        return first;
+        return Ok(first?.into());
     }
     // Its number is the first to be taken.
     drop(first);
-    while let Ok(null) = File::options().read(true).write(true).open("/dev/null")
+    while let Ok(null) = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         && is_standard(&null)
     {
         // It stays open until the exit.
         let _ = null.into_raw_fd();
     }
-    File::open(path)
+    Ok(open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?.into())
 }
 
 /// Whether a signal is ignored, as whoever has started us may have seen to: nohup(1), a shell with a job in the background.
@@ -222,7 +224,7 @@ pub(crate) fn disarm_alarm() {
 
 fn set_alarm(first: Duration, again: Duration) {
     let interval = |span: Duration| libc::timeval {
-        tv_sec: span.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_sec: i32::try_from(span.as_secs()).unwrap_or(i32::MAX).into(),
         tv_usec: span.subsec_micros().into(),
     };
     let timer = libc::itimerval { it_interval: interval(again), it_value: interval(first) };
@@ -242,8 +244,8 @@ pub(crate) fn is_root() -> bool {
 
 /// In the place of the C library's own: host names are never looked up here (nor are users and groups, which
 /// [`crate::observe::users`] reads from `passwd` itself), but zbus could, for a bus over TCP, and so the library's
-/// would be in the binary: 200 KiB, and NSS, which in a static binary loads whatever plugins the host has for a C
-/// library of another version.
+/// would be in the binary: with glibc 200 KiB, and NSS, which in a static binary loads whatever plugins the host has for a C
+/// library of another version; with musl a resolver of its own.
 ///
 /// Each keeps the contract of its manual page, so that no caller has to know: where nothing is found, that is what it says.
 mod no_name_service {
@@ -283,6 +285,19 @@ mod no_name_service {
         libc::ENOENT
     }
 
+    // SAFETY: as above. It has to be here because musl has it in one file with the last one.
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn getpwnam_r(
+        _name: *const c_char,
+        entry: *mut libc::passwd,
+        buffer: *mut c_char,
+        length: libc::size_t,
+        found: *mut *mut libc::passwd,
+    ) -> c_int {
+        // SAFETY: as there.
+        unsafe { getpwuid_r(0, entry, buffer, length, found) }
+    }
+
     /// What it says of a user of whom the group file says nothing: the one group that the caller knew.
     // SAFETY: as above.
     #[unsafe(no_mangle)]
@@ -303,7 +318,7 @@ mod no_name_service {
         1
     }
 
-    // SAFETY: as above. Nobody calls it; it has to be here because the library has it in one file with the last one.
+    // SAFETY: as above. Nobody calls it; it has to be here because glibc has it in one file with the last one.
     #[unsafe(no_mangle)]
     extern "C" fn initgroups(_user: *const c_char, _group: libc::gid_t) -> c_int {
         nix::errno::Errno::ENOSYS.set();
@@ -385,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_c_library_leaves_is_a_real_time_signal() {
+    fn only_what_nptl_leaves_is_a_real_time_signal() {
         for number in [i32::MIN, -1, 0, 15, 32, 33, 65, i32::MAX] {
             assert!(real_time_signal(number).is_none(), "{number}");
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -243,15 +244,16 @@ pub enum BlindRule {
 pub struct Signal(pub i32);
 
 impl Signal {
-    /// `SIGRTMIN` as systemd sees it: glibc keeps the kernel's 32 and 33 for itself (nptl(7)).
-    const RTMIN: i32 = 34;
+    /// `SIGRTMIN` to `SIGRTMAX` as systemd sees them: glibc keeps the kernel's 32 and 33 for itself (nptl(7)). The C library
+    /// that is linked into portguard may keep others.
+    pub const REAL_TIME: RangeInclusive<i32> = 34..=64;
 }
 
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match nix::sys::signal::Signal::try_from(self.0) {
             Ok(known) => f.write_str(known.as_str()),
-            Err(_) if self.0 >= Self::RTMIN => write!(f, "SIGRTMIN+{}", self.0 - Self::RTMIN),
+            Err(_) if Self::REAL_TIME.contains(&self.0) => write!(f, "SIGRTMIN+{}", self.0 - Self::REAL_TIME.start()),
             Err(_) => write!(f, "signal {}", self.0),
         }
     }

@@ -618,9 +618,10 @@ mod tests {
         mknodat(CWD, tree.path(MAIN), FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
         assert_eq!(tree.layered(), main(no_file), "a FIFO");
 
+        let too_many_links = format!("cannot open: {}", io::Error::from(Errno::LOOP));
         for (target, reason) in [
             ("nowhere", "cannot open: No such file or directory (os error 2)"),
-            ("portguard.toml", "cannot open: Too many levels of symbolic links (os error 40)"),
+            ("portguard.toml", &too_many_links[..]),
             ("/dev/zero", no_file),
             ("/etc/passwd/x", "cannot open: Not a directory (os error 20)"),
             ("/", no_file),
@@ -671,7 +672,7 @@ mod tests {
             tree.single(&path)
         };
         assert_eq!(read(40).as_deref(), Ok("found"));
-        assert_eq!(read(41), Err("41: cannot open: Too many levels of symbolic links (os error 40)".to_owned()));
+        assert_eq!(read(41), Err(format!("41: cannot open: {}", io::Error::from(Errno::LOOP))));
     }
 
     #[test]

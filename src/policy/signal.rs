@@ -1,6 +1,5 @@
 //! Signals as a person writes them. Pure text.
 
-use nix::libc;
 use nix::sys::signal::Signal as NixSignal;
 
 use crate::model::{Signal, printable};
@@ -23,14 +22,13 @@ pub(super) fn signal(text: &str) -> Result<Signal, String> {
 
 /// A signal by its number. 32 and 33 are left out: the C library keeps them for itself (nptl(7)).
 pub(super) fn signal_of_number(number: i64) -> Result<Signal, String> {
-    let known =
-        |number: &i32| NixSignal::try_from(*number).is_ok() || (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(number);
+    let known = |number: &i32| NixSignal::try_from(*number).is_ok() || Signal::REAL_TIME.contains(number);
     i32::try_from(number).ok().filter(known).map(Signal).ok_or_else(|| format!("{number} is no number of a signal"))
 }
 
 /// `RTMIN`, `RTMIN+N`, `RTMAX` or `RTMAX-N`, within the range of real-time signals.
 fn real_time_signal(name: &str) -> Option<i32> {
-    let (lowest, highest) = (libc::SIGRTMIN(), libc::SIGRTMAX());
+    let (lowest, highest) = Signal::REAL_TIME.into_inner();
     let offset = |text: &str, sign: char| -> Option<i32> {
         match text.strip_prefix(sign) {
             Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().ok(),
@@ -42,7 +40,7 @@ fn real_time_signal(name: &str) -> Option<i32> {
         Some(rest) => lowest.checked_add(offset(rest, '+')?)?,
         None => highest.checked_sub(offset(name.strip_prefix("RTMAX")?, '-')?)?,
     };
-    (lowest..=highest).contains(&number).then_some(number)
+    Signal::REAL_TIME.contains(&number).then_some(number)
 }
 
 #[cfg(test)]

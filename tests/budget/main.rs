@@ -15,11 +15,11 @@ use crate::trace::{Trace, policy};
 
 /// So many system calls has each layout where cgroup2 is at /sys/fs/cgroup, which is what README says. On a shell there is no
 /// ledger, and no field for the journal.
-const ON_A_SHELL: usize = 53;
+const ON_A_SHELL: usize = 45;
 /// The policy is one file in one folder.
-const IN_A_START: usize = 55;
+const IN_A_START: usize = 47;
 /// The policy is in two.
-const INSTALLED: usize = 60;
+const INSTALLED: usize = 52;
 
 /// Each drop-in, as far as there are few of them, is opened, checked and read.
 const EACH_DROP_IN: usize = 3;
@@ -27,9 +27,16 @@ const EACH_DROP_IN: usize = 3;
 const EACH_PORT: usize = 4;
 
 /// The first start after a boot finds neither the unit's ledger nor its folder, and makes both.
-const FIRST: usize = 10;
+const FIRST: usize = 4;
 /// That of another unit finds the folder.
-const FIRST_OF_UNIT: usize = 9;
+const FIRST_OF_UNIT: usize = 4;
+/// One start in some 130 writes the ledger anew, with the last runs alone.
+const COMPACTING: usize = 11;
+
+/// glibc's start, where it is linked in (`make LIBC=gnu`), has more calls than musl's.
+fn c_library() -> usize {
+    if env::var_os("LIBC").is_some_and(|libc| libc != "musl") { 8 } else { 0 }
+}
 
 /// Where cgroup v2 is not at its usual place, it is looked for at another.
 fn elsewhere() -> usize {
@@ -57,6 +64,11 @@ fn free_path_of_a_units_start_keeps_its_budget() {
     check(in_start(&start, etc, &"2".repeat(32)), &arguments, start.run.path(), IN_A_START + elsewhere());
     let ledger = start.ledger().unwrap();
     assert_eq!(ledger.split_whitespace().count(), 4, "two starts, each with its two ids, are in the ledger: {ledger}");
+
+    fs::write(start.ledger_file(), ledger.repeat(85)).unwrap();
+    check(in_start(&start, etc, &"3".repeat(32)), &arguments, start.run.path(), IN_A_START + elsewhere() + COMPACTING);
+    let ledger = start.ledger().unwrap();
+    assert!(ledger.lines().count() <= 32 && ledger.contains(&"3".repeat(32)), "not written anew: {ledger}");
 }
 
 /// Where the packages put the policy: `/etc/portguard` beside the `/run/portguard` of the ledger, and an empty `conf.d`.
@@ -150,7 +162,7 @@ fn check(mut strace: Command, arguments: &[OsString], folder: &Path, budget: usi
     let file = folder.join("trace");
     strace.args(["strace", "-f", "-o"]).arg(&file).arg(guard()).args(arguments);
     let trace = Trace::of(strace, &file).unwrap();
-    let objections = trace.objections(budget);
+    let objections = trace.objections(budget + c_library());
     println!("{} system calls: {}", trace.count(), trace.explained());
     assert!(objections.is_empty(), "{}\n{}\n{}", objections.join("\n"), trace.explained(), trace.listed());
 }

@@ -37,7 +37,11 @@ impl Start {
     }
 
     pub(crate) fn ledger(&self) -> io::Result<String> {
-        fs::read_to_string(self.run.path().join("portguard/ledger").join(&self.unit))
+        fs::read_to_string(self.ledger_file())
+    }
+
+    pub(crate) fn ledger_file(&self) -> PathBuf {
+        self.run.path().join("portguard/ledger").join(&self.unit)
     }
 }
 

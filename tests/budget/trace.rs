@@ -197,7 +197,7 @@ const OPENING: [&str; 5] = ["open", "openat", "openat2", "socket", "dup"];
 
 /// The calls that say themselves what they are for.
 fn purpose_of(call: &str) -> Option<Purpose> {
-    const MARKS: [(&str, Purpose); 20] = [
+    const MARKS: [(&str, Purpose); 22] = [
         ("\"/proc/self/cgroup\"", Purpose::Cgroup),
         ("ledger", Purpose::Ledger),
         ("/invocation:", Purpose::Ledger),
@@ -206,6 +206,7 @@ fn purpose_of(call: &str) -> Option<Purpose> {
         ("getcwd(", Purpose::Policy),
         ("\"/\", O_RDONLY", Purpose::Policy),
         ("mkdirat(", Purpose::Ledger),
+        ("chmodat(", Purpose::Ledger),
         ("/portguard\", O_RDONLY", Purpose::Policy),
         (".toml\"", Purpose::Policy),
         ("\"conf.d\"", Purpose::Policy),
@@ -214,6 +215,8 @@ fn purpose_of(call: &str) -> Option<Purpose> {
         ("fstat(2,", Purpose::Report),
         ("SIGALRM", Purpose::Report),
         ("[ALRM]", Purpose::Report),
+        // With the first handler of all, musl sees to it that its own signals come.
+        ("[RT_1 RT_2]", Purpose::Report),
         ("getpid(", Purpose::Report),
         ("setitimer(", Purpose::Report),
         ("write(2,", Purpose::Report),
