@@ -50,9 +50,18 @@ pub(crate) fn open_kernfs_node(mount: impl AsFd, node_id: u64) -> io::Result<Own
 /// Whether two threads share one table of open files (kcmp(2), `KCMP_FILES`).
 /// `None` where the kernel does not tell (no `CONFIG_KCMP`, no permission, one of them gone).
 pub(crate) fn share_files(one: Pid, other: Pid) -> Option<bool> {
-    const KCMP_FILES: libc::c_int = 2;
-    // SAFETY: kcmp(2) with KCMP_FILES takes five integers, touches no memory of ours, and ignores the last two.
-    let order = unsafe { libc::syscall(libc::SYS_kcmp, one.0, other.0, KCMP_FILES, 0_u64, 0_u64) };
+    share(one, other, 2)
+}
+
+/// Whether two threads share one memory (kcmp(2), `KCMP_VM`); `None` as for [`share_files`].
+pub(crate) fn share_memory(one: Pid, other: Pid) -> Option<bool> {
+    share(one, other, 1)
+}
+
+/// `kind` is one of which there is one a thread: `KCMP_VM` to `KCMP_SYSVSEM`, Linux `include/uapi/linux/kcmp.h`.
+fn share(one: Pid, other: Pid, kind: libc::c_int) -> Option<bool> {
+    // SAFETY: kcmp(2) with such a kind takes five integers, touches no memory of ours, and ignores the last two.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, one.0, other.0, kind, 0_u64, 0_u64) };
     match order {
         ..0 => None,
         0 => Some(true),

@@ -5,15 +5,18 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use nix::libc::linger;
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
@@ -62,6 +65,11 @@ impl Load {
             self.tenants.push(part(&["--tenant", &tenant.to_string(), &server_of(tenant).to_string()])?);
         }
         check(tenants)
+    }
+
+    /// All tenants into this cgroup.
+    pub(crate) fn move_to(&self, cgroup: &Path) -> Result<(), String> {
+        self.tenants.iter().try_for_each(|tenant| put(tenant, cgroup))
     }
 
     /// What is really there, as the kernel counts it.
@@ -171,11 +179,13 @@ fn per_server() -> Result<u64, String> {
 
 /// Starts another copy of this program, and waits until it says that it has everything.
 fn part(arguments: &[&str]) -> Result<Child, String> {
-    let ours = std::env::current_exe().map_err(|error| error.to_string())?;
-    let mut command = Command::new(ours);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| format!("{arguments:?}: {error}"))?;
-    wait_until_ready(&mut child).map_err(|error| format!("{arguments:?}: {error}"))?;
+    part_with(Stdio::null(), arguments).map_err(|error| format!("{arguments:?}: {error}"))
+}
+
+fn part_with(stdin: Stdio, arguments: &[&str]) -> io::Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    let mut child = command.args(arguments).stdin(stdin).stdout(Stdio::piped()).spawn()?;
+    wait_until_ready(&mut child)?;
     Ok(child)
 }
 
@@ -250,10 +260,24 @@ pub(crate) struct Holder {
 impl Holder {
     /// Listens on the port, from inside of this cgroup.
     pub(crate) fn listen(port: u16, cgroup: &Path) -> Result<Self, String> {
-        let failed = |error: io::Error| format!("the holder of port {port}: {error}");
+        Self::start(&["--holder", &port.to_string()], cgroup)
+    }
+
+    /// The same, and so many others in the cgroup have the socket as well, as the workers of a server do.
+    pub(crate) fn share(port: u16, others: u16, cgroup: &Path) -> Result<Self, String> {
+        Self::start(&["--holder", &port.to_string(), &others.to_string()], cgroup)
+    }
+
+    /// The port is the local one of a connection.
+    pub(crate) fn connect(port: u16, cgroup: &Path) -> Result<Self, String> {
+        Self::start(&["--client", &port.to_string()], cgroup)
+    }
+
+    fn start(arguments: &[&str], cgroup: &Path) -> Result<Self, String> {
+        let failed = |error: io::Error| format!("{arguments:?}: {error}");
         let ours = std::env::current_exe().map_err(failed)?;
         let mut command = Command::new(ours);
-        command.args(["--holder", &port.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut holder = Self { child: command.spawn().map_err(failed)? };
         holder.move_to(cgroup)?;
         holder.child.stdin.take().map_or(Ok(()), |mut pipe| pipe.write_all(b"go\n")).map_err(failed)?;
@@ -266,10 +290,14 @@ impl Holder {
     }
 
     pub(crate) fn move_to(&self, cgroup: &Path) -> Result<(), String> {
-        fs::create_dir_all(cgroup)
-            .and_then(|()| fs::write(cgroup.join("cgroup.procs"), self.pid().to_string()))
-            .map_err(|error| format!("{}: {error}", cgroup.display()))
+        put(&self.child, cgroup)
     }
+}
+
+fn put(child: &Child, cgroup: &Path) -> Result<(), String> {
+    fs::create_dir_all(cgroup)
+        .and_then(|()| fs::write(cgroup.join("cgroup.procs"), child.id().to_string()))
+        .map_err(|error| format!("{}: {error}", cgroup.display()))
 }
 
 impl Drop for Holder {
@@ -279,10 +307,29 @@ impl Drop for Holder {
     }
 }
 
-/// `--holder PORT`: a socket is born where its process is at that time, so it waits until it was moved.
-pub(crate) fn hold(port: u16) -> io::Result<()> {
+/// `--holder PORT OTHERS`: a socket is born where its process is at that time, so it waits until it was moved.
+pub(crate) fn hold(port: u16, others: u16) -> io::Result<()> {
     io::stdin().lock().read_line(&mut String::new())?;
-    rest(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?)
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    let other = |_| part_with(OwnedFd::from(listener.try_clone()?).into(), &["--other"]);
+    let others = (0..others).map(other).collect::<io::Result<Vec<_>>>()?;
+    rest((listener, others))
+}
+
+/// `--other`: ends with the holder.
+pub(crate) fn share() -> io::Result<()> {
+    set_pdeathsig(Signal::SIGKILL)?;
+    rest(())
+}
+
+/// `--client PORT`: as [`hold`], with a connection to the first server.
+pub(crate) fn connect(port: u16) -> io::Result<()> {
+    io::stdin().lock().read_line(&mut String::new())?;
+    let client = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(client.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)))?;
+    let (address, port) = address_of(0);
+    nix::sys::socket::connect(client.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(address, port)))?;
+    rest(client)
 }
 
 /// The cgroup of this run, below the root of the hierarchy and with the name of a unit, which then is the unit of

@@ -55,6 +55,9 @@ const OTHERS: u16 = 200;
 const FULL: u16 = 1000;
 const SMALL: u16 = 100;
 
+/// Workers of a server that have its listener.
+const SHARERS: u16 = 299;
+
 /// A unit in whose cgroup nobody is.
 const OTHER_UNIT: &str = "bench.service";
 
@@ -71,7 +74,9 @@ fn main() -> ExitCode {
             Ok(status) => return status,
             Err(why) => Err(why),
         },
-        Some(part @ ("--load" | "--tenant" | "--server" | "--holder")) => play(part, &numbers(words)),
+        Some(part @ ("--load" | "--tenant" | "--server" | "--holder" | "--other" | "--client")) => {
+            play(part, &numbers(words))
+        }
         Some(other) => Err(format!("what is {other}?")),
     };
     match done {
@@ -105,7 +110,10 @@ fn play(part: &str, numbers: &[u16]) -> Result<(), String> {
         ("--load", &[tenants]) => return load::keep(tenants),
         ("--tenant", &[number, server]) => load::tenant(number, small(server)?),
         ("--server", &[server]) => load::serve(small(server)?),
-        ("--holder", &[number]) => load::hold(number),
+        ("--holder", &[number]) => load::hold(number, 0),
+        ("--holder", &[number, others]) => load::hold(number, others),
+        ("--other", &[]) => load::share(),
+        ("--client", &[number]) => load::connect(number),
         _ => return Err(format!("{part} {numbers:?}")),
     }
     .map_err(|error| error.to_string())
@@ -282,6 +290,7 @@ impl Host {
         }
         table.add(&Row::size("peak memory of portguard", portguard.peak_rss()?, Bound::AtMost(8.0)));
         table.add(&no_more("system calls, as on the small host", &calls, &system_calls(&portguard)?));
+        self.other_holders(table, &load)?;
         self.moved_holder(table, &holder, &portguard)?;
         if is_growth_wanted()? {
             let at_home = Holder::listen(PORT + 1, &self.cgroup.join("birth"))?;
@@ -290,13 +299,44 @@ impl Host {
         Ok(())
     }
 
+    /// What is not as easy as a listener that is alone in its cgroup.
+    fn other_holders(&self, table: &mut Table, load: &Load) -> Result<(), String> {
+        let mut section = |title: &str, port, holder: &Holder, bound: Option<f64>, ratio: f64| {
+            table.section(title);
+            let [portguard, fuser] = [dry_run(&self.guard, port, holder), fuser(port, holder.pid())];
+            let mut all = Pool::default();
+            table.race(|| {
+                let [ours, theirs] = all.with(race([&portguard, &fuser], FEW)?);
+                let bound = bound.map(Duration::from_secs_f64);
+                let ratio = Row::far_ratio("  fuser / portguard", theirs, ours, Bound::AtLeast(ratio));
+                Ok(vec![Row::time("portguard", ours, bound), Row::time(fuser.name, theirs, None), ratio])
+            })
+        };
+        {
+            let title = format!("The same, but {} processes share the listener", SHARERS + 1);
+            let holder = Holder::share(PORT + 2, SHARERS, &self.cgroup.join("shared"))?;
+            section(&title, PORT + 2, &holder, Some(0.01), 100.0)?;
+        }
+        {
+            // Nothing tells which of them it is.
+            let title = "The same, but the holder is the last of all processes of the host that are in one cgroup";
+            let crowd = self.cgroup.join("crowd");
+            load.move_to(&crowd)?;
+            section(title, PORT + 3, &Holder::listen(PORT + 3, &crowd)?, None, 1.0 / 0.6)?;
+            load.move_to(&self.outside())?;
+        }
+        // The kernel has no table of connections by their port alone.
+        let holder = Holder::connect(PORT + 4, &self.cgroup.join("client"))?;
+        section("The same, but a connection has the port", PORT + 4, &holder, None, 10.0)
+    }
+
     /// The worst case: the holder is elsewhere, and the cgroup in which its socket was born is no more.
     fn moved_holder(&self, table: &mut Table, holder: &Holder, portguard: &Contender) -> Result<(), String> {
         holder.move_to(&self.cgroup.join("elsewhere"))?;
         let birth = self.cgroup.join("birth");
         fs::remove_dir(&birth).map_err(|error| format!("{}: {error}", birth.display()))?;
         table.section("The same, but the holder has left the cgroup in which its socket was born");
-        let fuser = &peers(holder.pid())[1];
+        let fuser = &fuser(PORT, holder.pid());
         let mut all = Pool::default();
         table.race(|| {
             let [ours, theirs] = all.with(race([portguard, fuser], FEW)?);
@@ -348,9 +388,14 @@ fn peers(holder: u32) -> [Contender; 3] {
     };
     [
         peer("ss -ltnp", "ss", format!("-Hltnp|sport = :{PORT}")),
-        peer("fuser -n tcp", "fuser", format!("-n|tcp|{PORT}")),
+        fuser(PORT, holder),
         peer("lsof -iTCP", "lsof", format!("-nP|-iTCP:{PORT}|-sTCP:LISTEN")),
     ]
+}
+
+fn fuser(port: u16, holder: u32) -> Contender {
+    let program = tool("fuser").unwrap_or_else(|| "fuser".into());
+    Contender::new("fuser -n tcp", &program, &format!("-n|tcp|{port}")).naming(holder, 0)
 }
 
 /// Two loads of which each is there while the other is not: the kernel's tables are common to all network namespaces, so two

@@ -19,7 +19,7 @@ use crate::interrupt::Interrupt;
 use crate::manager::{Scope, Systemctl};
 use crate::model::{UnitName, UnitType};
 use crate::observe::units::{self, Properties};
-use crate::policy::{self, Policy};
+use crate::policy::{self, Policy, PolicyError};
 use crate::report::document::{Document, Page, Tone};
 use crate::report::shell;
 
@@ -110,19 +110,28 @@ fn own_folder(path: &Path) -> Result<(), CommandError> {
     }
 }
 
+/// Whether the policy that its start reads gives ports to this unit. A drop-in that lasts needs ports that do.
+fn has_ports(unit: &UnitName, runtime: bool) -> Result<bool, PolicyError> {
+    let mut roots = policy::Roots::default();
+    let at_start = Policy::load_for(unit, &roots)?;
+    if runtime {
+        return Ok(at_start.has_ports(unit));
+    }
+    roots.dirs.retain(|root| root != Path::new("/run"));
+    Ok(Policy::load_for(unit, &roots)?.has_ports(unit))
+}
+
 /// Exit status 0: each unit is guarded now.
 pub(super) fn enable(target: &cli::Target) -> Result<u8, CommandError> {
     let folders = Folders::of(target)?;
     let units = units_of(target, &folders)?;
     let program = installed_program(folders.scope)?;
-    let mut policy = Policy::load(&policy::Roots::default()).map_err(|error| CommandError::policy(&error))?;
-    if !target.runtime {
-        // A drop-in that lasts needs ports that do.
-        let mut lasting = policy::Roots::default();
-        lasting.dirs.retain(|root| root != Path::new("/run"));
-        policy = Policy::load(&lasting).map_err(|error| CommandError::policy(&error))?;
+    let mut unknown: Vec<UnitName> = Vec::new();
+    for unit in &units {
+        if !has_ports(unit, target.runtime).map_err(|error| CommandError::policy(&error))? {
+            unknown.push(unit.clone());
+        }
     }
-    let unknown: Vec<UnitName> = units.iter().filter(|unit| !policy.has_ports(unit)).cloned().collect();
     let learnable: Vec<UnitName> = unknown.iter().filter(|unit| !unit.is_template()).cloned().collect();
     let (learnt, _) =
         if learnable.is_empty() { Default::default() } else { learn::learn(&learnable, target.common.user)? };

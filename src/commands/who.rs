@@ -111,7 +111,7 @@ pub(super) fn run(args: &cli::Who) -> Result<u8, CommandError> {
 /// What the policy says of the unit; of none, what is so without a policy.
 fn rules(args: &cli::Who) -> Result<Rules, CommandError> {
     let Some(unit) = &args.unit else { return no_rules(&nobody()?) };
-    let policy = Policy::load(&policy::Roots::default()).map_err(|error| CommandError::policy(&error))?;
+    let policy = Policy::load_for(unit, &policy::Roots::default()).map_err(|error| CommandError::policy(&error))?;
     policy.rules_for(unit, &|name| std::env::var(name).ok(), &[]).map_err(|error| CommandError::policy(&error))
 }
 

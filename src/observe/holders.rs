@@ -29,7 +29,8 @@ const CGROUPS: usize = 4096;
 /// When all of `/proc` is walked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Thorough {
-    /// Never: a socket that has nobody in the likely places has nobody that was seen.
+    /// Never: a socket that has nobody in the likely places has nobody that was seen. Nor are these looked at to their end:
+    /// PID 1 is, and then no more than it takes to find somebody else for each socket.
     Never,
     /// Only if some socket has nobody in the likely places. Other holders of a socket that has somebody can stay unseen.
     IfNobodyFound,
@@ -67,6 +68,11 @@ impl Holders {
     #[must_use]
     pub fn has(&self, inode: Inode, pid: Pid) -> bool {
         self.by_inode.get(&inode).is_some_and(|pids| pids.contains(&pid))
+    }
+
+    /// Whether anybody but PID 1, which keeps the sockets of many, has this socket open.
+    fn has_somebody(&self, inode: Inode) -> bool {
+        self.by_inode.get(&inode).is_some_and(|pids| pids.iter().any(|&pid| pid != Pid::INIT))
     }
 }
 
@@ -109,13 +115,17 @@ pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
     let Ok(mut scan) = Scan::new(search.proc, &inodes, search.interrupt) else {
         return Holders { hidden: 1, ..Holders::default() };
     };
+    let some_of = |found: Holders, likely: &Members| Holders { hidden: found.hidden + likely.invisible, ..found };
     match search.thorough {
-        Thorough::Never | Thorough::IfNobodyFound => {
+        Thorough::Never => {
+            let likely = likely_places(search);
+            return some_of(scan.until(&likely.pids, Threads::WhereTheFirstHasNone, Holders::has_somebody), &likely);
+        }
+        Thorough::IfNobodyFound => {
             let likely = likely_places(search);
             let found = scan.all(&likely.pids, Threads::WhereTheFirstHasNone);
-            let all_found = inodes.iter().all(|inode| found.by_inode.contains_key(inode));
-            if all_found || search.thorough == Thorough::Never {
-                return Holders { hidden: found.hidden + likely.invisible, ..found };
+            if inodes.iter().all(|inode| found.by_inode.contains_key(inode)) {
+                return some_of(found, &likely);
             }
         }
         Thorough::Always => (),
@@ -236,8 +246,16 @@ impl<'a> Scan<'a> {
     }
 
     fn all(&mut self, pids: &[Pid], threads: Threads) -> Holders {
+        self.until(pids, threads, |_, _| false)
+    }
+
+    /// In this order, until that is enough for each of the wanted sockets.
+    fn until(&mut self, pids: &[Pid], threads: Threads, is_enough: impl Fn(&Holders, Inode) -> bool) -> Holders {
         let mut holders = Holders::default();
         for &pid in pids {
+            if !self.wanted.is_empty() && self.wanted.iter().all(|&inode| is_enough(&holders, inode)) {
+                break;
+            }
             if self.interrupt.has_come() {
                 holders.hidden += 1;
                 break;
@@ -457,6 +475,33 @@ mod tests {
         assert_eq!((found.by_inode, found.walked), (expected, false));
         let found = holders(&search(&cgroups, Thorough::IfNobodyFound), &both);
         assert_eq!((found.by_inode.len(), found.walked), (2, true));
+    }
+
+    #[test]
+    fn of_those_who_share_a_socket_in_a_likely_cgroup_the_first_is_enough_for_who_asks_no_further() {
+        let cgroup = Cgroup::create("shared");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let inode = inode_of(&listener);
+        let mut sleepers: Vec<_> = (0..3)
+            .map(|_| {
+                let shared = OwnedFd::from(listener.try_clone().unwrap());
+                let child = Command::new("sleep").arg("60").stdin(Stdio::from(shared)).spawn().unwrap();
+                std::fs::write(cgroup.dir().join("cgroup.procs"), child.id().to_string()).unwrap();
+                child
+            })
+            .collect();
+        let mut pids: Vec<Pid> = sleepers.iter().map(|child| Pid(child.id().try_into().unwrap())).collect();
+        pids.sort_unstable();
+        let cgroups = [cgroup.dir().to_owned()];
+        let seen = |thorough, wanted: &[Inode]| holders(&search(&cgroups, thorough), wanted).by_inode[&inode].clone();
+        assert_eq!(seen(Thorough::Never, &[inode]), pids[..1]);
+        assert_eq!(seen(Thorough::IfNobodyFound, &[inode]), pids);
+        // As long as somebody is looked for, all who are met count.
+        assert_eq!(seen(Thorough::Never, &[inode, Inode(u64::MAX)]), pids);
+        for child in &mut sleepers {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 
     #[test]

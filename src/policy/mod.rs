@@ -100,19 +100,12 @@ pub struct Claims {
 }
 
 impl Policy {
-    /// Reads and merges the files below `roots`; no file at all is an empty policy. See [`Roots`] for the order.
+    /// Reads and merges the files below `roots`, as far as they have to be read for this unit: without the drop-ins that are
+    /// another unit's by their names. Of other units it may say less than there is. No file at all is an empty policy. See
+    /// [`Roots`] for the order.
     ///
     /// # Errors
-    /// Every problem of every file: one that may not be trusted or read, and all that is wrong in the text.
-    pub fn load(roots: &Roots) -> Result<Self, PolicyError> {
-        sound(Self::survey(roots))
-    }
-
-    /// As [`Policy::load`], as far as it has to be read for this unit: without the drop-ins that are another unit's by
-    /// their names. Of other units it may say less than there is.
-    ///
-    /// # Errors
-    /// As [`Policy::load`], but for what is wrong in those.
+    /// Every problem of each of these files: one that may not be trusted or read, and all that is wrong in the text.
     pub fn load_for(unit: &UnitName, roots: &Roots) -> Result<Self, PolicyError> {
         let template = unit.template();
         let template = template.as_ref().map(|template| template.as_str().as_bytes());
@@ -121,7 +114,7 @@ impl Policy {
         sound(Self::merged(&texts, problems))
     }
 
-    /// As [`Policy::load`], and also what is good beside the problems. That is nothing to act upon: what is wrong may
+    /// All files, and also what is good beside the problems. That is nothing to act upon: what is wrong may
     /// have been meant to override it.
     #[must_use]
     pub fn survey(roots: &Roots) -> (Self, Vec<Problem>) {
@@ -132,7 +125,7 @@ impl Policy {
     /// Reads this file alone, as `--policy FILE` wants. The null device is an empty policy.
     ///
     /// # Errors
-    /// As [`Policy::load`]; a file that is not there is an error here.
+    /// As [`Policy::load_for`]; a file that is not there is an error here.
     pub fn load_file(file: &Path) -> Result<Self, PolicyError> {
         sound(Self::survey_file(file))
     }

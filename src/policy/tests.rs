@@ -180,7 +180,7 @@ fn the_problems_of_all_files_are_reported_together() {
         ("conf.d/b.toml", "[unit.'a.service']\nports = ['x']\n"),
     ]);
     let folder = etc.path().join("portguard");
-    let shown = Policy::load(&roots).unwrap_err().to_string().replace(&folder.display().to_string(), "F");
+    let shown = sound(Policy::survey(&roots)).unwrap_err().to_string().replace(&folder.display().to_string(), "F");
     let expected = "\
 F/portguard.toml:1:1: unknown key \"zzzzz\": known here: defaults, unit
 F/conf.d/b.toml:2:10: ports: endpoint \"x\", column 1: \"x\" is no port number";
@@ -190,7 +190,7 @@ F/conf.d/b.toml:2:10: ports: endpoint \"x\", column 1: \"x\" is no port number";
 #[test]
 fn no_file_at_all_is_an_empty_policy() {
     let root = tempfile::tempdir().unwrap();
-    assert_eq!(Policy::load(&Roots { dirs: vec![root.path().to_owned()] }).unwrap(), Policy::default());
+    assert_eq!(sound(Policy::survey(&Roots { dirs: vec![root.path().to_owned()] })).unwrap(), Policy::default());
     assert_eq!(Policy::load_file(Path::new("/dev/null")).unwrap(), Policy::default());
 }
 
@@ -269,7 +269,7 @@ fn a_drop_in_that_is_for_one_unit_is_read_for_that_unit_alone() {
         assert_eq!((endpoints(&rules).as_str(), rules.wait), (ports, Some(Duration::from_secs(wait))), "{unit}");
     }
     assert!(Policy::load_for(&"broken.service".parse().unwrap(), &roots).is_err());
-    let all = Policy::load(&roots).unwrap_err();
+    let all = sound(Policy::survey(&roots)).unwrap_err();
     assert_eq!(all.problems().len(), 3, "who reads all of it reads the broken ones as well: {all}");
     let unnamed = "is read for the unit of its name alone, but unit name \"a b.service\" has ' ' in column 2: ";
     assert!(all.to_string().contains(unnamed), "{all}");
@@ -282,7 +282,7 @@ fn a_drop_in_for_one_unit_that_speaks_of_others_is_wrong() {
         let (_etc, roots) = layers(&[(&format!("conf.d/only-{name}.toml"), text)]);
         let unit: UnitName = name.parse().unwrap();
         let error = Policy::load_for(&unit, &roots).unwrap_err();
-        assert_eq!(error.to_string(), Policy::load(&roots).unwrap_err().to_string());
+        assert_eq!(error.to_string(), sound(Policy::survey(&roots)).unwrap_err().to_string());
         error
             .problems()
             .iter()

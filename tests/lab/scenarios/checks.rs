@@ -131,6 +131,13 @@ pub(super) fn drop_in_of_another_unit_is_not_read(m: &Machine) {
         assert_names(&m.journal(unit), &[said, "status=78/CONFIG"]);
     }
 
+    m.then("who and enable read what the unit's own start does");
+    m.ok(&format!("portguard who --unit {APP}"));
+    m.ok(&format!("portguard enable {APP}"));
+    for refused in ["portguard who --unit broken.service 80", "portguard enable wrong.service"] {
+        assert_eq!(m.sh(refused).status.code(), Some(78), "{refused}");
+    }
+
     m.then("portguard check reads all of them");
     let (status, content) = json(m, "portguard check");
     let places: Vec<String> = found(&content, "policy", "").into_iter().map(place).collect();
