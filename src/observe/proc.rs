@@ -167,45 +167,6 @@ pub fn process(proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
     Reader::default().process(proc, pid)
 }
 
-fn facts_of(reader: &mut Reader, proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
-    let path = proc.join(pid.to_string());
-    let Some(dir) = there(open_dir(&path)).map_err(|source| read_error(&path, "", source))? else {
-        return Ok(None);
-    };
-    let Some(stat) = stat_of(&dir, &path)? else { return Ok(None) };
-    let Some(uid) = uid_of(&dir, &path)? else { return Ok(None) };
-    let living = if stat.is_over() { living_thread(&dir) } else { None };
-    let from = living.as_ref().unwrap_or(&dir);
-    let kernel_thread = stat.flags & PF_KTHREAD != 0;
-    // An environment that reads as empty is one only if the process had its arguments before (in the midst of execve(2)
-    // it has neither yet: `begin_new_exec()`, `create_elf_tables()`) and its executable after (one that ends has none).
-    let Memory { cmdline, environ } = reader.memory_of(proc, pid, from);
-    let argv = cmdline.map(|bytes| parse_argv(&bytes)).unwrap_or_default();
-    let exe = readlinkat(from, "exe", Vec::new()).ok();
-    let had_memory = kernel_thread || (exe.is_some() && !argv.is_empty());
-    let facts = Facts {
-        pid,
-        start: stat.start,
-        ppid: stat.ppid,
-        uid,
-        comm: stat.comm,
-        exe: exe.map(|link| OsString::from_vec(link.into_bytes()).into()),
-        argv,
-        cgroup: read_at(from, "cgroup", FILE_BYTES).ok().and_then(|bytes| parse_cgroup(&bytes)),
-        invocation: match environ {
-            Ok(bytes) if had_memory || !bytes.is_empty() => parse_invocation(&bytes),
-            Ok(_) | Err(_) => Invocation::Unreadable,
-        },
-        terminal: stat.terminal,
-        program: file_at(from, "exe"),
-        folders: file_at(from, "cwd").zip(file_at(from, "root")),
-        kernel_thread,
-        ending: false,
-    };
-    // Without its first thread it may go on for long.
-    Ok(stat_of(&dir, &path)?.map(|now| Facts { ending: living.is_none() && now.is_ending(), ..facts }))
-}
-
 /// What the kernel reads in the memory of the process itself.
 struct Memory {
     cmdline: io::Result<Vec<u8>>,
@@ -244,7 +205,42 @@ impl Reader {
     /// # Errors
     /// As that.
     pub fn process(&mut self, proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
-        facts_of(self, proc, pid)
+        let path = proc.join(pid.to_string());
+        let Some(dir) = there(open_dir(&path)).map_err(|source| read_error(&path, "", source))? else {
+            return Ok(None);
+        };
+        let Some(stat) = stat_of(&dir, &path)? else { return Ok(None) };
+        let Some(uid) = uid_of(&dir, &path)? else { return Ok(None) };
+        let living = if stat.is_over() { living_thread(&dir) } else { None };
+        let from = living.as_ref().unwrap_or(&dir);
+        let kernel_thread = stat.flags & PF_KTHREAD != 0;
+        // An environment that reads as empty is one only if the process had its arguments before (in the midst of execve(2)
+        // it has neither yet: `begin_new_exec()`, `create_elf_tables()`) and its executable after (one that ends has none).
+        let Memory { cmdline, environ } = self.memory_of(proc, pid, from);
+        let argv = cmdline.map(|bytes| parse_argv(&bytes)).unwrap_or_default();
+        let exe = readlinkat(from, "exe", Vec::new()).ok();
+        let had_memory = kernel_thread || (exe.is_some() && !argv.is_empty());
+        let facts = Facts {
+            pid,
+            start: stat.start,
+            ppid: stat.ppid,
+            uid,
+            comm: stat.comm,
+            exe: exe.map(|link| OsString::from_vec(link.into_bytes()).into()),
+            argv,
+            cgroup: read_at(from, "cgroup", FILE_BYTES).ok().and_then(|bytes| parse_cgroup(&bytes)),
+            invocation: match environ {
+                Ok(bytes) if had_memory || !bytes.is_empty() => parse_invocation(&bytes),
+                Ok(_) | Err(_) => Invocation::Unreadable,
+            },
+            terminal: stat.terminal,
+            program: file_at(from, "exe"),
+            folders: file_at(from, "cwd").zip(file_at(from, "root")),
+            kernel_thread,
+            ending: false,
+        };
+        // Without its first thread it may go on for long.
+        Ok(stat_of(&dir, &path)?.map(|now| Facts { ending: living.is_none() && now.is_ending(), ..facts }))
     }
 
     /// Each gets half of what is left of [`MEMORY`]: so one that is late leaves some to all others, and they cannot take
