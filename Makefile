@@ -1,14 +1,19 @@
 # make build | test | demo | lab | proof | bench | fuzz | sanitize | mutants | coverage | deny | lint | install | deb | rpm | dist-check | clean — see README.md
 
 CARGO ?= cargo
-HOST  := $(shell rustc -vV | sed -n 's/^host: //p')
+HOST   = $(shell rustc -vV | sed -n 's/^host: //p')
 
 # The C library that is linked in. musl's start leaves the processor alone; glibc's asks it 43 times what it is, and in a
-# virtual machine each time the host has to answer: a third of a start whose ports are free. LIBC=gnu is for a Rust without a
-# standard library for musl.
+# virtual machine each time the host has to answer: a quarter of a start whose ports are free. LIBC=gnu is for a Rust without
+# a standard library for musl.
 LIBC   ?= musl
 export LIBC
-TRIPLE := $(if $(filter musl,$(LIBC)),$(subst -gnu,-musl,$(HOST)),$(HOST))
+ifneq ($(LIBC),musl)
+ifneq ($(LIBC),gnu)
+$(error LIBC=$(LIBC): musl or gnu)
+endif
+endif
+TRIPLE  = $(if $(filter musl,$(LIBC)),$(subst -gnu,-musl,$(HOST)),$(HOST))
 BINARY = target/release/portguard
 
 # The release on which the proof is part of the tests; make proof PROOF= takes all four.
@@ -16,8 +21,8 @@ PROOF ?= bookworm::
 
 .PHONY: build std test unit lab proof demo bench fuzz sanitize mutants coverage deny lint tools clean
 
-# A copy, as what is installed will be: the linker writes its file in small pieces, and as long as they are in the page cache as such, a
-# start takes a tenth longer.
+# A copy, as what is installed will be: the linker writes its file in small pieces, and as long as they are in the page
+# cache as such, a start takes a tenth longer.
 #
 # The tests' own builds do unwind, so what leaves the tables out is here and not in .cargo/config.toml.
 SMALL = "-Clink-arg=-Wl,-T,packaging/no-unwinding.ld","-Clink-arg=-Wl,--no-eh-frame-hdr"
