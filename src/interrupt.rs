@@ -80,11 +80,10 @@ struct Heard {
 impl Interrupt {
     /// Holds such signals back from this thread, and from those that it starts from now on, until they are asked for: any
     /// may be the `KillSignal=` of the unit. Those that are ignored (nohup(1)) stay so.
-    /// Children inherit that as well: see `sys::prepare`. Where it cannot be, they end us as ever, and so does `SIGRTMIN`,
-    /// which musl keeps for itself (`sigfillset()`, musl 1.2.5 `src/signal/sigfillset.c`).
+    /// Children inherit that as well: see `sys::prepare`. Where it cannot be, they end us as ever.
     #[must_use]
     pub fn listen() -> Self {
-        let mut signals = SigSet::all();
+        let mut signals = sys::every_signal();
         let ignored = Known::iterator().filter(|signal| sys::is_ignored(*signal));
         for signal in LEFT_ALONE.into_iter().chain(ignored) {
             signals.remove(signal);
@@ -151,7 +150,7 @@ impl Interrupt {
             end_by(late.signal);
         }
         if self.0.is_some() {
-            let _ = SigSet::all().thread_unblock();
+            let _ = sys::every_signal().thread_unblock();
         }
     }
 }
@@ -162,7 +161,7 @@ pub fn end_by(signal: Signal) {
     let leaves_core = WITH_A_CORE.iter().any(|known| *known as i32 == signal.0);
     let raised = Raised::from_named_raw(signal.0).or_else(|| sys::real_time_signal(signal.0));
     let _ = kill_process(getpid(), raised.filter(|_| !leaves_core).unwrap_or(Raised::TERM));
-    let _ = SigSet::all().thread_unblock();
+    let _ = sys::every_signal().thread_unblock();
 }
 
 #[cfg(test)]
@@ -187,7 +186,6 @@ mod tests {
 
     #[test]
     fn a_signal_is_held_back_told_with_its_sender_and_ends_the_process_when_it_may() {
-        let real_time = sys::real_time_signal(40).unwrap();
         for (sent, ends_by) in [
             (Raised::INT, Raised::INT),
             (Raised::USR1, Raised::USR1),
@@ -205,12 +203,14 @@ mod tests {
             assert_eq!(signal, Some(ends_by.as_raw()), "{sent:?}: {ended:?}");
         }
         // nix has no name for how such a one ends a process.
-        let heard = end_of(|| {
-            let interrupt = Interrupt::listen();
-            raise(real_time);
-            std::process::exit(if interrupt.take().is_some_and(|by| by.signal.0 == 40) { 8 } else { 1 });
-        });
-        assert!(matches!(heard, WaitStatus::Exited(_, 8)), "{heard:?}");
+        for real_time in Signal::REAL_TIME {
+            let heard = end_of(|| {
+                let interrupt = Interrupt::listen();
+                raise(sys::real_time_signal(real_time).unwrap());
+                std::process::exit(if interrupt.take().is_some_and(|by| by.signal.0 == real_time) { 8 } else { 1 });
+            });
+            assert!(matches!(heard, WaitStatus::Exited(_, 8)), "{real_time}: {heard:?}");
+        }
     }
 
     #[test]

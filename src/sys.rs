@@ -50,18 +50,9 @@ pub(crate) fn open_kernfs_node(mount: impl AsFd, node_id: u64) -> io::Result<Own
 /// Whether two threads share one table of open files (kcmp(2), `KCMP_FILES`).
 /// `None` where the kernel does not tell (no `CONFIG_KCMP`, no permission, one of them gone).
 pub(crate) fn share_files(one: Pid, other: Pid) -> Option<bool> {
-    share(one, other, 2)
-}
-
-/// Whether two threads share one memory (kcmp(2), `KCMP_VM`); `None` as for [`share_files`].
-pub(crate) fn share_memory(one: Pid, other: Pid) -> Option<bool> {
-    share(one, other, 1)
-}
-
-/// `kind` is one of which there is one a thread: `KCMP_VM` to `KCMP_SYSVSEM`, Linux `include/uapi/linux/kcmp.h`.
-fn share(one: Pid, other: Pid, kind: libc::c_int) -> Option<bool> {
-    // SAFETY: kcmp(2) with such a kind takes five integers, touches no memory of ours, and ignores the last two.
-    let order = unsafe { libc::syscall(libc::SYS_kcmp, one.0, other.0, kind, 0_u64, 0_u64) };
+    const KCMP_FILES: libc::c_int = 2;
+    // SAFETY: kcmp(2) with KCMP_FILES takes five integers, touches no memory of ours, and ignores the last two.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, one.0, other.0, KCMP_FILES, 0_u64, 0_u64) };
     match order {
         ..0 => None,
         0 => Some(true),
@@ -187,11 +178,24 @@ pub(crate) fn ignore_none() {
     }
 }
 
+/// Every signal there is. The C library's set of all leaves out those that it keeps for itself, with musl `SIGRTMIN`, which may
+/// be the `KillSignal=` of a unit.
+pub(crate) fn every_signal() -> nix::sys::signal::SigSet {
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: it is an array of integers, one bit a signal: every byte of it is written, and any value is one.
+    let all = unsafe {
+        all.as_mut_ptr().write_bytes(0xff, 1);
+        all.assume_init()
+    };
+    // SAFETY: as above.
+    unsafe { nix::sys::signal::SigSet::from_sigset_t_unchecked(all) }
+}
+
 /// Lets a child be ended by signals that its parent holds back: it inherits what is blocked, and would keep a unit from
 /// stopping. It ends with the thread that starts it: what portguard asks for is nobody's business once it is gone.
 pub(crate) fn prepare(command: &mut std::process::Command) {
     let prepare = || {
-        nix::sys::signal::SigSet::all().thread_unblock()?;
+        every_signal().thread_unblock()?;
         Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)?)
     };
     // SAFETY: in the child, between fork(2) and execve(2), it makes two system calls, and touches neither the heap nor a

@@ -4,10 +4,11 @@ use std::any::Any;
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::marker::PhantomData;
 use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::interrupt::Interrupt;
 
@@ -110,6 +111,18 @@ impl<T: 'static> Conversation<T> {
     }
 }
 
+/// What was waited in vain for other threads, in microseconds, by all that have asked them in this run.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// So that whoever asks has an end of its patience, however many there are who do not answer.
+pub(crate) fn waited_in_vain() -> Duration {
+    Duration::from_micros(LOST.load(Ordering::Relaxed))
+}
+
+pub(crate) fn wait_was_in_vain(waited: Duration) {
+    LOST.fetch_add(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+}
+
 /// A thread that answers one question after the other, as long as it is in time.
 pub(crate) struct Worker<Q, A> {
     question: Arc<Mutex<Option<Q>>>,
@@ -138,10 +151,36 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
 
     /// `None` where there is no answer until then: the thread may hang with the question, and is left to itself.
     pub(crate) fn ask(self, question: Q, deadline: Instant) -> Option<(Self, A)> {
-        *self.question.lock().ok()? = Some(question);
-        (&self.wake).write_all(&[0]).ok()?;
+        self.put(question)?;
         let answer = self.conversation.until(deadline, &Interrupt::default())?;
         Some((self, answer))
+    }
+
+    /// As long as `progress` is another number each time that `patience` is over, and nothing comes to end us.
+    pub(crate) fn ask_while(
+        self,
+        question: Q,
+        patience: Duration,
+        progress: &AtomicU64,
+        interrupt: &Interrupt,
+    ) -> Option<(Self, A)> {
+        let mut before = progress.load(Ordering::Relaxed);
+        self.put(question)?;
+        loop {
+            if let Some(answer) = self.conversation.until(Instant::now() + patience, interrupt) {
+                return Some((self, answer));
+            }
+            let now = progress.load(Ordering::Relaxed);
+            if now == before || interrupt.has_come() {
+                return None;
+            }
+            before = now;
+        }
+    }
+
+    fn put(&self, question: Q) -> Option<()> {
+        *self.question.lock().ok()? = Some(question);
+        (&self.wake).write_all(&[0]).ok()
     }
 
     /// Ends the thread, which has nothing to do.
@@ -153,9 +192,6 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    use std::time::Duration;
-
     use rustix::time::{ClockId, clock_gettime};
 
     use super::*;

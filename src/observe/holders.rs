@@ -8,6 +8,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use rustix::fs::{RawDir, readlinkat_raw};
@@ -16,21 +19,26 @@ use super::proc::{is_gone, list_pids, open_dir, open_dir_at, read_file};
 use crate::interrupt::Interrupt;
 use crate::model::{Inode, Pid};
 use crate::sys;
+use crate::word::{self, Worker};
 
 /// Bytes of directory entries a getdents64(2).
 const LISTING_BYTES: usize = 16 * 1024;
 /// More than `socket:[18446744073709551615]`; what fills it is a link of another kind.
 const LINK_BYTES: usize = 32;
-/// So many open files are looked at before it is looked again whether something has come to end us: some milliseconds.
-const FILES_BETWEEN: usize = 4096;
+/// So many processes are looked into at once.
+const AT_ONCE: usize = 32;
+/// So long may it take to look at one more file, for all processes that take longer together.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Where less of that is left, no more is tried.
+const MOMENT: Duration = Duration::from_millis(1);
 /// At most so many cgroups below one are asked for their processes.
 const CGROUPS: usize = 4096;
 
 /// When all of `/proc` is walked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Thorough {
-    /// Never: a socket that has nobody in the likely places has nobody that was seen. Nor are these looked at to their end:
-    /// PID 1 is, and then no more than it takes to find somebody else for each socket.
+    /// Never: a socket that has nobody in the likely places has nobody that was seen. Nor are these looked at to their end, once
+    /// somebody but PID 1 was found for each socket among the first of them.
     Never,
     /// Only if some socket has nobody in the likely places. Other holders of a socket that has somebody can stay unseen.
     IfNobodyFound,
@@ -96,12 +104,16 @@ pub struct Open {
     pub sight: Sight,
 }
 
+impl Open {
+    const HIDDEN: Self = Self { inodes: Vec::new(), sight: Sight::Hidden };
+}
+
 /// Which of these sockets a process has open, in any of its threads.
 #[must_use]
 pub fn holds(proc: &Path, pid: Pid, inodes: &[Inode]) -> Open {
-    match Scan::new(proc, inodes, &Interrupt::default()) {
-        Ok(mut scan) => scan.process(pid, Threads::All),
-        Err(_) => Open { inodes: Vec::new(), sight: Sight::Hidden },
+    match open_dir(proc) {
+        Ok(proc) => Scan::new(&proc, inodes, &AtomicU64::new(0)).process(pid, Threads::All),
+        Err(_) => Open::HIDDEN,
     }
 }
 
@@ -112,9 +124,8 @@ pub fn holds(proc: &Path, pid: Pid, inodes: &[Inode]) -> Open {
 #[must_use]
 pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
     let inodes: Vec<Inode> = inodes.iter().copied().filter(|inode| inode.0 != 0).collect();
-    let Ok(mut scan) = Scan::new(search.proc, &inodes, search.interrupt) else {
-        return Holders { hidden: 1, ..Holders::default() };
-    };
+    let Ok(proc) = open_dir(search.proc) else { return Holders { hidden: 1, ..Holders::default() } };
+    let mut scan = Aside::new(proc, inodes, search.interrupt);
     let some_of = |found: Holders, likely: &Members| Holders { hidden: found.hidden + likely.invisible, ..found };
     match search.thorough {
         Thorough::Never => {
@@ -124,15 +135,15 @@ pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
         Thorough::IfNobodyFound => {
             let likely = likely_places(search);
             let found = scan.all(&likely.pids, Threads::WhereTheFirstHasNone);
-            if inodes.iter().all(|inode| found.by_inode.contains_key(inode)) {
+            if scan.wanted.iter().all(|inode| found.by_inode.contains_key(inode)) {
                 return some_of(found, &likely);
             }
         }
         Thorough::Always => (),
     }
-    let Ok(everybody) = list_pids(&scan.proc) else { return Holders { hidden: 1, ..Holders::default() } };
+    let Ok(everybody) = list_pids(&*scan.proc) else { return Holders { hidden: 1, ..Holders::default() } };
     let mut found = scan.all(&everybody, Threads::WhereTheFirstHasNone);
-    if inodes.iter().any(|inode| !found.by_inode.contains_key(inode)) {
+    if scan.wanted.iter().any(|inode| !found.by_inode.contains_key(inode)) {
         found = scan.all(&everybody, Threads::All);
     }
     // With hidepid= (proc(5)) others' processes are not even listed; PID 1 is somebody's in every pid namespace.
@@ -224,11 +235,113 @@ enum Threads {
     All,
 }
 
+/// Looks into processes in a thread of its own, as who is in the midst of execve(2) can hold up whoever looks (`ptrace_may_access()`
+/// and `exec_update_lock`, Linux 6.18 `fs/proc/base.c`), for ever if a file that it closes there is of a file server that does
+/// not answer. A thread that is late is left to that process, which then counts as hidden, and the next gets another.
+struct Aside<'a> {
+    proc: Arc<OwnedFd>,
+    wanted: Arc<[Inode]>,
+    interrupt: &'a Interrupt,
+    worker: Option<Worker<Question, Vec<Open>>>,
+}
+
+/// Which of these processes have what is wanted.
+struct Question {
+    proc: Arc<OwnedFd>,
+    wanted: Arc<[Inode]>,
+    pids: Vec<Pid>,
+    threads: Threads,
+    files: Arc<AtomicU64>,
+}
+
+impl Question {
+    fn answer(&self) -> Vec<Open> {
+        let mut scan = Scan::new(&self.proc, &self.wanted, &self.files);
+        self.pids.iter().map(|&pid| scan.process(pid, self.threads)).collect()
+    }
+}
+
+impl<'a> Aside<'a> {
+    fn new(proc: OwnedFd, wanted: Vec<Inode>, interrupt: &'a Interrupt) -> Self {
+        Self { proc: Arc::new(proc), wanted: wanted.into(), interrupt, worker: None }
+    }
+
+    fn all(&mut self, pids: &[Pid], threads: Threads) -> Holders {
+        self.until(pids, threads, |_, _| false)
+    }
+
+    /// In this order, until that is enough for each of the wanted sockets.
+    fn until(&mut self, pids: &[Pid], threads: Threads, is_enough: impl Fn(&Holders, Inode) -> bool) -> Holders {
+        let mut holders = Holders::default();
+        for some in pids.chunks(AT_ONCE) {
+            if !self.wanted.is_empty() && self.wanted.iter().all(|&inode| is_enough(&holders, inode)) {
+                break;
+            }
+            let seen = self.look(some, threads);
+            if self.interrupt.has_come() {
+                holders.hidden += 1;
+                break;
+            }
+            for (&pid, Open { inodes, sight }) in some.iter().zip(seen) {
+                for inode in inodes {
+                    holders.by_inode.entry(inode).or_default().push(pid);
+                }
+                holders.hidden += usize::from(sight == Sight::Hidden);
+            }
+        }
+        for holders in holders.by_inode.values_mut() {
+            holders.sort_unstable();
+        }
+        holders
+    }
+
+    /// Where one of them does not answer, each is asked alone.
+    fn look(&mut self, pids: &[Pid], threads: Threads) -> Vec<Open> {
+        let of_all = self.ask(pids, threads);
+        of_all.unwrap_or_else(|| match pids {
+            [_] => vec![Open::HIDDEN],
+            _ => pids.iter().flat_map(|pid| self.look(std::slice::from_ref(pid), threads)).collect(),
+        })
+    }
+
+    /// As long as it goes on; else each gets half of what is left of [`PATIENCE`].
+    fn ask(&mut self, pids: &[Pid], threads: Threads) -> Option<Vec<Open>> {
+        let patience = PATIENCE.saturating_sub(word::waited_in_vain()) / 2;
+        if patience < MOMENT || self.interrupt.has_come() {
+            return None;
+        }
+        let (proc, wanted, files) = (Arc::clone(&self.proc), Arc::clone(&self.wanted), Arc::default());
+        let question = Question { proc, wanted, pids: pids.to_vec(), threads, files: Arc::clone(&files) };
+        let Ok(worker) = self.worker.take().map_or_else(|| Worker::spawn(Question::answer), Ok) else {
+            // Without a thread nobody could tell that it takes too long.
+            return Some(question.answer());
+        };
+        if let Some((worker, answer)) = worker.ask_while(question, patience, &files, self.interrupt) {
+            self.worker = Some(worker);
+            return Some(answer);
+        }
+        if !self.interrupt.has_come() {
+            word::wait_was_in_vain(patience);
+        }
+        None
+    }
+}
+
+impl Drop for Aside<'_> {
+    /// As for the reader of `proc`.
+    fn drop(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            worker.end();
+        }
+    }
+}
+
 /// What is wanted, and what the scan of many processes reuses.
 struct Scan<'a> {
-    proc: OwnedFd,
+    proc: &'a OwnedFd,
     wanted: &'a [Inode],
-    interrupt: &'a Interrupt,
+    /// So many open files were looked at.
+    files: &'a AtomicU64,
     listing: Vec<MaybeUninit<u8>>,
 }
 
@@ -241,38 +354,8 @@ enum Table {
 }
 
 impl<'a> Scan<'a> {
-    fn new(proc: &Path, wanted: &'a [Inode], interrupt: &'a Interrupt) -> io::Result<Self> {
-        Ok(Self { proc: open_dir(proc)?, wanted, interrupt, listing: vec![MaybeUninit::uninit(); LISTING_BYTES] })
-    }
-
-    fn all(&mut self, pids: &[Pid], threads: Threads) -> Holders {
-        self.until(pids, threads, |_, _| false)
-    }
-
-    /// In this order, until that is enough for each of the wanted sockets.
-    fn until(&mut self, pids: &[Pid], threads: Threads, is_enough: impl Fn(&Holders, Inode) -> bool) -> Holders {
-        let mut holders = Holders::default();
-        for &pid in pids {
-            if !self.wanted.is_empty() && self.wanted.iter().all(|&inode| is_enough(&holders, inode)) {
-                break;
-            }
-            if self.interrupt.has_come() {
-                holders.hidden += 1;
-                break;
-            }
-            let Open { inodes, sight } = self.process(pid, threads);
-            for inode in inodes {
-                holders.by_inode.entry(inode).or_default().push(pid);
-            }
-            match sight {
-                Sight::Hidden => holders.hidden += 1,
-                Sight::Whole | Sight::Gone => (),
-            }
-        }
-        for holders in holders.by_inode.values_mut() {
-            holders.sort_unstable();
-        }
-        holders
+    fn new(proc: &'a OwnedFd, wanted: &'a [Inode], files: &'a AtomicU64) -> Self {
+        Self { proc, wanted, files, listing: vec![MaybeUninit::uninit(); LISTING_BYTES] }
     }
 
     fn process(&mut self, pid: Pid, threads: Threads) -> Open {
@@ -290,7 +373,7 @@ impl<'a> Scan<'a> {
 
     /// The threads but the first, which shows nothing where it has ended (Linux `exit_files()`, `kernel/exit.c`).
     fn other_threads(&mut self, pid: Pid, first: Table, inodes: &mut Vec<Inode>) -> Sight {
-        let all = open_dir_at(&self.proc, &format!("{pid}/task")).and_then(list_pids).unwrap_or_default();
+        let all = open_dir_at(self.proc, &format!("{pid}/task")).and_then(list_pids).unwrap_or_default();
         let mut hidden = first == Table::Hidden && all.len() <= 1;
         for thread in all.into_iter().filter(|&thread| thread != pid) {
             let shares = matches!(first, Table::Read { files: 1.. }) && sys::share_files(pid, thread) == Some(true);
@@ -303,7 +386,7 @@ impl<'a> Scan<'a> {
 
     /// One table of open files.
     fn table(&mut self, path: &str, inodes: &mut Vec<Inode>) -> Table {
-        let result = open_dir_at(&self.proc, path).and_then(|dir| self.scan(&dir, inodes));
+        let result = open_dir_at(self.proc, path).and_then(|dir| self.scan(&dir, inodes));
         match result {
             Ok(files) => Table::Read { files },
             Err(error) if is_gone(&error) => Table::Gone,
@@ -323,9 +406,7 @@ impl<'a> Scan<'a> {
                 continue;
             }
             files += 1;
-            if files.is_multiple_of(FILES_BETWEEN) && self.interrupt.has_come() {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
+            self.files.fetch_add(1, Ordering::Relaxed);
             let mut link = [MaybeUninit::uninit(); LINK_BYTES];
             let link = match readlinkat_raw(dir, entry.file_name(), &mut link[..]) {
                 Ok((link, _)) => &*link,
@@ -478,11 +559,11 @@ mod tests {
     }
 
     #[test]
-    fn of_those_who_share_a_socket_in_a_likely_cgroup_the_first_is_enough_for_who_asks_no_further() {
+    fn of_those_who_share_a_socket_in_a_likely_cgroup_the_first_are_enough_for_who_asks_no_further() {
         let cgroup = Cgroup::create("shared");
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let inode = inode_of(&listener);
-        let mut sleepers: Vec<_> = (0..3)
+        let mut sleepers: Vec<_> = (0..AT_ONCE + 10)
             .map(|_| {
                 let shared = OwnedFd::from(listener.try_clone().unwrap());
                 let child = Command::new("sleep").arg("60").stdin(Stdio::from(shared)).spawn().unwrap();
@@ -494,7 +575,8 @@ mod tests {
         pids.sort_unstable();
         let cgroups = [cgroup.dir().to_owned()];
         let seen = |thorough, wanted: &[Inode]| holders(&search(&cgroups, thorough), wanted).by_inode[&inode].clone();
-        assert_eq!(seen(Thorough::Never, &[inode]), pids[..1]);
+        // And PID 1.
+        assert_eq!(seen(Thorough::Never, &[inode]), pids[..AT_ONCE - 1]);
         assert_eq!(seen(Thorough::IfNobodyFound, &[inode]), pids);
         // As long as somebody is looked for, all who are met count.
         assert_eq!(seen(Thorough::Never, &[inode, Inode(u64::MAX)]), pids);

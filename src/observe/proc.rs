@@ -12,7 +12,6 @@ use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
@@ -22,8 +21,8 @@ use rustix::io::{Errno, read, retry_on_intr};
 use crate::model::{
     CgroupPath, Container, FileId, Invocation, InvocationId, Lineage, Owner, Pid, Process, StartTime, Terminal,
 };
-use crate::sys::{self, open_first};
-use crate::word::Worker;
+use crate::sys::open_first;
+use crate::word::{self, Worker};
 
 /// At most so many bytes of the arguments are kept.
 const ARGV_BYTES: u64 = 4 * 1024;
@@ -216,7 +215,7 @@ impl Reader {
         let kernel_thread = stat.flags & PF_KTHREAD != 0;
         // An environment that reads as empty is one only if the process had its arguments before (in the midst of execve(2)
         // it has neither yet: `begin_new_exec()`, `create_elf_tables()`) and its executable after (one that ends has none).
-        let Memory { cmdline, environ } = self.memory_of(proc, pid, from);
+        let Memory { cmdline, environ } = self.memory_of(from);
         let argv = cmdline.map(|bytes| parse_argv(&bytes)).unwrap_or_default();
         let exe = readlinkat(from, "exe", Vec::new()).ok();
         let had_memory = kernel_thread || (exe.is_some() && !argv.is_empty());
@@ -245,28 +244,22 @@ impl Reader {
 
     /// Each gets half of what is left of [`MEMORY`]: so one that is late leaves some to all others, and they cannot take
     /// longer together. That on a busy machine a thread has to wait for its turn is not counted.
-    fn memory_of(&mut self, proc: &Path, pid: Pid, from: &OwnedFd) -> Memory {
-        /// What was waited in vain, in microseconds, by all looks of this run.
-        static LOST: AtomicU64 = AtomicU64::new(0);
-        let lost = Duration::from_micros(LOST.load(Ordering::Relaxed));
-        let patience = MEMORY.saturating_sub(lost + self.spent) / 2;
+    fn memory_of(&mut self, from: &OwnedFd) -> Memory {
+        let patience = MEMORY.saturating_sub(word::waited_in_vain() + self.spent) / 2;
         if patience < MOMENT {
             return self.unread();
         }
         let worker = self.aside.take().map_or_else(|| Worker::spawn(Memory::timed), Ok);
         let (Ok(worker), Ok(dir)) = (worker, from.try_clone()) else {
             // Without a thread nobody could tell that it takes too long.
-            let began = Instant::now();
-            let memory = if is_locked_perhaps(proc, pid) { self.unread() } else { Memory::read(from) };
-            self.spent += began.elapsed();
-            return memory;
+            return if may_have_it_locked(from) { self.unread() } else { Memory::read(from) };
         };
         if let Some((worker, (memory, took))) = worker.ask(dir, Instant::now() + patience) {
             self.aside = Some(worker);
             self.spent += took;
             memory
         } else {
-            LOST.fetch_add(u64::try_from(patience.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            word::wait_was_in_vain(patience);
             self.unread()
         }
     }
@@ -287,16 +280,11 @@ impl Drop for Reader {
     }
 }
 
-/// Whether a thread of the process, or of another that shares its memory (`CLONE_VM` alone, clone(2)), sleeps
-/// uninterruptibly, as one does that waits for a file server with the lock of that memory.
-fn is_locked_perhaps(proc: &Path, pid: Pid) -> bool {
-    let sleeps = |pid: Pid| match open_dir(&proc.join(pid.to_string())) {
-        Ok(dir) => threads(&dir).map_or(true, |mut threads| threads.any(|(_, stat)| stat.state == b'D')),
-        Err(error) => !is_gone(&error),
-    };
-    let everybody = || open_dir(proc).and_then(list_pids).unwrap_or_default();
-    let shares = |other: &Pid| *other != pid && sys::share_memory(pid, *other) == Some(true);
-    sleeps(pid) || everybody().into_iter().filter(shares).any(sleeps)
+/// Whether a thread of the process sleeps uninterruptibly, as one does that waits for a file server with the lock of the
+/// process's memory. Another process that shares its memory (`CLONE_VM` alone, clone(2)) is not looked for: kcmp(2) can wait
+/// for ever as well, for whoever is in the midst of execve(2).
+fn may_have_it_locked(dir: &OwnedFd) -> bool {
+    threads(dir).map_or(true, |mut threads| threads.any(|(_, stat)| stat.state == b'D'))
 }
 
 /// The file or folder of this path, by its numbers; `None` where it cannot be looked at.
@@ -530,14 +518,12 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, symlink};
     use std::process::{Command, Stdio};
 
-    use nix::fcntl::OFlag;
-    use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
     use nix::sys::wait::{Id, WaitPidFlag, waitid};
     use proptest::prelude::*;
     use rustix::io::{FdFlags, fcntl_getfd};
 
     use super::*;
-    use crate::observe::fixture::{Child, Role, assert_holds_in_a_process_of_its_own, own_pid};
+    use crate::observe::fixture::{Child, Role, own_pid};
 
     const ID: &str = "0123456789abcdef0123456789abcdef";
     const STAT_TAIL: &str = "1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0 0 0 0 0 0 0 16384 0";
@@ -804,37 +790,6 @@ mod tests {
         let facts = process(Path::new("/proc"), child.pid()).unwrap().unwrap();
         assert_eq!(facts.invocation, Invocation::Known(ID.parse().unwrap()));
         assert!(facts.exe.is_some() && !facts.argv.is_empty() && facts.cgroup.is_some());
-    }
-
-    #[test]
-    fn memory_may_be_locked_by_whoever_shares_it_and_sleeps_uninterruptibly() {
-        let folder = tempfile::tempdir().unwrap();
-        let fifo = folder.path().join("fifo");
-        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert_holds_in_a_process_of_its_own(|| {
-            // Until it executes another program, the child of posix_spawn(3) has the memory of its parent, whose thread sleeps
-            // for as long (`wait_for_vfork_done()`, Linux `kernel/fork.c`). This child waits for somebody to write.
-            let path = fifo.clone();
-            let spawner = std::thread::spawn(move || {
-                let mut actions = PosixSpawnFileActions::init().unwrap();
-                actions.add_open(0, &path, OFlag::O_RDONLY, nix::sys::stat::Mode::empty()).unwrap();
-                let attributes = PosixSpawnAttr::init().unwrap();
-                posix_spawn(c"/bin/true", &actions, &attributes, &[c"true"], &[c""]).unwrap()
-            });
-            let proc = Path::new("/proc");
-            let of_us = |pid: &Pid| process(proc, *pid).ok().flatten().is_some_and(|facts| facts.ppid == own_pid());
-            let child = (0..1000).find_map(|_| list_pids(open_dir(proc).unwrap()).unwrap().into_iter().find(of_us));
-            assert!((0..1000).any(|_| is_locked_perhaps(proc, child.unwrap())));
-            drop(fs::File::options().write(true).open(&fifo).unwrap());
-            waitid(Id::Pid(spawner.join().unwrap()), WaitPidFlag::WEXITED).unwrap();
-
-            let mut alone = Command::new("sleep").arg("60").spawn().unwrap();
-            let pid = Pid(alone.id().try_into().unwrap());
-            assert!((0..1000).any(|_| !is_locked_perhaps(proc, pid)));
-            alone.kill().unwrap();
-            alone.wait().unwrap();
-            assert!(!is_locked_perhaps(proc, pid));
-        });
     }
 
     #[test]
