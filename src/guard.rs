@@ -307,11 +307,16 @@ impl Guard<'_> {
         }
         self.report.findings(verdict.findings());
         // What could not be seen matters only to somebody who is not let through, or was for want of an answer; that systemd
-        // has not answered, also to somebody who wonders where a second or two have gone.
+        // has not answered, or a process, also to somebody who wonders where a second or two have gone.
         let unchecked = |finding: &Finding| matches!(finding.relation, Relation::Unchecked(_));
         let hindered = matches!(verdict, Verdict::Refuse(_) | Verdict::Wait(_));
         let matters = hindered || verdict.findings().iter().any(unchecked) || self.args.verbose;
-        for spot in look.scene.blind_spots.iter().filter(|spot| matters || matches!(spot, BlindSpot::Manager(_))) {
+        for spot in look
+            .scene
+            .blind_spots
+            .iter()
+            .filter(|spot| matters || matches!(spot, BlindSpot::Manager(_) | BlindSpot::Late(_)))
+        {
             self.report.blind_spot(spot);
         }
         self.findings = verdict.findings().to_vec();

@@ -63,6 +63,8 @@ pub enum BlindSpot {
         /// How many.
         hidden: usize,
     },
+    /// These processes did not let themselves be looked into in time: others may have a socket as well. At least one.
+    Late(Vec<Pid>),
     /// The arguments and the environment of so many processes were not read: in time, or for want of a thread.
     Memory {
         /// How many.
@@ -95,6 +97,15 @@ impl fmt::Display for BlindSpot {
         match self {
             Self::Sockets(why) => write!(f, "the socket tables could not be read ({why})"),
             Self::Processes { hidden } => write!(f, "the open files of {hidden} processes could not be listed"),
+            Self::Late(pids) => {
+                let first = pids.first().map_or(0, |pid| pid.0);
+                let others = if pids.len() > 1 { format!(" and {} others", pids.len() - 1) } else { String::new() };
+                write!(
+                    f,
+                    "the open files of pid {first}{others} could not be listed in time, as in an execve(2) that waits for a file \
+                     server which does not answer"
+                )
+            }
             Self::Memory { unread } => write!(
                 f,
                 "the arguments and the environment of {unread} processes could not be read in time, as where a file \

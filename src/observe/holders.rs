@@ -3,13 +3,14 @@
 //! It owns the order of the search and the scan, which has one readlinkat(2) an open file, and no stat and no
 //! allocation. It must not read anything else of a process, nor conclude anything from finding nobody.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -58,6 +59,8 @@ pub struct Search<'a> {
     pub thorough: Thorough,
     /// What ends the search in its middle: those that were not looked at by then count as hidden.
     pub interrupt: &'a Interrupt,
+    /// Those that were late, of all searches so far: they cost their time once.
+    pub late: &'a RefCell<Vec<Pid>>,
 }
 
 /// Who was found.
@@ -67,6 +70,8 @@ pub struct Holders {
     pub by_inode: HashMap<Inode, Vec<Pid>>,
     /// So many processes could not be looked into, or not be seen at all.
     pub hidden: usize,
+    /// Those of them that were not in time, each once.
+    pub late: Vec<Pid>,
     /// Whether all of `/proc` was walked. Only then does an absent inode mean that no visible process has it.
     pub walked: bool,
 }
@@ -125,7 +130,7 @@ pub fn holds(proc: &Path, pid: Pid, inodes: &[Inode]) -> Open {
 pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
     let inodes: Vec<Inode> = inodes.iter().copied().filter(|inode| inode.0 != 0).collect();
     let Ok(proc) = open_dir(search.proc) else { return Holders { hidden: 1, ..Holders::default() } };
-    let mut scan = Aside::new(proc, inodes, search.interrupt);
+    let mut scan = Aside::new(proc, inodes, search);
     let some_of = |found: Holders, likely: &Members| Holders { hidden: found.hidden + likely.invisible, ..found };
     match search.thorough {
         Thorough::Never => {
@@ -242,6 +247,7 @@ struct Aside<'a> {
     proc: Arc<OwnedFd>,
     wanted: Arc<[Inode]>,
     interrupt: &'a Interrupt,
+    late: &'a RefCell<Vec<Pid>>,
     worker: Option<Worker<Question, Vec<Open>>>,
 }
 
@@ -251,19 +257,42 @@ struct Question {
     wanted: Arc<[Inode]>,
     pids: Vec<Pid>,
     threads: Threads,
-    files: Arc<AtomicU64>,
+    progress: Arc<Progress>,
+}
+
+/// How far the thread has come.
+#[derive(Default)]
+struct Progress {
+    processes: AtomicUsize,
+    /// Of all of them.
+    files: AtomicU64,
 }
 
 impl Question {
     fn answer(&self) -> Vec<Open> {
-        let mut scan = Scan::new(&self.proc, &self.wanted, &self.files);
-        self.pids.iter().map(|&pid| scan.process(pid, self.threads)).collect()
+        let mut scan = Scan::new(&self.proc, &self.wanted, &self.progress.files);
+        let look = |&pid| {
+            let open = scan.process(pid, self.threads);
+            self.progress.processes.fetch_add(1, Ordering::Relaxed);
+            open
+        };
+        self.pids.iter().map(look).collect()
     }
 }
 
+enum Answer {
+    /// In the order of the question.
+    Open(Vec<Open>),
+    /// The process of this index was not in time.
+    Late(usize),
+    /// No time is left, or something has come to end us.
+    None,
+}
+
 impl<'a> Aside<'a> {
-    fn new(proc: OwnedFd, wanted: Vec<Inode>, interrupt: &'a Interrupt) -> Self {
-        Self { proc: Arc::new(proc), wanted: wanted.into(), interrupt, worker: None }
+    fn new(proc: OwnedFd, wanted: Vec<Inode>, search: &Search<'a>) -> Self {
+        let &Search { interrupt, late, .. } = search;
+        Self { proc: Arc::new(proc), wanted: wanted.into(), interrupt, late, worker: None }
     }
 
     fn all(&mut self, pids: &[Pid], threads: Threads) -> Holders {
@@ -277,16 +306,18 @@ impl<'a> Aside<'a> {
             if !self.wanted.is_empty() && self.wanted.iter().all(|&inode| is_enough(&holders, inode)) {
                 break;
             }
-            let seen = self.look(some, threads);
-            if self.interrupt.has_come() {
-                holders.hidden += 1;
-                break;
-            }
-            for (&pid, Open { inodes, sight }) in some.iter().zip(seen) {
+            let (seen, hidden) = self.look(some, threads);
+            holders.hidden += hidden.len();
+            holders.late.extend(hidden);
+            for (pid, Open { inodes, sight }) in seen {
                 for inode in inodes {
                     holders.by_inode.entry(inode).or_default().push(pid);
                 }
                 holders.hidden += usize::from(sight == Sight::Hidden);
+            }
+            if self.interrupt.has_come() {
+                holders.hidden += 1;
+                break;
             }
         }
         for holders in holders.by_inode.values_mut() {
@@ -295,35 +326,49 @@ impl<'a> Aside<'a> {
         holders
     }
 
-    /// Where one of them does not answer, each is asked alone.
-    fn look(&mut self, pids: &[Pid], threads: Threads) -> Vec<Open> {
-        let of_all = self.ask(pids, threads);
-        of_all.unwrap_or_else(|| match pids {
-            [_] => vec![Open::HIDDEN],
-            _ => pids.iter().flat_map(|pid| self.look(std::slice::from_ref(pid), threads)).collect(),
-        })
+    /// What each of them has open, but for those that were late, now or before.
+    fn look(&mut self, pids: &[Pid], threads: Threads) -> (Vec<(Pid, Open)>, Vec<Pid>) {
+        let late = self.late;
+        let mut late = late.borrow_mut();
+        let (mut hidden, mut left): (Vec<Pid>, Vec<Pid>) = pids.iter().partition(|pid| late.contains(pid));
+        while !left.is_empty() {
+            match self.ask(&left, threads) {
+                Answer::Open(open) => return (left.into_iter().zip(open).collect(), hidden),
+                Answer::Late(nth) => {
+                    let pid = left.remove(nth);
+                    late.push(pid);
+                    hidden.push(pid);
+                }
+                Answer::None => hidden.append(&mut left),
+            }
+        }
+        (Vec::new(), hidden)
     }
+}
 
-    /// As long as it goes on; else each gets half of what is left of [`PATIENCE`].
-    fn ask(&mut self, pids: &[Pid], threads: Threads) -> Option<Vec<Open>> {
+impl Aside<'_> {
+    /// As long as it goes on; who is late gets half of what is left of [`PATIENCE`].
+    fn ask(&mut self, pids: &[Pid], threads: Threads) -> Answer {
         let patience = PATIENCE.saturating_sub(word::waited_in_vain()) / 2;
         if patience < MOMENT || self.interrupt.has_come() {
-            return None;
+            return Answer::None;
         }
-        let (proc, wanted, files) = (Arc::clone(&self.proc), Arc::clone(&self.wanted), Arc::default());
-        let question = Question { proc, wanted, pids: pids.to_vec(), threads, files: Arc::clone(&files) };
+        let (proc, wanted, progress) = (Arc::clone(&self.proc), Arc::clone(&self.wanted), Arc::<Progress>::default());
+        let question = Question { proc, wanted, pids: pids.to_vec(), threads, progress: Arc::clone(&progress) };
         let Ok(worker) = self.worker.take().map_or_else(|| Worker::spawn(Question::answer), Ok) else {
             // Without a thread nobody could tell that it takes too long.
-            return Some(question.answer());
+            return Answer::Open(question.answer());
         };
-        if let Some((worker, answer)) = worker.ask_while(question, patience, &files, self.interrupt) {
+        if let Some((worker, open)) = worker.ask_while(question, patience, &progress.files, self.interrupt) {
             self.worker = Some(worker);
-            return Some(answer);
+            return Answer::Open(open);
         }
-        if !self.interrupt.has_come() {
-            word::wait_was_in_vain(patience);
+        if self.interrupt.has_come() {
+            return Answer::None;
         }
-        None
+        word::wait_was_in_vain(patience);
+        // It may have been in time just now.
+        Answer::Late(progress.processes.load(Ordering::Relaxed).min(pids.len().saturating_sub(1)))
     }
 }
 
@@ -446,12 +491,16 @@ mod tests {
     /// Never comes.
     static NOBODY: LazyLock<Interrupt> = LazyLock::new(Interrupt::default);
 
+    fn nobody_is_late() -> &'static RefCell<Vec<Pid>> {
+        Box::leak(Box::default())
+    }
+
     fn inode_of(socket: impl AsFd) -> Inode {
         Inode(fstat(socket).unwrap().st_ino)
     }
 
     fn search(cgroups: &[PathBuf], thorough: Thorough) -> Search<'_> {
-        Search { proc: Path::new(PROC), cgroups, thorough, interrupt: &NOBODY }
+        Search { proc: Path::new(PROC), cgroups, thorough, interrupt: &NOBODY, late: nobody_is_late() }
     }
 
     #[test]
@@ -546,7 +595,7 @@ mod tests {
         let expected = HashMap::from([(child.inode(), vec![child.pid()])]);
         // On some machines not even root may look into PID 1.
         let hidden = usize::from(holds(Path::new(PROC), Pid::INIT, &[]).sight == Sight::Hidden);
-        assert_eq!(found, Holders { by_inode: expected.clone(), hidden, walked: false });
+        assert_eq!(found, Holders { by_inode: expected.clone(), hidden, ..Holders::default() });
         let found = holders(&search(&cgroups, Thorough::Always), &[child.inode()]);
         assert_eq!((found.by_inode, found.walked), (expected.clone(), true));
         // With somebody else's that is elsewhere, all are looked at, unless that is not wanted.
@@ -601,7 +650,7 @@ mod tests {
     fn nobody_is_free_of_suspicion_where_the_listing_has_no_pid_1() {
         let proc = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(proc.path().join("7/fd")).unwrap();
-        let search = Search { proc: proc.path(), cgroups: &[], thorough: Thorough::Always, interrupt: &NOBODY };
+        let search = Search { proc: proc.path(), ..search(&[], Thorough::Always) };
         assert_eq!(holders(&search, &[Inode(1)]).hidden, 1);
         std::fs::create_dir_all(proc.path().join("1/fd")).unwrap();
         assert_eq!(holders(&search, &[Inode(1)]), Holders { walked: true, ..Holders::default() });

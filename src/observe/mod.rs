@@ -88,6 +88,8 @@ pub struct Place {
     began: Instant,
     /// Why the bus is not worth another try.
     no_bus: RefCell<Option<String>>,
+    /// Those that are not worth another look.
+    late: RefCell<Vec<Pid>>,
 }
 
 /// What a look is for.
@@ -133,6 +135,7 @@ impl Place {
             invocation: std::env::var("INVOCATION_ID").ok().and_then(|id| id.parse().ok()),
             began: Instant::now(),
             no_bus: RefCell::new(None),
+            late: RefCell::default(),
             roots,
             scope,
         }
@@ -315,6 +318,9 @@ impl Place {
     fn known(&self, wanted: &Wanted<'_>, seen: Seen, mut blind_spots: Vec<BlindSpot>) -> Known {
         let &Wanted { unit, rules, interrupt } = wanted;
         let Seen { tables, born, holders, .. } = seen;
+        if !holders.late.is_empty() {
+            blind_spots.push(BlindSpot::Late(holders.late.clone()));
+        }
         let mut pins = Pins::default();
         let mut reader = proc::Reader::default();
         let (processes, passing) = self.processes(&holders, &tables, &mut pins, &mut reader, interrupt);
@@ -379,7 +385,7 @@ impl Place {
         }
         let likely: BTreeSet<&CgroupPath> = born.values().chain(&self.within).filter(|path| path.0 != "/").collect();
         let cgroups: Vec<PathBuf> = likely.into_iter().filter_map(|path| self.directory(path)).collect();
-        let search = Search { proc: &self.roots.proc, cgroups: &cgroups, thorough, interrupt };
+        let search = Search { proc: &self.roots.proc, cgroups: &cgroups, thorough, interrupt, late: &self.late };
         holders::holders(&search, &inodes)
     }
 

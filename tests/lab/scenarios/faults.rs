@@ -545,3 +545,29 @@ pub(super) fn silent_manager_gets_nobody_killed(m: &Machine) {
     assert!(!journal.contains("sending SIGKILL"), "{journal}");
     assert_unharmed(m, "8080/tcp", old[0]);
 }
+
+pub(super) fn process_that_hangs_in_execve_holds_up_no_start(m: &Machine) {
+    m.given("a leftover, and somebody else's process that whoever lists its open files waits for");
+    let old = started_guarded_app(m, "8080/tcp");
+    m.unit("stuck.service", "[Service]\nExecStart=/usr/bin/python3 /opt/lab/inexec.py /run/inexec /run/inexec.pid\n");
+    m.ok("systemctl start stuck.service");
+    m.wait_until("it hangs", SOON, || {
+        let read = "test -s /run/inexec.pid && ! timeout --signal=KILL 1 readlink /proc/$(cat /run/inexec.pid)/fd/0";
+        m.sh(read).status.success()
+    });
+    let stuck = m.ok("cat /run/inexec.pid");
+
+    m.when("the service is restarted");
+    assert_restarts(m, &old, || {
+        m.ok("systemctl stop stuck.service");
+    });
+
+    m.then("the leftover was stopped, and who was not looked into is named");
+    assert_names(
+        &m.journal(APP),
+        &[
+            &format!("the open files of pid {} could not be listed in time", stuck.trim()),
+            "a leftover of an earlier run",
+        ],
+    );
+}

@@ -63,6 +63,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     leftovers::leader_thread_dead_still_found,
     leftovers::udp_leftover_is_stopped,
     faults::stopped_bus_costs_nothing,
+    faults::process_that_hangs_in_execve_holds_up_no_start,
     leftovers::escaped_process_is_stopped_by_its_ledger_entry,
     leftovers::dry_run_touches_nothing,
     sockets::own_socket_activation_passes,
