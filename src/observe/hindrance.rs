@@ -3,9 +3,15 @@
 //! It is for people to read: nothing is decided by it, and what cannot be read is not said.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::Place;
+use crate::interrupt::Interrupt;
 use crate::model::{Hindrance, Pid, Process};
+use crate::word;
+
+/// So long may it take to read where in the kernel a process sleeps.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 impl Place {
     /// What keeps a process from ending, this very moment; `None` where nothing is seen, or it is gone.
@@ -15,7 +21,14 @@ impl Place {
         let frozen = events.is_some_and(|file| text(&file).lines().any(|line| line == "frozen 1"));
         let file = |name: &str| text(&self.roots.proc.join(process.pid.to_string()).join(name));
         let name_of = |pid: Pid| text(&self.roots.proc.join(pid.to_string()).join("comm")).trim_end().to_owned();
-        told(&file("status"), frozen, &|| file("wchan"), &name_of)
+        told(&file("status"), frozen, &|| self.wchan(process.pid).unwrap_or_default(), &name_of)
+    }
+
+    /// Whoever asks a process that is in the midst of execve(2) may wait for ever: see [`super::holders`].
+    fn wchan(&self, pid: Pid) -> Option<String> {
+        let file = self.roots.proc.join(pid.to_string()).join("wchan");
+        let aside = word::spawn(move |teller| teller.tell(text(&file))).ok()?;
+        aside.answer(Instant::now() + PATIENCE, &Interrupt::default())
     }
 }
 
