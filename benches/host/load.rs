@@ -8,7 +8,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -255,6 +255,8 @@ pub(crate) fn tenant(number: u16, server: u8) -> io::Result<()> {
 /// The process that has the port: born in one cgroup, and perhaps moved to another.
 pub(crate) struct Holder {
     child: Child,
+    /// It goes on as long as this is open.
+    stdin: Option<ChildStdin>,
 }
 
 impl Holder {
@@ -278,9 +280,10 @@ impl Holder {
         let ours = std::env::current_exe().map_err(failed)?;
         let mut command = Command::new(ours);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut holder = Self { child: command.spawn().map_err(failed)? };
+        let mut child = command.spawn().map_err(failed)?;
+        let mut holder = Self { stdin: child.stdin.take(), child };
         holder.move_to(cgroup)?;
-        holder.child.stdin.take().map_or(Ok(()), |mut pipe| pipe.write_all(b"go\n")).map_err(failed)?;
+        holder.stdin.as_mut().map_or(Ok(()), |pipe| pipe.write_all(b"go\n")).map_err(failed)?;
         wait_until_ready(&mut holder.child).map_err(failed)?;
         Ok(holder)
     }
@@ -302,8 +305,8 @@ fn put(child: &Child, cgroup: &Path) -> Result<(), String> {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        // Our own child, not yet waited for.
-        let _ = self.child.kill().and_then(|()| self.child.wait());
+        drop(self.stdin.take());
+        let _ = self.child.wait();
     }
 }
 
@@ -313,7 +316,15 @@ pub(crate) fn hold(port: u16, others: u16) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
     let other = |_| part_with(OwnedFd::from(listener.try_clone()?).into(), &["--other"]);
     let others = (0..others).map(other).collect::<io::Result<Vec<_>>>()?;
-    rest((listener, others))
+    rest_until_told()?;
+    // All are told before the first is waited for: our own children.
+    end(others).map_err(io::Error::other)
+}
+
+/// Says that it is ready, and comes back when its standard input is closed.
+fn rest_until_told() -> io::Result<()> {
+    println!("ready");
+    io::copy(&mut io::stdin(), &mut io::sink()).map(drop)
 }
 
 /// `--other`: ends with the holder.
@@ -329,7 +340,7 @@ pub(crate) fn connect(port: u16) -> io::Result<()> {
     bind(client.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)))?;
     let (address, port) = address_of(0);
     nix::sys::socket::connect(client.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(address, port)))?;
-    rest(client)
+    rest_until_told()
 }
 
 /// The cgroup of this run, below the root of the hierarchy and with the name of a unit, which then is the unit of

@@ -27,7 +27,7 @@ const LISTING_BYTES: usize = 16 * 1024;
 /// More than `socket:[18446744073709551615]`; what fills it is a link of another kind.
 const LINK_BYTES: usize = 32;
 /// So many processes are looked into at once.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 16;
 /// So long may it take to look at one more file, for all processes that take longer together.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Where less of that is left, no more is tried.
