@@ -320,7 +320,7 @@ impl Host {
             let title = "The same, but the holder is the last of all processes of the host that are in one cgroup";
             let crowd = self.cgroup.join("crowd");
             load.move_to(&crowd)?;
-            section(title, PORT + 3, &Holder::listen(PORT + 3, &crowd)?, None, 1.0 / 0.6)?;
+            section(title, PORT + 3, &Holder::listen(PORT + 3, &crowd)?, None, 1.7)?;
             load.move_to(&self.outside())?;
         }
         // The kernel has no table of connections by their port alone.
