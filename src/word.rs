@@ -4,7 +4,7 @@ use std::any::Any;
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::marker::PhantomData;
 use std::os::fd::AsFd as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -126,6 +126,8 @@ pub(crate) fn wait_was_in_vain(waited: Duration) {
 /// A thread that answers one question after the other, as long as it is in time.
 pub(crate) struct Worker<Q, A> {
     question: Arc<Mutex<Option<Q>>>,
+    /// Of the thread, once it runs; 0 before.
+    id: Arc<AtomicI32>,
     wake: PipeWriter,
     conversation: Conversation<A>,
 }
@@ -136,8 +138,11 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
     pub(crate) fn spawn(answer: fn(&Q) -> A) -> Result<Self, String> {
         let question = Arc::new(Mutex::new(None));
         let asked = Arc::clone(&question);
+        let id = Arc::new(AtomicI32::new(0));
+        let own = Arc::clone(&id);
         let (mut woken, wake) = io::pipe().map_err(|error| error.to_string())?;
         let conversation = spawn(move |teller| {
+            own.store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
             let next = || {
                 woken.read_exact(&mut [0]).ok()?;
                 asked.lock().ok()?.take()
@@ -146,17 +151,16 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
                 teller.tell(answer(&question));
             }
         })?;
-        Ok(Self { question, wake, conversation })
+        Ok(Self { question, id, wake, conversation })
     }
 
-    /// `None` where there is no answer until then: the thread may hang with the question, and is left to itself.
-    pub(crate) fn ask(self, question: Q, deadline: Instant) -> Option<(Self, A)> {
-        self.put(question)?;
-        let answer = self.conversation.until(deadline, &Interrupt::default())?;
-        Some((self, answer))
+    /// `None` where there is no answer in time: the thread hangs with the question, and is left to itself. That on a busy
+    /// machine it has to wait for its turn is another matter: then it is waited for.
+    pub(crate) fn ask(self, question: Q, patience: Duration, interrupt: &Interrupt) -> Option<(Self, A)> {
+        self.ask_while(question, patience, &AtomicU64::new(0), interrupt)
     }
 
-    /// As long as `progress` is another number each time that `patience` is over, and nothing comes to end us.
+    /// The same, and it is waited for as long as `progress` is another number each time that `patience` is over.
     pub(crate) fn ask_while(
         self,
         question: Q,
@@ -171,11 +175,18 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
                 return Some((self, answer));
             }
             let now = progress.load(Ordering::Relaxed);
-            if now == before || interrupt.has_come() {
+            if interrupt.has_come() || (now == before && !self.waits_for_its_turn()) {
                 return None;
             }
             before = now;
         }
+    }
+
+    /// Whether the thread could run, if there were a processor for it: its state, `proc_pid_stat(5)`.
+    fn waits_for_its_turn(&self) -> bool {
+        let id = self.id.load(Ordering::Relaxed);
+        let stat = std::fs::read(format!("/proc/self/task/{id}/stat")).unwrap_or_default();
+        id == 0 || stat.rsplit(|&byte| byte == b')').next().is_some_and(|rest| rest.starts_with(b" R"))
     }
 
     fn put(&self, question: Q) -> Option<()> {
@@ -239,17 +250,29 @@ mod tests {
 
     #[test]
     fn a_worker_answers_each_question_and_is_given_up_when_it_is_late() {
-        let soon = || Instant::now() + Duration::from_secs(20);
+        let (long, deaf) = (Duration::from_secs(20), Interrupt::default());
         let worker = Worker::spawn(|number: &u64| {
             thread::sleep(Duration::from_millis(*number));
             (number + 1, thread::current().id())
         });
-        let (worker, (one, first)) = worker.unwrap().ask(1, soon()).unwrap();
-        let (worker, (two, second)) = worker.ask(2, soon()).unwrap();
+        let (worker, (one, first)) = worker.unwrap().ask(1, long, &deaf).unwrap();
+        let (worker, (two, second)) = worker.ask(2, long, &deaf).unwrap();
         assert_eq!((one, two, first), (2, 3, second), "by the same thread");
         let began = Instant::now();
-        assert!(worker.ask(20_000, began + Duration::from_millis(50)).is_none());
+        assert!(worker.ask(20_000, Duration::from_millis(50), &deaf).is_none());
         assert!(began.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_worker_that_has_no_processor_or_uses_one_is_not_late() {
+        let busy = Worker::spawn(|lasts: &Duration| {
+            let began = Instant::now();
+            while began.elapsed() < *lasts {
+                std::hint::spin_loop();
+            }
+        });
+        let (lasts, patience) = (Duration::from_millis(500), Duration::from_millis(20));
+        assert!(busy.unwrap().ask(lasts, patience, &Interrupt::default()).is_some());
     }
 
     #[test]
@@ -263,7 +286,7 @@ mod tests {
         }
         std::thread_local! { static LAST: Last = const { Last } }
         let worker = Worker::spawn(|(): &()| LAST.with(|_| ())).unwrap();
-        let (worker, ()) = worker.ask((), Instant::now() + Duration::from_secs(20)).unwrap();
+        let (worker, ()) = worker.ask((), Duration::from_secs(20), &Interrupt::default()).unwrap();
         assert_eq!(ENDED.load(Ordering::SeqCst), 0);
         worker.end();
         assert_eq!(ENDED.load(Ordering::SeqCst), 1);

@@ -18,6 +18,7 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatxFlags, makedev, open, openat, readlinkat, statx};
 use rustix::io::{Errno, read, retry_on_intr};
 
+use crate::interrupt::Interrupt;
 use crate::model::{
     CgroupPath, Container, FileId, Invocation, InvocationId, Lineage, Owner, Pid, Process, StartTime, Terminal,
 };
@@ -243,7 +244,7 @@ impl Reader {
     }
 
     /// Each gets half of what is left of [`MEMORY`]: so one that is late leaves some to all others, and they cannot take
-    /// longer together. That on a busy machine a thread has to wait for its turn is not counted.
+    /// longer together.
     fn memory_of(&mut self, from: &OwnedFd) -> Memory {
         let patience = MEMORY.saturating_sub(word::waited_in_vain() + self.spent) / 2;
         if patience < MOMENT {
@@ -254,7 +255,7 @@ impl Reader {
             // Without a thread nobody could tell that it takes too long.
             return if may_have_it_locked(from) { self.unread() } else { Memory::read(from) };
         };
-        if let Some((worker, (memory, took))) = worker.ask(dir, Instant::now() + patience) {
+        if let Some((worker, (memory, took))) = worker.ask(dir, patience, &Interrupt::default()) {
             self.aside = Some(worker);
             self.spent += took;
             memory
