@@ -37,7 +37,7 @@ build: std
 	env $(addprefix -u ,$(FLAGS_OF_OTHERS)) \
 		$(CARGO) build --release --locked --target $(TRIPLE) --config 'build.rustflags=[$(SMALL)]' --config "build.rustflags=[$(REMAP)]"
 	@sections=$$(LC_ALL=C readelf --program-headers --section-headers --wide target/$(TRIPLE)/release/portguard) || exit 1; \
-		case $$sections in *INTERP*|*.gcc_except_table*) \
+		case $$sections in *INTERP*|*.eh_frame_hdr*|*.gcc_except_table*) \
 		echo "it is not static, or has tables to unwind its stack: other flags have taken the place of those in" \
 			".cargo/config.toml and Makefile (target.*.rustflags in a config.toml of cargo?), or the linker is not" \
 			"GNU ld or lld"; exit 1;; esac

@@ -27,7 +27,7 @@ const EACH_DROP_IN: usize = 3;
 const EACH_PORT: usize = 4;
 
 /// The first start after a boot finds neither the unit's ledger nor its folder, and makes both.
-const FIRST: usize = 4;
+const FIRST: usize = 3;
 /// That of another unit finds the folder.
 const FIRST_OF_UNIT: usize = 4;
 /// One start in some 130 writes the ledger anew, with the last runs alone.
