@@ -91,7 +91,7 @@ impl Contender {
     /// The peak of its resident memory in KiB, as wait4(2) tells it.
     ///
     /// A child begins with the peak of whoever spawned it (Linux `exec_mmap()`, `fs/exec.c`), so that is a fresh copy
-    /// of this program, which has nothing in its memory yet and nothing else to wait for.
+    /// of this program, which has little in its memory yet and nothing else to wait for. Less than that is never told.
     pub(crate) fn peak_rss(&self) -> Result<u64, String> {
         self.peak_rss_by(Command::new(std::env::current_exe().map_err(|error| error.to_string())?))
     }
