@@ -133,7 +133,9 @@ pub(super) fn drop_in_of_another_unit_is_not_read(m: &Machine) {
 
     m.then("who and enable read what the unit's own start does");
     m.ok(&format!("portguard who --unit {APP}"));
-    m.ok(&format!("portguard enable {APP}"));
+    m.write(&file("fresh.service"), "[unit.\"fresh.service\"]\nports = [\"8090/tcp\"]\n");
+    m.unit("fresh.service", IDLE);
+    m.ok("portguard enable fresh.service");
     for refused in ["portguard who --unit broken.service 80", "portguard enable wrong.service"] {
         assert_eq!(m.sh(refused).status.code(), Some(78), "{refused}");
     }
