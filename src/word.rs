@@ -114,9 +114,16 @@ impl<T: 'static> Conversation<T> {
 /// What was waited in vain for other threads, in microseconds, by all that have asked them in this run.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// So that whoever asks has an end of its patience, however many there are who do not answer.
-pub(crate) fn waited_in_vain() -> Duration {
-    Duration::from_micros(LOST.load(Ordering::Relaxed))
+/// So long is waited in vain, all together.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Where less of that is left, no more is tried.
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// How long the next may take: half of what is left, so that one that is late leaves some to all others. `spent`: what else
+/// counts. `None` where nothing is left.
+pub(crate) fn patience(spent: Duration) -> Option<Duration> {
+    let lost = Duration::from_micros(LOST.load(Ordering::Relaxed));
+    Some(PATIENCE.saturating_sub(lost + spent) / 2).filter(|half| *half >= MOMENT)
 }
 
 pub(crate) fn wait_was_in_vain(waited: Duration) {

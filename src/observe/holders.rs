@@ -28,10 +28,6 @@ const LISTING_BYTES: usize = 16 * 1024;
 const LINK_BYTES: usize = 32;
 /// So many processes are looked into at once.
 const AT_ONCE: usize = 16;
-/// So long may it take to look at one more file, for all processes that take longer together.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Where less of that is left, no more is tried.
-const MOMENT: Duration = Duration::from_millis(1);
 /// At most so many cgroups below one are asked for their processes.
 const CGROUPS: usize = 4096;
 
@@ -344,15 +340,12 @@ impl<'a> Aside<'a> {
         }
         (Vec::new(), hidden)
     }
-}
 
-impl Aside<'_> {
-    /// As long as it goes on; who is late gets half of what is left of [`PATIENCE`].
+    /// As long as it goes on; who is late costs [`word::patience`].
     fn ask(&mut self, pids: &[Pid], threads: Threads) -> Answer {
-        let patience = PATIENCE.saturating_sub(word::waited_in_vain()) / 2;
-        if patience < MOMENT || self.interrupt.has_come() {
+        let Some(patience) = word::patience(Duration::ZERO).filter(|_| !self.interrupt.has_come()) else {
             return Answer::None;
-        }
+        };
         let (proc, wanted, progress) = (Arc::clone(&self.proc), Arc::clone(&self.wanted), Arc::<Progress>::default());
         let question = Question { proc, wanted, pids: pids.to_vec(), threads, progress: Arc::clone(&progress) };
         let Ok(worker) = self.worker.take().map_or_else(|| Worker::spawn(Question::answer), Ok) else {

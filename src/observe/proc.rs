@@ -29,10 +29,6 @@ use crate::word::{self, Worker};
 const ARGV_BYTES: u64 = 4 * 1024;
 /// An environment that is larger is not read to its end; a sane execve(2) cannot make it so.
 const ENVIRON_BYTES: u64 = 2 * 1024 * 1024;
-/// So long may it take to read what is in the memory of processes, all together.
-const MEMORY: Duration = Duration::from_secs(1);
-/// Where less of that is left, no more is tried.
-const MOMENT: Duration = Duration::from_millis(1);
 /// `PF_EXITING`.
 const PF_EXITING: u32 = 0x4;
 /// Its bit in a set of signals.
@@ -243,13 +239,9 @@ impl Reader {
         Ok(stat_of(&dir, &path)?.map(|now| Facts { ending: living.is_none() && now.is_ending(), ..facts }))
     }
 
-    /// Each gets half of what is left of [`MEMORY`]: so one that is late leaves some to all others, and they cannot take
-    /// longer together.
+    /// All together take no longer than is waited in vain: see [`word::patience`].
     fn memory_of(&mut self, from: &OwnedFd) -> Memory {
-        let patience = MEMORY.saturating_sub(word::waited_in_vain() + self.spent) / 2;
-        if patience < MOMENT {
-            return self.unread();
-        }
+        let Some(patience) = word::patience(self.spent) else { return self.unread() };
         let worker = self.aside.take().map_or_else(|| Worker::spawn(Memory::timed), Ok);
         let (Ok(worker), Ok(dir)) = (worker, from.try_clone()) else {
             // Without a thread nobody could tell that it takes too long.
