@@ -227,6 +227,10 @@ fn binary_in_the_packages_is_static_and_has_no_tables_to_unwind_its_stack() {
         for part in ["INTERP", ".eh_frame_hdr", ".gcc_except_table"] {
             assert!(!parts.contains(part), "{} has {part}: {parts}", binary.display());
         }
+        // What the objects refer to in which musl's program begins and ends. [Nr] Name Type Address Off Size …
+        let table = parts.lines().find_map(|line| line.split_once(" .eh_frame "));
+        let size = table.map(|(_, rest)| u64::from_str_radix(rest.split_whitespace().nth(3).unwrap(), 16).unwrap());
+        assert!(size.is_none_or(|bytes| bytes < 256), "{} has a table of {size:?} bytes", binary.display());
     }
     // This program unwinds.
     assert!(parts(&std::env::current_exe().unwrap()).contains(".eh_frame_hdr"));
