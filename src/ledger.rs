@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::mem::{ManuallyDrop, MaybeUninit};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -32,6 +33,10 @@ const COMPACT_BYTES: u64 = 4 * 55 * MAX_RUNS as u64;
 
 /// No ledger is longer, but for what several portguards append at once.
 const MAX_BYTES: u64 = 2 * COMPACT_BYTES;
+
+/// A folder is larger by so many bytes at least for each entry: 20 on tmpfs (`BOGO_DIRENT_SIZE`, Linux `mm/shmem.c`), and as
+/// many on ext4 for a unit's name. One that is smaller need not be listed.
+const ENTRY_BYTES: u64 = 20;
 
 /// Bytes of directory entries a getdents64(2).
 const LISTING_BYTES: usize = 16 * 1024;
@@ -109,7 +114,7 @@ pub fn format(runs: &[Run]) -> String {
 /// A folder or file that cannot be read, or that somebody else could have written.
 pub fn read(folder: &Path, unit: &UnitName) -> Result<Vec<Run>, LedgerError> {
     match open_folder(folder) {
-        Ok(dir) => read_from(&dir, folder, unit),
+        Ok((dir, _)) => read_from(&dir, folder, unit),
         Err(LedgerError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }
@@ -125,13 +130,16 @@ pub fn read(folder: &Path, unit: &UnitName) -> Result<Vec<Run>, LedgerError> {
 pub fn record(folder: &Path, unit: &UnitName, run: Run, is_there: impl Fn(&str) -> bool) -> Result<(), LedgerError> {
     let path = folder.join(unit.as_str());
     let fail = |source: io::Error| LedgerError::Io { path: path.clone(), source };
-    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let present = || openat(CWD, &path, flags, Mode::empty());
     let opened = match present() {
         Err(Errno::NOENT) => {
             // Left to the exit, as nearly nothing comes after it.
-            if let Some(dir) = open_or_make_folder(folder)?.map(ManuallyDrop::new) {
-                make_room(&dir, is_there);
+            if let Some((dir, size)) = open_or_make_folder(folder)? {
+                let dir = ManuallyDrop::new(dir);
+                if size >= ENTRY_BYTES * MAX_UNITS as u64 {
+                    make_room(&dir, is_there);
+                }
             }
             match openat(CWD, &path, flags | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR) {
                 // Another portguard was quicker.
@@ -145,25 +153,32 @@ pub fn record(folder: &Path, unit: &UnitName, run: Run, is_there: impl Fn(&str) 
     let size = if is_new { 0 } else { require_ours(&file, &path, FileType::RegularFile)? };
     // The line break in front ends whatever line a killed writer began.
     let line = format!("\n{}", format(&[run]));
-    // Left to the exit, as nothing comes after it.
-    ManuallyDrop::new(std::fs::File::from(file)).write_all(line.as_bytes()).map_err(fail)?;
-    if size > COMPACT_BYTES { compact(folder, unit) } else { Ok(()) }
+    // Left to the exit, as nearly nothing comes after it.
+    let mut file = ManuallyDrop::new(std::fs::File::from(file));
+    file.write_all(line.as_bytes()).map_err(fail)?;
+    if size > COMPACT_BYTES { compact(&file, size, &path, run) } else { Ok(()) }
 }
 
-/// Keeps the last runs only. The new text replaces the old by rename(2); a line that another portguard appends to the
-/// old one meanwhile is lost, and with it the proof for one run.
-fn compact(folder: &Path, unit: &UnitName) -> Result<(), LedgerError> {
-    // Left to the exit, as in `record`.
-    let dir = ManuallyDrop::new(open_folder(folder)?);
-    let runs = read_from(&dir, folder, unit)?;
-    let new = format!(".{}.new", std::process::id());
-    let fail = |source: Errno| LedgerError::Io { path: folder.join(&new), source: source.into() };
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = openat(&*dir, new.as_str(), flags, Mode::RUSR | Mode::WUSR).map_err(fail)?;
-    ManuallyDrop::new(std::fs::File::from(file))
-        .write_all(format(&runs).as_bytes())
-        .map_err(|source| LedgerError::Io { path: folder.join(&new), source })?;
-    renameat(&*dir, new.as_str(), &*dir, unit.as_str()).map_err(fail)
+/// Keeps the last runs only, of which `run` was just added to what was `size` bytes long. The new text replaces the old by
+/// rename(2); a line that another portguard appends to the old one meanwhile is lost, and with it the proof for one run.
+fn compact(file: &std::fs::File, size: u64, path: &Path, run: Run) -> Result<(), LedgerError> {
+    let mut end = [0; MAX_BYTES as usize];
+    // A line that it begins in the middle of is none.
+    let length = file
+        .read_at(&mut end, size.saturating_sub(COMPACT_BYTES))
+        .map_err(|source| LedgerError::Io { path: path.to_owned(), source })?;
+    let runs = last_runs(&end[..length]);
+    let new = path.with_file_name(format!(".{}.new", run.invocation));
+    let fail = |source| LedgerError::Io { path: new.clone(), source };
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let made = match openat(CWD, &new, flags, Mode::RUSR | Mode::WUSR) {
+        // Another portguard of the same run does it, or was killed over it: the unit's next start will.
+        Err(Errno::EXIST) => return Ok(()),
+        made => made.map_err(|errno| fail(errno.into()))?,
+    };
+    // Left to the exit, as nothing comes after it.
+    ManuallyDrop::new(std::fs::File::from(made)).write_all(format(&runs).as_bytes()).map_err(fail)?;
+    renameat(CWD, &new, CWD, path).map_err(|errno| fail(errno.into()))
 }
 
 /// Forgets units, so that names which come and go cannot fill `/run`: those that are not there first, then those that
@@ -204,19 +219,21 @@ fn read_from(dir: &rustix::fd::OwnedFd, folder: &Path, unit: &UnitName) -> Resul
     require_ours(&file, &path, FileType::RegularFile)?;
     let mut bytes = Vec::with_capacity(MAX_BYTES.try_into().unwrap_or(0));
     match std::fs::File::from(file).take(MAX_BYTES).read_to_end(&mut bytes) {
-        Ok(_) => {
-            // A line that is spoilt is passed over, and not the whole file.
-            let mut runs = parse(&String::from_utf8_lossy(&bytes));
-            runs.dedup();
-            let surplus = runs.len().saturating_sub(MAX_RUNS);
-            Ok(runs.split_off(surplus))
-        }
+        Ok(_) => Ok(last_runs(&bytes)),
         Err(source) => Err(LedgerError::Io { path, source }),
     }
 }
 
-/// The folder; `None` where it was just made, and has room.
-fn open_or_make_folder(folder: &Path) -> Result<Option<rustix::fd::OwnedFd>, LedgerError> {
+/// The last [`MAX_RUNS`] of a ledger's bytes, oldest first. A line that is spoilt is passed over, and not the whole file.
+fn last_runs(bytes: &[u8]) -> Vec<Run> {
+    let mut runs = parse(&String::from_utf8_lossy(bytes));
+    runs.dedup();
+    let surplus = runs.len().saturating_sub(MAX_RUNS);
+    runs.split_off(surplus)
+}
+
+/// The folder, and its size in bytes; `None` where it was just made, and has room.
+fn open_or_make_folder(folder: &Path) -> Result<Option<(rustix::fd::OwnedFd, u64)>, LedgerError> {
     match open_folder(folder) {
         Err(LedgerError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             // The folder above is also one of policies, which everybody may read.
@@ -241,12 +258,13 @@ fn make_folder(folder: &Path, mode: Mode) -> Result<bool, LedgerError> {
     }
 }
 
-fn open_folder(folder: &Path) -> Result<rustix::fd::OwnedFd, LedgerError> {
+/// The folder, and its size in bytes.
+fn open_folder(folder: &Path) -> Result<(rustix::fd::OwnedFd, u64), LedgerError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let dir = openat(CWD, folder, flags, Mode::empty())
         .map_err(|source| LedgerError::Io { path: folder.to_owned(), source: source.into() })?;
-    require_ours(&dir, folder, FileType::Directory)?;
-    Ok(dir)
+    let size = require_ours(&dir, folder, FileType::Directory)?;
+    Ok((dir, size))
 }
 
 /// Owned by root or whoever runs portguard, and writable by nobody else; its size in bytes.
@@ -354,7 +372,7 @@ mod tests {
         let mut torn = std::fs::read(root.path().join("a@b.service")).unwrap();
         torn.extend(b"\n0123456789abcdef01\xff");
         std::fs::write(root.path().join("a@b.service"), torn).unwrap();
-        std::fs::write(root.path().join(format!(".{}.new", std::process::id())), "torn").unwrap();
+        std::fs::write(root.path().join(format!(".{}.new", run(133).invocation)), "torn").unwrap();
         for number in 2..=200 {
             record(root.path(), &unit(), run(number), |_| false).unwrap();
             assert_eq!(read(root.path(), &unit()).unwrap().last(), Some(&run(number)));
@@ -429,7 +447,7 @@ mod tests {
             let root = tempfile::tempdir().unwrap();
             record(root.path(), &unit(), run(1), |_| false).unwrap();
             std::fs::write(root.path().join("a@b.service"), &long).unwrap();
-            let (new, elsewhere) = (root.path().join(format!(".{}.new", std::process::id())), root.path().join("x"));
+            let (new, elsewhere) = (root.path().join(format!(".{}.new", run(9).invocation)), root.path().join("x"));
             std::fs::write(&elsewhere, "its own").unwrap();
             match lies_there {
                 "a longer file" => std::fs::write(&new, &long).unwrap(),
@@ -437,10 +455,14 @@ mod tests {
                 _ => mkfifo(&new),
             }
             let recorded = in_time(root.path(), |folder| record(folder, &unit(), run(9), |_| false));
-            assert_eq!(recorded.is_ok(), lies_there == "a longer file", "{lies_there}: {recorded:?}");
+            assert!(recorded.is_ok(), "{lies_there}: {recorded:?}");
             assert_eq!(std::fs::read(&elsewhere).unwrap(), b"its own");
             let text = std::fs::read_to_string(root.path().join("a@b.service")).unwrap();
             assert_eq!(parse(&text).last(), Some(&run(9)), "{lies_there}");
+            assert!(text.len() > long.len(), "{lies_there} took the ledger's place");
+            record(root.path(), &unit(), run(10), |_| false).unwrap();
+            let text = std::fs::read_to_string(root.path().join("a@b.service")).unwrap();
+            assert!(text.len() < long.len() && parse(&text).ends_with(&[run(9), run(10)]), "{lies_there}: {text}");
         }
     }
 

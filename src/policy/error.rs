@@ -27,8 +27,8 @@ pub struct Problem {
     pub fault: Fault,
 }
 
-/// Where a fault is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where a fault is; they are ordered by file, and by place in it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// A file or a folder as a whole.
     File(Arc<Path>),

@@ -272,6 +272,7 @@ fn claims_of(section: Section, unit: &UnitName, env: &dyn Fn(&str) -> Option<Str
             Err(fault) => claims.problems.push(Problem { place: pattern.place, fault }),
         }
     }
+    claims.problems.sort_by(|a, b| a.place.cmp(&b.place));
     claims
 }
 
