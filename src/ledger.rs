@@ -32,7 +32,7 @@ const ROOM: usize = 256;
 const COMPACT_BYTES: u64 = 4 * 55 * MAX_RUNS as u64;
 
 /// No ledger is longer, but for what several portguards append at once.
-const MAX_BYTES: u64 = 2 * COMPACT_BYTES;
+const MAX_BYTES: usize = 2 * 4 * 55 * MAX_RUNS;
 
 /// A folder is larger by so many bytes at least for each entry: 20 on tmpfs (`BOGO_DIRENT_SIZE`, Linux `mm/shmem.c`), and as
 /// many on ext4 for a unit's name. One that is smaller need not be listed.
@@ -162,7 +162,7 @@ pub fn record(folder: &Path, unit: &UnitName, run: Run, is_there: impl Fn(&str) 
 /// Keeps the last runs only, of which `run` was just added to what was `size` bytes long. The new text replaces the old by
 /// rename(2); a line that another portguard appends to the old one meanwhile is lost, and with it the proof for one run.
 fn compact(file: &std::fs::File, size: u64, path: &Path, run: Run) -> Result<(), LedgerError> {
-    let mut end = [0; MAX_BYTES as usize];
+    let mut end = [0; MAX_BYTES];
     // A line that it begins in the middle of is none.
     let length = file
         .read_at(&mut end, size.saturating_sub(COMPACT_BYTES))
@@ -217,8 +217,8 @@ fn read_from(dir: &rustix::fd::OwnedFd, folder: &Path, unit: &UnitName) -> Resul
         Err(source) => return Err(LedgerError::Io { path, source: source.into() }),
     };
     require_ours(&file, &path, FileType::RegularFile)?;
-    let mut bytes = Vec::with_capacity(MAX_BYTES.try_into().unwrap_or(0));
-    match std::fs::File::from(file).take(MAX_BYTES).read_to_end(&mut bytes) {
+    let mut bytes = Vec::with_capacity(MAX_BYTES);
+    match std::fs::File::from(file).take(MAX_BYTES as u64).read_to_end(&mut bytes) {
         Ok(_) => Ok(last_runs(&bytes)),
         Err(source) => Err(LedgerError::Io { path, source }),
     }
@@ -480,7 +480,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let runs: Vec<Run> = (1..=u64::try_from(MAX_RUNS).unwrap() * 11).map(run).collect();
         let text = format(&runs);
-        assert!((COMPACT_BYTES * 3 / 2..MAX_BYTES).contains(&u64::try_from(text.len()).unwrap()), "{}", text.len());
+        assert!((MAX_BYTES * 3 / 4..MAX_BYTES).contains(&text.len()), "{}", text.len());
         record(root.path(), &unit(), run(1), |_| false).unwrap();
         std::fs::write(root.path().join("a@b.service"), text).unwrap();
         assert_eq!(read(root.path(), &unit()).unwrap().last(), runs.last());

@@ -15,5 +15,5 @@ pub(crate) fn ledger(bytes: &[u8]) {
     let runs = parse(&format!("{text}\n"));
     let appended = format!("{text}\n{}", format(&[next]));
     assert_eq!(parse(&appended).split_last(), Some((&next, &runs[..])));
-    assert!(format(&[next; super::MAX_RUNS]).len() as u64 <= MAX_BYTES);
+    assert!(format(&[next; super::MAX_RUNS]).len() <= MAX_BYTES);
 }
