@@ -29,7 +29,7 @@ pub const MAX_UNITS: usize = 1024;
 const ROOM: usize = 256;
 
 /// A line is at most 32 + 1 + 20 + 2 bytes long: a file that has grown to several times [`MAX_RUNS`] is cut back.
-const COMPACT_BYTES: u64 = 4 * 55 * MAX_RUNS as u64;
+const COMPACT_BYTES: u64 = MAX_BYTES as u64 / 2;
 
 /// No ledger is longer, but for what several portguards append at once.
 const MAX_BYTES: usize = 2 * 4 * 55 * MAX_RUNS;
