@@ -169,7 +169,7 @@ mod tests {
     use nix::sys::wait::WaitStatus;
 
     use super::*;
-    use crate::observe::fixture::{assert_holds_in_a_process_of_its_own, end_of};
+    use crate::observe::fixture::{assert_holds_in_a_process_of_its_own, end_of, is_alone};
 
     fn raise(signal: Raised) {
         kill_process(getpid(), signal).unwrap();
@@ -186,6 +186,9 @@ mod tests {
 
     #[test]
     fn a_signal_is_held_back_told_with_its_sender_and_ends_the_process_when_it_may() {
+        if !is_alone() {
+            return;
+        }
         for (sent, ends_by) in [
             (Raised::INT, Raised::INT),
             (Raised::USR1, Raised::USR1),
@@ -215,6 +218,9 @@ mod tests {
 
     #[test]
     fn a_signal_that_usually_ends_nobody_is_heard_where_the_manager_ends_us_by_it_also_if_it_came_before() {
+        if !is_alone() {
+            return;
+        }
         for (unit, code) in [(Known::SIGWINCH, 156), (Known::SIGTERM, 7)] {
             let ended = end_of(|| {
                 let mut interrupt = Interrupt::listen();
@@ -232,6 +238,9 @@ mod tests {
 
     #[test]
     fn what_whoever_has_started_us_ignores_stays_ignored() {
+        if !is_alone() {
+            return;
+        }
         assert_holds_in_a_process_of_its_own(|| {
             sys::ignore(Known::SIGHUP);
             let interrupt = Interrupt::listen();
@@ -243,6 +252,9 @@ mod tests {
 
     #[test]
     fn a_signal_that_comes_after_the_last_was_asked_for_is_not_lost() {
+        if !is_alone() {
+            return;
+        }
         let ended = end_of(|| {
             let interrupt = Interrupt::listen();
             raise(Raised::TERM);

@@ -11,20 +11,49 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::fstat;
 use nix::sys::wait::{WaitStatus, waitpid};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use super::holders;
 use crate::model::{Inode, Pid, Port};
 use crate::sys;
 
+/// Set where a test runs alone.
+const ALONE: &str = "PORTGUARD_TEST_ALONE";
+
+/// Whether the calling test runs alone. Where it does not, this runs it so, in a process of its own, and fails as it does.
+///
+/// For whoever forks: of the process that comes of it only one thread is there, and a lock that another had at that time
+/// (one of std's, in which its threads are listed) stays taken in there for ever. It also has what others had open.
+pub(crate) fn is_alone() -> bool {
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let this = std::thread::current().name().unwrap().to_owned();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &this, "--nocapture", "--test-threads=1"]).env(ALONE, "1").stdin(Stdio::null());
+    let ran = command.output().unwrap();
+    let [out, err] = [&ran.stdout, &ran.stderr].map(|said| String::from_utf8_lossy(said));
+    assert!(ran.status.success() && out.contains("1 passed"), "{this}, alone: {}\n{out}{err}", ran.status);
+    false
+}
+
 /// How this ends in a process of its own: what holds signals back is a thread's, who one is is a process's, and a signal
-/// to all the others of the test ends it. 7: nothing in it has failed.
+/// to all the others of the test ends it. 7: nothing in it has failed. Whoever has not ended after a minute is killed.
 pub(crate) fn end_of(work: impl FnOnce()) -> WaitStatus {
+    assert!(std::env::var_os(ALONE).is_some(), "whoever forks does so where it `is_alone`");
     let Some(child) = sys::fork().unwrap() else {
         sys::ignore_none();
         // What fails in there must not go on as the test's own thread.
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         std::process::exit(if done.is_ok() { 7 } else { 1 });
     };
+    let pid = rustix::process::Pid::from_raw(child.0).unwrap();
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let minute = crate::timespan::timespec(std::time::Duration::from_mins(1));
+    if poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&minute)).unwrap() == 0 {
+        pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).unwrap();
+    }
     waitpid(nix::unistd::Pid::from_raw(child.0), None).unwrap()
 }
 

@@ -477,7 +477,7 @@ mod tests {
     use nix::sys::stat::fstat;
 
     use super::*;
-    use crate::observe::fixture::{Cgroup, Child, Role, assert_holds_in_a_process_of_its_own, own_pid};
+    use crate::observe::fixture::{Cgroup, Child, Role, assert_holds_in_a_process_of_its_own, is_alone, own_pid};
 
     const PROC: &str = "/proc";
 
@@ -528,8 +528,12 @@ mod tests {
         assert_eq!(holds(Path::new(PROC), pid, &wanted), Open { inodes: Vec::new(), sight: Sight::Gone });
     }
 
+    /// Alone, as each child that another test spawns has all that this process has open, until it runs its program.
     #[test]
     fn all_who_share_a_socket_are_found_by_a_walk() {
+        if !is_alone() {
+            return;
+        }
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let inode = inode_of(&listener);
         let shared = OwnedFd::from(listener.try_clone().unwrap());
@@ -654,6 +658,9 @@ mod tests {
     /// In a process of its own, as what holds signals back is its first thread's.
     #[test]
     fn a_walk_ends_when_something_comes_to_end_us_and_says_that_not_all_was_seen() {
+        if !is_alone() {
+            return;
+        }
         let child = Child::spawn(Role::Listen, &[]);
         let inode = child.inode();
         assert_holds_in_a_process_of_its_own(|| {

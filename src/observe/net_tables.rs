@@ -210,7 +210,7 @@ mod tests {
     use nix::sys::stat::fstat;
 
     use super::*;
-    use crate::observe::fixture::assert_holds_in_a_process_of_its_own;
+    use crate::observe::fixture::{assert_holds_in_a_process_of_its_own, is_alone};
 
     fn port_of(address: SocketAddr) -> Port {
         Port::new(address.port()).unwrap()
@@ -261,6 +261,9 @@ mod tests {
     /// In a process of its own, as what holds signals back is its first thread's.
     #[test]
     fn it_is_looked_every_4096_lines_whether_something_has_come_to_end_us() {
+        if !is_alone() {
+            return;
+        }
         let table = |lines| format!("  sl\n{}", "   0: 0100007F:1F90 00000000:0000 0A\n".repeat(lines));
         let lines_of = |lines, interrupt: &Interrupt| lines_of(table(lines).as_bytes(), &[], interrupt).is_ok();
         assert!(lines_of(LINES_BETWEEN, &Interrupt::default()));

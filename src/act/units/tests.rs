@@ -4,7 +4,7 @@ use zbus::Message;
 use zbus::names::OwnedErrorName;
 
 use super::*;
-use crate::observe::fixture::assert_holds_in_a_process_of_its_own;
+use crate::observe::fixture::{assert_holds_in_a_process_of_its_own, is_alone};
 
 /// What a call came back with, as it is told to the operator.
 fn told(error: &zbus::Error) -> String {
@@ -61,6 +61,9 @@ fn interrupted_after(wait: Duration) -> (Result<(), StopError>, bool) {
 
 #[test]
 fn nothing_is_asked_for_once_we_are_to_end() {
+    if !is_alone() {
+        return;
+    }
     for (wait, called) in [(Duration::ZERO, false), (Duration::from_millis(200), true)] {
         assert_holds_in_a_process_of_its_own(|| {
             assert_eq!(interrupted_after(wait), (Err(StopError::NotAsked), called), "{wait:?}");
