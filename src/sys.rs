@@ -83,6 +83,29 @@ pub(crate) fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
+/// As vfork(2) for a test, by a child that runs no program and ends with the standard input. The calling thread sleeps
+/// uninterruptibly until then.
+///
+/// # Errors
+/// clone(2).
+#[cfg(test)]
+pub(crate) fn vfork_that_waits_for_input() -> io::Result<()> {
+    extern "C" fn wait(_: *mut libc::c_void) -> libc::c_int {
+        let mut byte = 0_u8;
+        // SAFETY: read(2) writes one byte at most, which is there.
+        unsafe { libc::read(0, (&raw mut byte).cast(), 1) };
+        0
+    }
+    let mut stack = vec![0_u128; 4096];
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the child has this stack, from its end down, for as long as it lives, as the caller does not go on before; it
+    // makes one system call.
+    match unsafe { libc::clone(wait, stack.as_mut_ptr_range().end.cast(), flags, std::ptr::null_mut()) } {
+        ..0 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Gives the calling thread a table of open files of its own, for a test.
 ///
 /// # Errors

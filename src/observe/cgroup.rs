@@ -335,7 +335,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::observe::fixture::{Cgroup, cgroup2};
+    use crate::observe::fixture::{Cgroup, NOBODY, assert_holds_in_a_process_of_its_own, cgroup2, is_alone};
 
     fn unit(name: &str) -> Owner {
         Owner::Unit(name.parse().unwrap())
@@ -636,6 +636,23 @@ mod tests {
         drop(cgroup);
         assert_eq!(both_ways(&mount, &[outer, inner]), [HashMap::new(), HashMap::new()]);
         assert!(id_of(&sub).is_err());
+    }
+
+    /// In a process of its own, which has no capability.
+    #[test]
+    fn cgroups_are_found_where_none_may_be_opened_by_its_id() {
+        if !is_alone() {
+            return;
+        }
+        let (mount, cgroup) = (own_mount(), Cgroup::create("nobody"));
+        let id = id_of(cgroup.dir()).unwrap();
+        assert_holds_in_a_process_of_its_own(|| {
+            nix::unistd::setuid(NOBODY.into()).unwrap();
+            let opened = open_dir(mount.dir()).and_then(|dir| sys::open_kernfs_node(&dir, id.0));
+            assert_eq!(opened.unwrap_err().raw_os_error(), Some(Errno::EPERM as i32));
+            let found = paths_of(Path::new("/proc"), &mount, &BTreeSet::from([id]));
+            assert_eq!(found, HashMap::from([(id, mount.path_at(cgroup.dir()).unwrap())]));
+        });
     }
 
     #[test]

@@ -82,9 +82,11 @@ pub(crate) enum Role {
     LetsGo,
     /// Listens as nobody, whom others like it may look at.
     ListenAsNobody,
+    /// A second thread has a child that has not run its program yet, and sleeps uninterruptibly until it ends.
+    Suspended,
 }
 
-const ROLES: [Role; 8] = [
+const ROLES: [Role; 9] = [
     Role::Listen,
     Role::DeadLeader,
     Role::OwnTable,
@@ -93,6 +95,7 @@ const ROLES: [Role; 8] = [
     Role::Deaf,
     Role::LetsGo,
     Role::ListenAsNobody,
+    Role::Suspended,
 ];
 pub(crate) const NOBODY: u32 = 65534;
 
@@ -190,6 +193,10 @@ fn a_child_plays_its_role() {
             nix::unistd::setuid(NOBODY.into()).unwrap();
             nix::sys::prctl::set_dumpable(true).unwrap();
             listen();
+        }
+        Role::Suspended => {
+            eprintln!("READY 0 0 {}", own_pid());
+            sys::vfork_that_waits_for_input().unwrap();
         }
         Role::LookAsNobody => {
             let number = |name| std::env::var(name).unwrap().parse::<u32>().unwrap();

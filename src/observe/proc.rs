@@ -516,7 +516,7 @@ mod tests {
     use rustix::io::{FdFlags, fcntl_getfd};
 
     use super::*;
-    use crate::observe::fixture::{Child, Role, own_pid};
+    use crate::observe::fixture::{Child, Role, is_alone, own_pid};
 
     const ID: &str = "0123456789abcdef0123456789abcdef";
     const STAT_TAIL: &str = "1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0 0 0 0 0 0 0 16384 0";
@@ -547,6 +547,35 @@ mod tests {
         };
         assert!(is_ending("S", 256) && is_ending("R", 256 + 16384) && is_ending("Z", 0));
         assert!(!is_ending("S", 0) && !is_ending("R", 16384) && !is_ending("D", 256) && !is_ending("t", 256));
+    }
+
+    /// Alone, as what is lost is lost for the whole process.
+    #[test]
+    fn each_process_whose_memory_is_not_read_is_counted() {
+        if !is_alone() {
+            return;
+        }
+        let (mut reader, proc) = (Reader::default(), Path::new("/proc"));
+        let mut own = || reader.process(proc, own_pid()).unwrap().unwrap().invocation;
+        assert_ne!(own(), Invocation::Unreadable);
+        // More than may be.
+        word::wait_was_in_vain(Duration::from_mins(1));
+        assert_eq!([own(), own()], [Invocation::Unreadable; 2]);
+        assert_eq!(reader.unread, 2);
+    }
+
+    #[test]
+    fn whoever_has_a_thread_that_sleeps_uninterruptibly_may_have_its_memory_locked() {
+        let dir_of = |child: &Child| open_dir(&Path::new("/proc").join(child.pid().to_string())).unwrap();
+        let (usual, suspended) = (Child::spawn(Role::Listen, &[]), Child::spawn(Role::Suspended, &[]));
+        assert!(!may_have_it_locked(&dir_of(&usual)));
+        let (dir, deadline) = (dir_of(&suspended), Instant::now() + Duration::from_secs(20));
+        while !may_have_it_locked(&dir) {
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+        drop(suspended);
+        assert!(may_have_it_locked(&dir), "what cannot be seen may be");
     }
 
     #[test]

@@ -31,13 +31,13 @@ use crate::model::UnitName;
 pub const DEFAULT_ROOTS: [&str; 3] = ["/etc", "/run", "/usr/lib"];
 
 /// How the names of drop-ins begin that are of one unit, and how those of all end.
-const ONLY: &[u8] = b"only-";
-const SUFFIX: &[u8] = b".toml";
+const ONLY: &str = "only-";
+const SUFFIX: &str = ".toml";
 
 /// The name of the drop-in of this unit, or template, alone.
 #[must_use]
 pub fn own_drop_in(unit: &UnitName) -> String {
-    format!("only-{unit}.toml")
+    format!("{ONLY}{unit}{SUFFIX}")
 }
 
 /// So many drop-ins are left open until the exit: closing them is a call each.
@@ -118,7 +118,7 @@ pub(super) fn layered(roots: &Roots, is_wanted: impl Fn(&[u8]) -> bool) -> (Vec<
 /// The unit, or template, for which alone a drop-in is by its name. There can be hundreds of them, so whether that is a
 /// unit's name is not looked at here.
 fn owner_in(name: &[u8]) -> Option<&[u8]> {
-    name.strip_prefix(ONLY)?.strip_suffix(SUFFIX)
+    name.strip_prefix(ONLY.as_bytes())?.strip_suffix(SUFFIX.as_bytes())
 }
 
 /// This file alone; each folder on its way is checked.
@@ -176,7 +176,8 @@ impl Folder {
             while let Some(entry) = entries.next() {
                 let entry = entry?;
                 let name = entry.file_name().to_bytes();
-                if name.ends_with(SUFFIX) && !name.starts_with(b".") && owner_in(name).is_none_or(&is_wanted) {
+                if name.ends_with(SUFFIX.as_bytes()) && !name.starts_with(b".") && owner_in(name).is_none_or(&is_wanted)
+                {
                     names.push(OsString::from_vec(name.to_vec()));
                 }
             }
@@ -453,6 +454,29 @@ mod tests {
         fn shown(&self, problem: &Problem) -> String {
             let shown = format!("{}: {}", problem.place, problem.fault);
             shown.replace(&format!("{}/", self.0.path().display()), "")
+        }
+    }
+
+    #[test]
+    fn a_units_own_drop_in_is_known_by_its_name() {
+        for unit in ["web.service", "web@.service", r"a\x2db@1.socket"] {
+            let name = own_drop_in(&unit.parse().unwrap());
+            assert_eq!(owner_in(name.as_bytes()), Some(unit.as_bytes()));
+        }
+        assert_eq!(["only-web.service", "web.service.toml"].map(|name| owner_in(name.as_bytes())), [None; 2]);
+    }
+
+    #[test]
+    fn drop_ins_are_left_open_where_they_are_few() {
+        for (drop_ins, left_open) in [(1, 1), (FEW, FEW), (FEW + 1, 0)] {
+            let tree = Tree::new();
+            for number in 0..drop_ins {
+                tree.write(&format!("etc/portguard/conf.d/{number}.toml"), "x");
+            }
+            assert_eq!(tree.layered(), (vec!["x"; drop_ins].join(" "), Vec::new()));
+            let open = fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+            let of_tree = open.filter(|path| path.starts_with(tree.path("")) && path.is_file());
+            assert_eq!(of_tree.count(), left_open, "of {drop_ins}");
         }
     }
 
