@@ -39,7 +39,7 @@ const MAX_BYTES: usize = 2 * 4 * 55 * MAX_RUNS;
 const ENTRY_BYTES: u64 = 20;
 
 /// Bytes of directory entries a getdents64(2).
-const LISTING_BYTES: usize = 16 * 1024;
+const LISTING_BYTES: usize = 16_384;
 
 /// Why the ledger could not be read or written.
 #[derive(Debug)]
@@ -327,6 +327,26 @@ mod tests {
         record(&folder, &unit(), run(3), |_| false).unwrap();
         assert_eq!(read(&folder, &unit()).unwrap(), [run(1), run(2), run(3)]);
         assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn what_is_left_open_is_for_no_child_and_waits_for_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(unit().as_str());
+        for number in 1..=2 {
+            record(folder.path(), &unit(), run(number), |_| false).unwrap();
+        }
+        let mut found = 0;
+        for fd in std::fs::read_dir("/proc/self/fd").unwrap().map(|fd| fd.unwrap()) {
+            if std::fs::read_link(fd.path()).is_ok_and(|open| open == path) {
+                let told = std::fs::read_to_string(Path::new("/proc/self/fdinfo").join(fd.file_name())).unwrap();
+                let flags = told.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+                let flags = u32::from_str_radix(flags.trim(), 8).unwrap();
+                assert!(OFlags::from_bits_retain(flags).contains(OFlags::CLOEXEC | OFlags::NONBLOCK), "{told}");
+                found += 1;
+            }
+        }
+        assert_eq!(found, 2, "made, and found to be there");
     }
 
     #[test]

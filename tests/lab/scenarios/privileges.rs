@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::lookalikes::{by_hand, stopping_lookalikes};
 use super::predecessors::replaces;
+use super::users::{alices_manager, as_alice, user_unit};
 use super::{
     APP, SOON, app_service, assert_names, assert_up_without, field, finding, guard, policy_for_app,
     started_guarded_app, web_has_the_port, workers,
@@ -40,6 +41,10 @@ const ROWS: &[Row] = &[
     row("another unit, root's", other_unit, "other-unit", "refused"),
     row("another unit, another user's", other_unit_of_alices, "other-unit", "refused"),
     row("another user's process in no unit", process_of_alices, "other-process", "refused"),
+    row("a socket that it made and root's process has", heir, "heir", "refused"),
+    row("its namesake in a user's manager", twin, "twin", "refused"),
+    row("a login session", session, "session", "refused"),
+    row("a client of root's", client, "client", "refused"),
     row("its own socket unit", own_socket, "own-socket-unit", "passed"),
 ];
 
@@ -87,6 +92,34 @@ fn process_of_alices(m: &Machine) {
     m.ok("setsid setpriv --reuid=alice --regid=alice --clear-groups python3 /opt/lab/listener.py 8080 </dev/null >/dev/null 2>&1");
 }
 
+fn heir(m: &Machine) {
+    m.ok("rm -f /tmp/heir; setsid python3 /opt/lab/receiver.py /tmp/heir </dev/null >/dev/null 2>&1 &");
+    m.wait_until("the heir waits", SOON, || m.sh("test -S /tmp/heir").status.success());
+    m.unit(APP, "[Service]\nType=oneshot\nExecStart=/usr/bin/python3 /opt/lab/passer.py 8080 /tmp/heir\n");
+    // Whose run made a socket is in the ledger, which this start makes.
+    guard(m, APP);
+    m.ok(&format!("systemctl start {APP}"));
+}
+
+fn twin(m: &Machine) {
+    app_service(m, "8080/tcp");
+    user_unit(m, APP, "[Service]\nType=notify\nExecStart=/usr/bin/python3 /opt/lab/app.py 8080/tcp 0\n");
+    m.ok(&as_alice(&format!("systemctl --user start {APP}")));
+}
+
+fn session(m: &Machine) {
+    app_service(m, "8080/tcp");
+    m.ok("setsid su -l alice -c 'python3 /opt/lab/listener.py 8080' </dev/null >/dev/null 2>&1");
+}
+
+fn client(m: &Machine) {
+    app_service(m, "8080/tcp");
+    for (unit, runs) in [("peer.service", "listener.py 9000"), ("web.service", "client.py 9000 8080")] {
+        m.unit(unit, &format!("[Service]\nType=forking\nExecStart=/usr/bin/python3 /opt/lab/{runs}\n"));
+        m.ok(&format!("systemctl start {unit}"));
+    }
+}
+
 fn own_socket(m: &Machine) {
     m.unit("app.socket", "[Socket]\nListenStream=8080\n");
     m.unit(APP, "[Service]\nExecStart=/usr/bin/python3 /opt/lab/activated.py\n");
@@ -109,7 +142,8 @@ fn outcome(m: &Machine, row: &Row, command: &str) -> (String, String) {
         value.unwrap_or_default().to_owned()
     };
     let outcome = (first("PORTGUARD_RELATION"), first("PORTGUARD_VERDICT"));
-    m.sh(&format!("systemctl stop app.socket web.service; systemctl kill -s KILL --kill-who=all {APP} web.service"));
+    // Of a connection the end that closes first waits; it is not to be the client's.
+    m.sh(&format!("systemctl stop peer.service; systemctl stop app.socket web.service; systemctl kill -s KILL --kill-who=all {APP} web.service"));
     for pid in m.holders(row.endpoint) {
         m.sh(&format!("kill -KILL {pid}"));
     }
@@ -138,7 +172,7 @@ fn documented() -> BTreeMap<&'static str, Vec<&'static str>> {
 }
 
 pub(super) fn capabilities_are_those_of_the_table_and_no_fewer(m: &Machine) {
-    m.ok("useradd -m alice");
+    alices_manager(m);
     let mut table = documented();
     let mut wrong = Vec::new();
     for row in ROWS {
