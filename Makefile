@@ -86,7 +86,7 @@ demo: tools build
 # TIMES=told holds it to all bounds but those of times, for a machine that does other things as well.
 bench: build
 	@tests/lab/tools bench
-	$(if $(KILLPORT),$(CARGO) install --quiet --locked --root target/bench-tools killport)
+	$(if $(KILLPORT),$(CARGO) install --quiet --locked --root target/bench-tools killport@2.0.2)
 	PATH="$(CURDIR)/target/bench-tools/bin:$$PATH" GROWTH=$(GROWTH) TIMES=$(TIMES) PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) \
 		$(CARGO) bench --locked --profile dev --bench host
 

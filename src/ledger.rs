@@ -34,9 +34,9 @@ const COMPACT_BYTES: u64 = MAX_BYTES as u64 / 2;
 /// No ledger is longer, but for what several portguards append at once.
 const MAX_BYTES: usize = 2 * 4 * 55 * MAX_RUNS;
 
-/// A folder is larger by so many bytes at least for each entry: 20 on tmpfs (`BOGO_DIRENT_SIZE`, Linux `mm/shmem.c`), and as
-/// many on ext4 for a unit's name. One that is smaller need not be listed.
-const ENTRY_BYTES: u64 = 20;
+/// A folder of fewer bytes has room, and need not be listed: each entry, `.` and `..` as well, makes it larger by 20 bytes on
+/// tmpfs (`BOGO_DIRENT_SIZE`, Linux `mm/shmem.c`), and by as many at least on ext4 for a unit's name.
+const ROOMY_BYTES: u64 = 20 * (MAX_UNITS + ROOM + 2) as u64;
 
 /// Bytes of directory entries a getdents64(2).
 const LISTING_BYTES: usize = 16_384;
@@ -137,7 +137,7 @@ pub fn record(folder: &Path, unit: &UnitName, run: Run, is_there: impl Fn(&str) 
             // Left to the exit, as nearly nothing comes after it.
             if let Some((dir, size)) = open_or_make_folder(folder)? {
                 let dir = ManuallyDrop::new(dir);
-                if size >= ENTRY_BYTES * MAX_UNITS as u64 {
+                if size >= ROOMY_BYTES {
                     make_room(&dir, is_there);
                 }
             }

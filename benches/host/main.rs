@@ -524,7 +524,13 @@ fn system_calls(contender: &Contender) -> Result<BTreeMap<String, u64>, String> 
     let rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     // % time, seconds, usecs/call, calls, perhaps errors, syscall
     let row = |fields: Vec<&str>| Some(((*fields.last()?).to_owned(), fields.get(3)?.parse().ok()?));
-    Ok(rows.filter_map(row).filter(|(name, _)| name != "total").collect())
+    let mut calls: BTreeMap<String, u64> = rows.filter_map(row).collect();
+    let total = calls.remove("total");
+    // So that what cannot be read is no small number.
+    if total != Some(calls.values().sum()) || total == Some(0) {
+        return Err(format!("the calls that strace has counted are not those of its sum: {text}"));
+    }
+    Ok(calls)
 }
 
 /// By how much the system calls of one thing may differ from run to run.

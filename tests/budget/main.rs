@@ -30,6 +30,8 @@ const EACH_PORT: usize = 4;
 const FIRST: usize = 3;
 /// That of another unit finds the folder.
 const FIRST_OF_UNIT: usize = 2;
+/// So many have a ledger before some are forgotten.
+const UNITS: usize = 1280;
 /// One start in some 130 writes the ledger anew, with the last runs alone.
 const COMPACTING: usize = 4;
 
@@ -137,7 +139,8 @@ fn assert_that_what_must_not_be_is_seen() {
 fn as_installed(word: &str, drop_ins: &[String], ports: u16, budget: usize) {
     let more = (0..ports).map(|nth| format!(", \"{}/tcp\"", 9100 + nth)).collect::<Vec<_>>().concat();
     let start = Start::new(word, |unit| format!("{}{more}]\n", policy(unit).trim_end_matches("]\n"))).unwrap();
-    let etc = tempfile::tempdir().unwrap();
+    // Beside it, as files are moved from there.
+    let etc = tempfile::tempdir_in(start.run.path().parent().unwrap()).unwrap();
     let folder = etc.path().join("portguard");
     fs::create_dir_all(folder.join("conf.d")).unwrap();
     fs::rename(start.run.path().join("portguard/portguard.toml"), folder.join("portguard.toml")).unwrap();
@@ -161,9 +164,14 @@ fn as_installed(word: &str, drop_ins: &[String], ports: u16, budget: usize) {
     fs::write(start.ledger_file(), start.ledger().unwrap().repeat(85)).unwrap();
     check("4", COMPACTING);
     assert!(start.ledger().unwrap().lines().count() <= 32, "not written anew");
-    // As after a boot at which other units have started already.
-    fs::remove_file(start.run.path().join("portguard/ledger").join(&start.unit)).unwrap();
-    check("3", FIRST_OF_UNIT);
+    // As after a boot at which other units have started already: one, and as many as there is room for.
+    for (invocation, others) in [("3", 1), ("5", UNITS - 1)] {
+        fs::remove_file(start.ledger_file()).unwrap();
+        for nth in 0..others {
+            fs::write(start.ledger_file().with_file_name(format!("other{nth}.service")), "").unwrap();
+        }
+        check(invocation, FIRST_OF_UNIT);
+    }
 }
 
 fn check(mut strace: Command, arguments: &[OsString], folder: &Path, budget: usize) {

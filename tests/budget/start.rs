@@ -11,7 +11,7 @@ use tempfile::TempDir;
 pub(crate) struct Start {
     pub(crate) unit: String,
     pub(crate) cgroup: PathBuf,
-    /// Stands in the place of /run.
+    /// Stands in the place of /run, and is a tmpfs as that is.
     pub(crate) run: TempDir,
 }
 
@@ -20,7 +20,7 @@ impl Start {
     pub(crate) fn new(word: &str, policy: impl Fn(&str) -> String) -> io::Result<Self> {
         let unit = format!("portguard-{word}-{}.service", process::id());
         let cgroup = cgroup2()?.join(&unit);
-        let run = tempfile::tempdir()?;
+        let run = tempfile::tempdir_in("/dev/shm")?;
         fs::create_dir_all(run.path().join("systemd/journal"))?;
         fs::create_dir(run.path().join("systemd/units"))?;
         fs::create_dir(run.path().join("portguard"))?;
