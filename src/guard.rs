@@ -12,7 +12,7 @@ use crate::cli::Cli;
 use crate::deadlines::Deadlines;
 use crate::interrupt::{self, Interrupt, Interruption};
 use crate::judge::judge;
-use crate::ledger;
+use crate::ledger::{self, LedgerError};
 use crate::model::{
     Action, ActiveState, Asked, BlindSpot, Finding, ForeignRule, Outcome, Phase, Probe, Process, Relation, Rules,
     SocketState, Stopped, UnitName, Verdict,
@@ -141,7 +141,11 @@ impl Guard<'_> {
             && let Err(error) =
                 ledger::record(&self.place.ledger, &self.args.unit, run, |unit| self.place.is_noted(unit))
         {
-            self.report.warn(&format!("this start is not in the ledger, ignoring: {error}"));
+            let what = match error {
+                LedgerError::TooLong { .. } => "the ledger could not be cut back",
+                LedgerError::Io { .. } | LedgerError::Untrusted { .. } => "this start is not in the ledger",
+            };
+            self.report.warn(&format!("{what}, ignoring: {error}"));
         }
     }
 

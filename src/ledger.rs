@@ -6,7 +6,7 @@
 
 use std::ffi::CString;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -58,12 +58,19 @@ pub enum LedgerError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The run is in it, and it could not be cut back.
+    TooLong {
+        /// What was to take its place.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 impl fmt::Display for LedgerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io { path, source } => write!(f, "{}: {source}", path.display()),
+            Self::Io { path, source } | Self::TooLong { path, source } => write!(f, "{}: {source}", path.display()),
             Self::Untrusted { path, reason } => write!(f, "{}: {reason}", path.display()),
         }
     }
@@ -72,7 +79,7 @@ impl fmt::Display for LedgerError {
 impl std::error::Error for LedgerError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Io { source, .. } => Some(source),
+            Self::Io { source, .. } | Self::TooLong { source, .. } => Some(source),
             Self::Untrusted { .. } => None,
         }
     }
@@ -162,23 +169,27 @@ pub fn record(folder: &Path, unit: &UnitName, run: Run, is_there: impl Fn(&str) 
 /// Keeps the last runs only, of which `run` was just added to what was `size` bytes long. The new text replaces the old by
 /// rename(2); a line that another portguard appends to the old one meanwhile is lost, and with it the proof for one run.
 fn compact(file: &std::fs::File, size: u64, path: &Path, run: Run) -> Result<(), LedgerError> {
-    let mut end = [0; MAX_BYTES];
-    // A line that it begins in the middle of is none.
-    let length = file
-        .read_at(&mut end, size.saturating_sub(COMPACT_BYTES))
-        .map_err(|source| LedgerError::Io { path: path.to_owned(), source })?;
-    let runs = last_runs(&end[..length]);
     let new = path.with_file_name(format!(".{}.new", run.invocation));
-    let fail = |source| LedgerError::Io { path: new.clone(), source };
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let made = match openat(CWD, &new, flags, Mode::RUSR | Mode::WUSR) {
-        // Another portguard of the same run does it, or was killed over it: the unit's next start will.
-        Err(Errno::EXIST) => return Ok(()),
-        made => made.map_err(|errno| fail(errno.into()))?,
+    let replace = || -> io::Result<()> {
+        let mut end = [0; MAX_BYTES];
+        // A line that it begins in the middle of is none.
+        let length = file.read_at(&mut end, size.saturating_sub(COMPACT_BYTES))?;
+        let runs = last_runs(&end[..length]);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let made = match openat(CWD, &new, flags, Mode::RUSR | Mode::WUSR) {
+            // Another portguard of the same run does it, or was killed over it: the unit's next start will.
+            Err(Errno::EXIST) => return Ok(()),
+            made => made?,
+        };
+        // Left to the exit, as nothing comes after it.
+        let mut made = ManuallyDrop::new(std::fs::File::from(made));
+        let replaced = made.write_all(format(&runs).as_bytes()).and_then(|()| Ok(renameat(CWD, &new, CWD, path)?));
+        if replaced.is_err() {
+            let _ = unlinkat(CWD, &new, AtFlags::empty());
+        }
+        replaced
     };
-    // Left to the exit, as nothing comes after it.
-    ManuallyDrop::new(std::fs::File::from(made)).write_all(format(&runs).as_bytes()).map_err(fail)?;
-    renameat(CWD, &new, CWD, path).map_err(|errno| fail(errno.into()))
+    replace().map_err(|source| LedgerError::TooLong { path: new.clone(), source })
 }
 
 /// Forgets units, so that names which come and go cannot fill `/run`: those that are not there first, then those that
@@ -216,10 +227,11 @@ fn read_from(dir: &rustix::fd::OwnedFd, folder: &Path, unit: &UnitName) -> Resul
         Err(Errno::NOENT) => return Ok(Vec::new()),
         Err(source) => return Err(LedgerError::Io { path, source: source.into() }),
     };
-    require_ours(&file, &path, FileType::RegularFile)?;
-    let mut bytes = Vec::with_capacity(MAX_BYTES);
-    match std::fs::File::from(file).take(MAX_BYTES as u64).read_to_end(&mut bytes) {
-        Ok(_) => Ok(last_runs(&bytes)),
+    let size = require_ours(&file, &path, FileType::RegularFile)?;
+    // Its end, as it is longer where it could not be cut back.
+    let mut end = [0; MAX_BYTES];
+    match std::fs::File::from(file).read_at(&mut end, size.saturating_sub(MAX_BYTES as u64)) {
+        Ok(length) => Ok(last_runs(&end[..length])),
         Err(source) => Err(LedgerError::Io { path, source }),
     }
 }

@@ -1,14 +1,18 @@
 //! A word from another thread, which wakes whoever waits for it; and so does what comes to end us.
 
 use std::any::Any;
+use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::marker::PhantomData;
 use std::os::fd::AsFd as _;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::interrupt::Interrupt;
 
@@ -115,15 +119,17 @@ impl<T: 'static> Conversation<T> {
 static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// So long is waited in vain, all together.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+/// And so long for those that matter most, which come first, but may be asked again when the others have cost all of that.
+pub(crate) const MORE_PATIENCE: Duration = Duration::from_millis(1250);
 /// Where less of that is left, no more is tried.
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// How long the next may take: half of what is left, so that one that is late leaves some to all others. `spent`: what else
-/// counts. `None` where nothing is left.
-pub(crate) fn patience(spent: Duration) -> Option<Duration> {
+/// How long the next may take: half of what is left of `all`, so that one that is late leaves some to the others. `spent`: what
+/// else counts. `None` where nothing is left.
+pub(crate) fn patience(all: Duration, spent: Duration) -> Option<Duration> {
     let lost = Duration::from_micros(LOST.load(Ordering::Relaxed));
-    Some(PATIENCE.saturating_sub(lost + spent) / 2).filter(|half| *half >= MOMENT)
+    Some(all.saturating_sub(lost + spent) / 2).filter(|half| *half >= MOMENT)
 }
 
 pub(crate) fn wait_was_in_vain(waited: Duration) {
@@ -133,10 +139,11 @@ pub(crate) fn wait_was_in_vain(waited: Duration) {
 /// A thread that answers one question after the other, as long as it is in time.
 pub(crate) struct Worker<Q, A> {
     question: Arc<Mutex<Option<Q>>>,
-    /// Of the thread, once it runs; 0 before.
-    id: Arc<AtomicI32>,
+    /// Of the thread, once it runs.
+    task: Arc<OnceLock<Task>>,
     wake: PipeWriter,
-    conversation: Conversation<A>,
+    /// And for how long it has stood still over it.
+    conversation: Conversation<(A, Duration)>,
 }
 
 impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
@@ -145,56 +152,56 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
     pub(crate) fn spawn(answer: fn(&Q) -> A) -> Result<Self, String> {
         let question = Arc::new(Mutex::new(None));
         let asked = Arc::clone(&question);
-        let id = Arc::new(AtomicI32::new(0));
-        let own = Arc::clone(&id);
+        let task = Arc::new(OnceLock::new());
+        let own = Arc::clone(&task);
         let (mut woken, wake) = io::pipe().map_err(|error| error.to_string())?;
         let conversation = spawn(move |teller| {
-            own.store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
+            let own = own.get_or_init(Task::own);
             let next = || {
                 woken.read_exact(&mut [0]).ok()?;
                 asked.lock().ok()?.take()
             };
             for question in std::iter::from_fn(next) {
-                teller.tell(answer(&question));
+                let (began, busy) = (Instant::now(), own.busy_by_its_own_clock());
+                let answer = answer(&question);
+                let busy = own.busy_by_its_own_clock().saturating_sub(busy);
+                teller.tell((answer, began.elapsed().saturating_sub(busy)));
             }
         })?;
-        Ok(Self { question, id, wake, conversation })
+        Ok(Self { question, task, wake, conversation })
     }
 
-    /// `None` where there is no answer in time: the thread hangs with the question, and is left to itself. That on a busy
-    /// machine it has to wait for its turn is another matter: then it is waited for.
+    /// `None` where it stands still over the question for longer than `patience`: the thread hangs with it, and is left to
+    /// itself. That it has much to do, or on a busy machine has to wait for its turn, is another matter: then it is waited
+    /// for. For how long it stood still counts as waited in vain, with an answer as well.
     pub(crate) fn ask(self, question: Q, patience: Duration, interrupt: &Interrupt) -> Option<(Self, A)> {
-        self.ask_while(question, patience, &AtomicU64::new(0), interrupt)
-    }
-
-    /// The same, and it is waited for as long as `progress` is another number each time that `patience` is over.
-    pub(crate) fn ask_while(
-        self,
-        question: Q,
-        patience: Duration,
-        progress: &AtomicU64,
-        interrupt: &Interrupt,
-    ) -> Option<(Self, A)> {
-        let mut before = progress.load(Ordering::Relaxed);
+        let busy = || self.task.get().map_or(Duration::ZERO, Task::busy);
+        let (began, before) = (Instant::now(), busy());
         self.put(question)?;
-        loop {
-            if let Some(answer) = self.conversation.until(Instant::now() + patience, interrupt) {
-                return Some((self, answer));
+        let mut wait = patience;
+        let told = loop {
+            let told = self.conversation.until(Instant::now() + wait, interrupt);
+            let stood_still = began.elapsed().saturating_sub(busy().saturating_sub(before));
+            if told.is_some() {
+                break told;
             }
-            let now = progress.load(Ordering::Relaxed);
-            if interrupt.has_come() || (now == before && !self.waits_for_its_turn()) {
-                // It also waits, for the next question, when it has answered just now.
-                return self.conversation.until(Instant::now(), interrupt).map(|answer| (self, answer));
+            let can_run = self.task.get().is_none_or(Task::can_run);
+            if interrupt.has_come() || (stood_still >= patience && !can_run) {
+                // It also stands still, until the next question, when it has answered just now.
+                let told = self.conversation.until(Instant::now(), interrupt);
+                if told.is_none() {
+                    wait_was_in_vain(stood_still);
+                }
+                break told;
             }
-            before = now;
+            wait = patience.saturating_sub(stood_still).max(MOMENT);
+        };
+        let (answer, stood_still) = told?;
+        // What is less comes of locks that are soon free.
+        if stood_still >= MOMENT {
+            wait_was_in_vain(stood_still);
         }
-    }
-
-    /// Whether the thread could run, if there were a processor for it: its state, `proc_pid_stat(5)`.
-    fn waits_for_its_turn(&self) -> bool {
-        let id = self.id.load(Ordering::Relaxed);
-        let stat = std::fs::read(format!("/proc/self/task/{id}/stat")).unwrap_or_default();
-        id == 0 || stat.rsplit(|&byte| byte == b')').next().is_some_and(|rest| rest.starts_with(b" R"))
+        Some((self, answer))
     }
 
     fn put(&self, question: Q) -> Option<()> {
@@ -209,10 +216,50 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
     }
 }
 
+/// What the kernel says of one of our threads.
+struct Task {
+    id: i32,
+    /// Where that can be read.
+    schedstat: Option<File>,
+}
+
+impl Task {
+    /// Of the calling thread.
+    fn own() -> Self {
+        Self { id: nix::unistd::gettid().as_raw(), schedstat: File::open("/proc/thread-self/schedstat").ok() }
+    }
+
+    /// On a processor, and waiting for one. Of a thread that runs it can be as old as the last tick of the clock. Nothing where
+    /// the kernel does not count it (`CONFIG_SCHED_INFO`).
+    fn busy(&self) -> Duration {
+        let (on_a_processor, waited) = self.schedstat();
+        on_a_processor + waited
+    }
+
+    /// The same of the calling thread, to the nanosecond.
+    fn busy_by_its_own_clock(&self) -> Duration {
+        let on_a_processor = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::try_from(on_a_processor).unwrap_or_default() + self.schedstat().1
+    }
+
+    /// The first two numbers of `/proc/PID/task/TID/schedstat` (Linux `Documentation/scheduler/sched-stats.rst`).
+    fn schedstat(&self) -> (Duration, Duration) {
+        let mut text = [0; 64];
+        let length = self.schedstat.as_ref().and_then(|file| file.read_at(&mut text, 0).ok()).unwrap_or(0);
+        let text = String::from_utf8_lossy(&text[..length]);
+        let mut numbers = text.split(' ').map(|number| Duration::from_nanos(number.parse().unwrap_or(0)));
+        (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default())
+    }
+
+    /// Whether it runs, or would if there were a processor for it: its state, `proc_pid_stat(5)`.
+    fn can_run(&self) -> bool {
+        let stat = std::fs::read(format!("/proc/self/task/{}/stat", self.id)).unwrap_or_default();
+        stat.rsplit(|&byte| byte == b')').next().is_some_and(|rest| rest.starts_with(b" R"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use rustix::time::{ClockId, clock_gettime};
-
     use super::*;
     use crate::observe::fixture::{assert_holds_in_a_process_of_its_own, is_alone};
 
@@ -259,8 +306,41 @@ mod tests {
         });
     }
 
+    /// Alone, as what is lost is lost for the whole process.
+    #[test]
+    fn workers_that_stand_still_again_and_again_take_a_second_together_and_those_that_work_take_none() {
+        if !is_alone() {
+            return;
+        }
+        let spawn = || Worker::spawn(|lasts: &Duration| thread::sleep(*lasts)).unwrap();
+        let busy = Worker::spawn(|lasts: &Duration| {
+            let began = Instant::now();
+            while began.elapsed() < *lasts {
+                std::hint::spin_loop();
+            }
+        });
+        let deaf = Interrupt::default();
+        let (busy, ()) = busy.unwrap().ask(Duration::from_millis(600), Duration::from_secs(20), &deaf).unwrap();
+        busy.end();
+        let (mut worker, mut answered, began) = (spawn(), 0, Instant::now());
+        while let Some(patience) = patience(PATIENCE, Duration::ZERO) {
+            worker = match worker.ask(Duration::from_millis(100), patience, &deaf) {
+                Some((worker, ())) => {
+                    answered += 1;
+                    worker
+                }
+                None => spawn(),
+            };
+        }
+        let took = began.elapsed();
+        assert!((4..=9).contains(&answered) && took > PATIENCE / 2 && took < PATIENCE * 3, "{answered}, {took:?}");
+    }
+
     #[test]
     fn a_worker_answers_each_question_and_is_given_up_when_it_is_late() {
+        if !is_alone() {
+            return;
+        }
         let (long, deaf) = (Duration::from_secs(20), Interrupt::default());
         let worker = Worker::spawn(|number: &u64| {
             thread::sleep(Duration::from_millis(*number));

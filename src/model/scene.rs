@@ -99,7 +99,11 @@ impl fmt::Display for BlindSpot {
             Self::Processes { hidden } => write!(f, "the open files of {hidden} processes could not be listed"),
             Self::Late(pids) => {
                 let first = pids.first().map_or(0, |pid| pid.0);
-                let others = if pids.len() > 1 { format!(" and {} others", pids.len() - 1) } else { String::new() };
+                let others = match pids.len() {
+                    0 | 1 => String::new(),
+                    2 => " and 1 other".to_owned(),
+                    many => format!(" and {} others", many - 1),
+                };
                 write!(
                     f,
                     "the open files of pid {first}{others} could not be listed in time, as in an execve(2) that waits for a file \

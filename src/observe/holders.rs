@@ -4,13 +4,13 @@
 //! allocation. It must not read anything else of a process, nor conclude anything from finding nobody.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -113,7 +113,7 @@ impl Open {
 #[must_use]
 pub fn holds(proc: &Path, pid: Pid, inodes: &[Inode]) -> Open {
     match open_dir(proc) {
-        Ok(proc) => Scan::new(&proc, inodes, &AtomicU64::new(0)).process(pid, Threads::All),
+        Ok(proc) => Scan::new(&proc, inodes).process(pid, Threads::All),
         Err(_) => Open::HIDDEN,
     }
 }
@@ -131,11 +131,12 @@ pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
     match search.thorough {
         Thorough::Never => {
             let likely = likely_places(search);
-            return some_of(scan.until(&likely.pids, Threads::WhereTheFirstHasNone, Holders::has_somebody), &likely);
+            let pids = (&likely.pids[..], &[][..]);
+            return some_of(scan.until(pids, Threads::WhereTheFirstHasNone, Holders::has_somebody), &likely);
         }
         Thorough::IfNobodyFound => {
             let likely = likely_places(search);
-            let found = scan.all(&likely.pids, Threads::WhereTheFirstHasNone);
+            let found = scan.all((&likely.pids, &[]), Threads::WhereTheFirstHasNone);
             if scan.wanted.iter().all(|inode| found.by_inode.contains_key(inode)) {
                 return some_of(found, &likely);
             }
@@ -143,9 +144,11 @@ pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
         Thorough::Always => (),
     }
     let Ok(everybody) = list_pids(&*scan.proc) else { return Holders { hidden: 1, ..Holders::default() } };
-    let mut found = scan.all(&everybody, Threads::WhereTheFirstHasNone);
+    let likely: HashSet<Pid> = likely_places(search).pids.into_iter().collect();
+    let (first, others): (Vec<Pid>, Vec<Pid>) = everybody.iter().partition(|pid| likely.contains(pid));
+    let mut found = scan.all((&first, &others), Threads::WhereTheFirstHasNone);
     if scan.wanted.iter().any(|inode| !found.by_inode.contains_key(inode)) {
-        found = scan.all(&everybody, Threads::All);
+        found = scan.all((&first, &others), Threads::All);
     }
     // With hidepid= (proc(5)) others' processes are not even listed; PID 1 is somebody's in every pid namespace.
     let unlisted = usize::from(!everybody.contains(&Pid::INIT));
@@ -253,28 +256,24 @@ struct Question {
     wanted: Arc<[Inode]>,
     pids: Vec<Pid>,
     threads: Threads,
-    progress: Arc<Progress>,
-}
-
-/// How far the thread has come.
-#[derive(Default)]
-struct Progress {
-    processes: AtomicUsize,
-    /// Of all of them.
-    files: AtomicU64,
+    /// So many of them have been looked into.
+    progress: Arc<AtomicUsize>,
 }
 
 impl Question {
     fn answer(&self) -> Vec<Open> {
-        let mut scan = Scan::new(&self.proc, &self.wanted, &self.progress.files);
+        let mut scan = Scan::new(&self.proc, &self.wanted);
         let look = |&pid| {
             let open = scan.process(pid, self.threads);
-            self.progress.processes.fetch_add(1, Ordering::Relaxed);
+            self.progress.fetch_add(1, Ordering::Relaxed);
             open
         };
         self.pids.iter().map(look).collect()
     }
 }
+
+/// Those that are looked at first, and have more time, and the others.
+type Likely<'a> = (&'a [Pid], &'a [Pid]);
 
 enum Answer {
     /// In the order of the question.
@@ -291,18 +290,24 @@ impl<'a> Aside<'a> {
         Self { proc: Arc::new(proc), wanted: wanted.into(), interrupt, late, worker: None }
     }
 
-    fn all(&mut self, pids: &[Pid], threads: Threads) -> Holders {
+    fn all(&mut self, pids: Likely<'_>, threads: Threads) -> Holders {
         self.until(pids, threads, |_, _| false)
     }
 
     /// In this order, until that is enough for each of the wanted sockets.
-    fn until(&mut self, pids: &[Pid], threads: Threads, is_enough: impl Fn(&Holders, Inode) -> bool) -> Holders {
+    fn until(
+        &mut self,
+        (first, others): Likely<'_>,
+        threads: Threads,
+        is_enough: impl Fn(&Holders, Inode) -> bool,
+    ) -> Holders {
         let mut holders = Holders::default();
-        for some in pids.chunks(AT_ONCE) {
+        let first = first.chunks(AT_ONCE).map(|some| (some, word::MORE_PATIENCE));
+        for (some, patience) in first.chain(others.chunks(AT_ONCE).map(|some| (some, word::PATIENCE))) {
             if !self.wanted.is_empty() && self.wanted.iter().all(|&inode| is_enough(&holders, inode)) {
                 break;
             }
-            let (seen, hidden) = self.look(some, threads);
+            let (seen, hidden) = self.look(some, threads, patience);
             holders.hidden += hidden.len();
             holders.late.extend(hidden);
             for (pid, Open { inodes, sight }) in seen {
@@ -323,12 +328,12 @@ impl<'a> Aside<'a> {
     }
 
     /// What each of them has open, but for those that were late, now or before.
-    fn look(&mut self, pids: &[Pid], threads: Threads) -> (Vec<(Pid, Open)>, Vec<Pid>) {
+    fn look(&mut self, pids: &[Pid], threads: Threads, patience: Duration) -> (Vec<(Pid, Open)>, Vec<Pid>) {
         let late = self.late;
         let mut late = late.borrow_mut();
         let (mut hidden, mut left): (Vec<Pid>, Vec<Pid>) = pids.iter().partition(|pid| late.contains(pid));
         while !left.is_empty() {
-            match self.ask(&left, threads) {
+            match self.ask(&left, threads, patience) {
                 Answer::Open(open) => return (left.into_iter().zip(open).collect(), hidden),
                 Answer::Late(nth) => {
                     let pid = left.remove(nth);
@@ -342,26 +347,26 @@ impl<'a> Aside<'a> {
     }
 
     /// As long as it goes on; who is late costs [`word::patience`].
-    fn ask(&mut self, pids: &[Pid], threads: Threads) -> Answer {
-        let Some(patience) = word::patience(Duration::ZERO).filter(|_| !self.interrupt.has_come()) else {
+    fn ask(&mut self, pids: &[Pid], threads: Threads, patience: Duration) -> Answer {
+        let Some(patience) = word::patience(patience, Duration::ZERO).filter(|_| !self.interrupt.has_come()) else {
             return Answer::None;
         };
-        let (proc, wanted, progress) = (Arc::clone(&self.proc), Arc::clone(&self.wanted), Arc::<Progress>::default());
+        let (proc, wanted, progress) =
+            (Arc::clone(&self.proc), Arc::clone(&self.wanted), Arc::<AtomicUsize>::default());
         let question = Question { proc, wanted, pids: pids.to_vec(), threads, progress: Arc::clone(&progress) };
         let Ok(worker) = self.worker.take().map_or_else(|| Worker::spawn(Question::answer), Ok) else {
             // Without a thread nobody could tell that it takes too long.
             return Answer::Open(question.answer());
         };
-        if let Some((worker, open)) = worker.ask_while(question, patience, &progress.files, self.interrupt) {
+        if let Some((worker, open)) = worker.ask(question, patience, self.interrupt) {
             self.worker = Some(worker);
             return Answer::Open(open);
         }
         if self.interrupt.has_come() {
             return Answer::None;
         }
-        word::wait_was_in_vain(patience);
         // It may have been in time just now.
-        Answer::Late(progress.processes.load(Ordering::Relaxed).min(pids.len().saturating_sub(1)))
+        Answer::Late(progress.load(Ordering::Relaxed).min(pids.len().saturating_sub(1)))
     }
 }
 
@@ -378,8 +383,6 @@ impl Drop for Aside<'_> {
 struct Scan<'a> {
     proc: &'a OwnedFd,
     wanted: &'a [Inode],
-    /// So many open files were looked at.
-    files: &'a AtomicU64,
     listing: Vec<MaybeUninit<u8>>,
 }
 
@@ -392,8 +395,8 @@ enum Table {
 }
 
 impl<'a> Scan<'a> {
-    fn new(proc: &'a OwnedFd, wanted: &'a [Inode], files: &'a AtomicU64) -> Self {
-        Self { proc, wanted, files, listing: vec![MaybeUninit::uninit(); LISTING_BYTES] }
+    fn new(proc: &'a OwnedFd, wanted: &'a [Inode]) -> Self {
+        Self { proc, wanted, listing: vec![MaybeUninit::uninit(); LISTING_BYTES] }
     }
 
     fn process(&mut self, pid: Pid, threads: Threads) -> Open {
@@ -444,7 +447,6 @@ impl<'a> Scan<'a> {
                 continue;
             }
             files += 1;
-            self.files.fetch_add(1, Ordering::Relaxed);
             let mut link = [MaybeUninit::uninit(); LINK_BYTES];
             let link = match readlinkat_raw(dir, entry.file_name(), &mut link[..]) {
                 Ok((link, _)) => &*link,

@@ -12,11 +12,12 @@ use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatxFlags, makedev, open, openat, readlinkat, statx};
 use rustix::io::{Errno, read, retry_on_intr};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::interrupt::Interrupt;
 use crate::model::{
@@ -175,10 +176,11 @@ impl Memory {
         Self { cmdline, environ: read_at(from, "environ", ENVIRON_BYTES + 1) }
     }
 
-    /// And how long that took.
+    /// And how long that took the processor.
     fn timed(from: &OwnedFd) -> (Self, Duration) {
-        let began = Instant::now();
-        (Self::read(from), began.elapsed())
+        let on_a_processor = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
+        let before = on_a_processor();
+        (Self::read(from), on_a_processor().saturating_sub(before))
     }
 }
 
@@ -189,7 +191,7 @@ impl Memory {
 #[derive(Default)]
 pub struct Reader {
     aside: Option<Worker<OwnedFd, (Memory, Duration)>>,
-    /// What the thread has needed so far.
+    /// What the threads have needed of a processor so far; where they stood still, see [`Worker::ask`].
     spent: Duration,
     /// Of so many processes the memory was not read: in time, or for want of a thread.
     pub unread: usize,
@@ -241,7 +243,7 @@ impl Reader {
 
     /// All together take no longer than is waited in vain: see [`word::patience`].
     fn memory_of(&mut self, from: &OwnedFd) -> Memory {
-        let Some(patience) = word::patience(self.spent) else { return self.unread() };
+        let Some(patience) = word::patience(word::MORE_PATIENCE, self.spent) else { return self.unread() };
         let worker = self.aside.take().map_or_else(|| Worker::spawn(Memory::timed), Ok);
         let (Ok(worker), Ok(dir)) = (worker, from.try_clone()) else {
             // Without a thread nobody could tell that it takes too long.
@@ -252,7 +254,6 @@ impl Reader {
             self.spent += took;
             memory
         } else {
-            word::wait_was_in_vain(patience);
             self.unread()
         }
     }
@@ -569,9 +570,9 @@ mod tests {
         let dir_of = |child: &Child| open_dir(&Path::new("/proc").join(child.pid().to_string())).unwrap();
         let (usual, suspended) = (Child::spawn(Role::Listen, &[]), Child::spawn(Role::Suspended, &[]));
         assert!(!may_have_it_locked(&dir_of(&usual)));
-        let (dir, deadline) = (dir_of(&suspended), Instant::now() + Duration::from_secs(20));
+        let (dir, deadline) = (dir_of(&suspended), std::time::Instant::now() + Duration::from_secs(20));
         while !may_have_it_locked(&dir) {
-            assert!(Instant::now() < deadline);
+            assert!(std::time::Instant::now() < deadline);
             std::thread::yield_now();
         }
         drop(suspended);

@@ -1,10 +1,12 @@
 """A file system that answers what it is told to, and nothing else."""
 
+import contextlib
 import ctypes
 import os
 import stat
 import struct
 import sys
+import threading
 
 # Linux include/uapi/linux/fuse.h
 INIT = 26
@@ -26,15 +28,22 @@ def mount(path, mode):
     return fuse
 
 
-def serve(fuse, answer):
-    """`answer`: bytes for an operation, or `None`, after which whoever asked waits."""
+def serve(fuse, answer, late=None):
+    """`answer`: bytes for an operation, or `None`, after which whoever asked waits, or does so for `late` seconds."""
+
+    def reply(number, about):
+        with contextlib.suppress(FileNotFoundError):  # What wants no answer.
+            os.write(fuse, struct.pack("=IiQ", 16 + len(about), 0, number) + about)
+
     while True:
         request = os.read(fuse, 1 << 17)
         _length, operation, number = struct.unpack_from("=IIQ", request)
         if operation == INIT:
             major, minor, ahead = struct.unpack_from("=III", request, 40)
-            about = struct.pack("=IIIIHHIIHHI28x", major, minor, ahead, 0, 8, 8, 4096, 1, 0, 0, 0)
+            about = struct.pack("=IIIIHHIIHHI28x", major, minor, ahead, 0, 64, 64, 4096, 1, 0, 0, 0)
         else:
             about = answer(operation)
         if about is not None:
-            os.write(fuse, struct.pack("=IiQ", 16 + len(about), 0, number) + about)
+            reply(number, about)
+        elif late is not None:
+            threading.Timer(late, reply, (number, b"")).start()

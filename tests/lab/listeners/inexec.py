@@ -1,9 +1,10 @@
-"""A process that stays in execve(2): a file that it closes there is of a file system that does not answer. Whoever looks into
-it waits as long as this process, which is the file system, is there.
+"""Processes that stay in execve(2): a file that they close there is of a file system that does not answer. Whoever looks into
+one waits as long as this process, which is the file system, is there; or SECONDS, and the process does it again and again.
 
-usage: inexec.py FILE PIDFILE
+usage: inexec.py FILE PIDFILE [COUNT [SECONDS]]
 """
 
+import errno
 import os
 import stat
 import struct
@@ -12,20 +13,24 @@ import sys
 import fuse
 
 # Linux include/uapi/linux/fuse.h
-GETATTR, OPEN = 3, 14
+GETATTR, OPEN, IOCTL = 3, 14, 39
 
-path, pid_file = sys.argv[1:]
+# Perl's files are closed as the program is replaced, and flushed then; it is there sooner than Python.
+AGAIN = 'open F, "<", $ARGV[0] or die; exec $^X, "-e", $ARGV[1], @ARGV'
+
+path, pid_file = sys.argv[1:3]
+count = int(sys.argv[3]) if len(sys.argv) > 3 else 1
 with open(path, "w"):
     pass
 kernel = fuse.mount(path, stat.S_IFREG | 0o644)
-child = os.fork()
-if child == 0:
-    os.close(kernel)
-    # Closed as the program is replaced, and flushed then.
-    os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    os.execv("/bin/sleep", ["sleep", "infinity"])
+children = []
+for _ in range(count):
+    children.append(os.fork())
+    if children[-1] == 0:
+        os.close(kernel)
+        os.execv("/usr/bin/perl", ["perl", "-e", AGAIN, path, AGAIN])
 with open(pid_file, "w") as file:
-    file.write(str(child))
+    file.write(" ".join(map(str, children)))
 
 
 def answer(operation):
@@ -33,7 +38,9 @@ def answer(operation):
         return fuse.FILE
     if operation == OPEN:
         return struct.pack("=QII", 0, 0, 0)
+    if operation == IOCTL:  # Whether it is a terminal.
+        return struct.pack("=iIII", -errno.ENOTTY, 0, 0, 0)
     return None
 
 
-fuse.serve(kernel, answer)
+fuse.serve(kernel, answer, float(sys.argv[4]) if len(sys.argv) > 4 else None)

@@ -195,6 +195,22 @@ pub(super) fn run_that_is_read_only_or_full_holds_up_no_start(m: &Machine) {
         clean_up(m);
     }
 
+    m.given("a leftover, and a ledger that has become long, in a folder in which no other file can be made");
+    let old = started_guarded_app(m, "8080/tcp");
+    m.ok("mount -t tmpfs -o size=64k,nr_inodes=2,mode=700 tmpfs /run/portguard/ledger");
+    m.ok(&format!("umask 077; for i in $(seq 200); do printf '%032x %d\\n' $i $i; done >/run/portguard/ledger/{APP}"));
+
+    m.when("the service is restarted");
+    m.then("it is up in time, the leftover is gone, and the journal says that its ledger is long");
+    assert_restarts(m, &old, || {});
+    let journal = m.journal(APP);
+    assert_names(&journal, &["the ledger could not be cut back, ignoring: ", ".new: No space left on device"]);
+    assert!(!journal.contains("not in the ledger"), "{journal}");
+    let ledger = m.ok(&format!("cat /run/portguard/ledger/{APP}"));
+    assert_names(&ledger, &[&m.show(APP, "InvocationID")]);
+    m.ok("umount /run/portguard/ledger");
+    clean_up(m);
+
     m.given("a leftover of a service that may not write to /run, nor may its guard, which has no plus");
     let old = leftover_guarded_by(m, &without_the_plus("ReadOnlyPaths=/run"));
 
@@ -570,4 +586,39 @@ pub(super) fn process_that_hangs_in_execve_holds_up_no_start(m: &Machine) {
             "a leftover of an earlier run",
         ],
     );
+}
+
+/// That they hang together takes no longer, and that each does so for less than is waited for one.
+pub(super) fn more_processes_hang_in_execve_than_there_is_time_for(m: &Machine) {
+    for (count, seconds) in [(14, ""), (60, " 0.4")] {
+        m.given(&format!(
+            "a leftover, and before it {count} processes of somebody else's that hang in execve(2){seconds}"
+        ));
+        m.unit(
+            "stuck.service",
+            &format!(
+                "[Service]\nTasksMax=infinity\nExecStart=/usr/bin/python3 /opt/lab/inexec.py /run/inexec /run/inexec.pids \
+                 {count}{seconds}\n"
+            ),
+        );
+        m.ok("systemctl start stuck.service");
+        let stuck = "for pid in $(cat /run/inexec.pids); do grep -qx perl /proc/$pid/comm || exit 1; done";
+        m.wait_until("they hang", SOON, || m.sh(&format!("test -s /run/inexec.pids && {stuck}")).status.success());
+        let old = started_guarded_app(m, "8080/tcp");
+        m.forget_journal();
+
+        m.when("the service is restarted");
+        assert_restarts(m, &old, || {
+            m.ok("systemctl kill --signal=KILL stuck.service");
+            m.wait_until("they are gone", SOON, || !m.sh("systemctl is-active stuck.service").status.success());
+        });
+
+        m.then("the leftover was stopped, and it is said who was not looked into");
+        let journal = m.journal(APP);
+        assert_names(&journal, &["could not be listed in time", "a leftover of an earlier run"]);
+        m.ok(&format!("systemctl stop {APP}; umount /run/inexec; rm -f /run/inexec*"));
+        for pid in m.holders("8080/tcp") {
+            m.ok(&format!("kill -KILL {pid}"));
+        }
+    }
 }

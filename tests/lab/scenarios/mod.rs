@@ -64,6 +64,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     leftovers::udp_leftover_is_stopped,
     faults::stopped_bus_costs_nothing,
     faults::process_that_hangs_in_execve_holds_up_no_start,
+    faults::more_processes_hang_in_execve_than_there_is_time_for,
     leftovers::escaped_process_is_stopped_by_its_ledger_entry,
     leftovers::dry_run_touches_nothing,
     sockets::own_socket_activation_passes,
