@@ -181,10 +181,10 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
         let mut wait = patience;
         let told = loop {
             let told = self.conversation.until(Instant::now() + wait, interrupt);
-            let stood_still = began.elapsed().saturating_sub(busy().saturating_sub(before));
             if told.is_some() {
                 break told;
             }
+            let stood_still = began.elapsed().saturating_sub(busy().saturating_sub(before));
             let can_run = self.task.get().is_none_or(Task::can_run);
             if interrupt.has_come() || (stood_still >= patience && !can_run) {
                 // It also stands still, until the next question, when it has answered just now.
@@ -216,6 +216,11 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
     }
 }
 
+/// For how long the calling thread has been on a processor.
+pub(crate) fn on_a_processor() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+}
+
 /// What the kernel says of one of our threads.
 struct Task {
     id: i32,
@@ -238,8 +243,7 @@ impl Task {
 
     /// The same of the calling thread, to the nanosecond.
     fn busy_by_its_own_clock(&self) -> Duration {
-        let on_a_processor = clock_gettime(ClockId::ThreadCPUTime);
-        Duration::try_from(on_a_processor).unwrap_or_default() + self.schedstat().1
+        on_a_processor() + self.schedstat().1
     }
 
     /// The first two numbers of `/proc/PID/task/TID/schedstat` (Linux `Documentation/scheduler/sched-stats.rst`).
@@ -279,10 +283,9 @@ mod tests {
 
         // Both bytes were read: it sleeps until its time is over, and does not spin.
         let teller = other.join().unwrap();
-        let on_cpu = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
-        let before = on_cpu();
+        let before = on_a_processor();
         assert!(listener.until(Instant::now() + Duration::from_millis(300), &deaf).is_none());
-        assert!(on_cpu().saturating_sub(before) < Duration::from_millis(50));
+        assert!(on_a_processor().saturating_sub(before) < Duration::from_millis(50));
 
         let other = std::thread::spawn(move || drop(teller));
         assert!(listener.until(soon(), &deaf).is_none());

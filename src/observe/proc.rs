@@ -17,7 +17,6 @@ use std::time::Duration;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatxFlags, makedev, open, openat, readlinkat, statx};
 use rustix::io::{Errno, read, retry_on_intr};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::interrupt::Interrupt;
 use crate::model::{
@@ -178,9 +177,8 @@ impl Memory {
 
     /// And how long that took the processor.
     fn timed(from: &OwnedFd) -> (Self, Duration) {
-        let on_a_processor = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
-        let before = on_a_processor();
-        (Self::read(from), on_a_processor().saturating_sub(before))
+        let before = word::on_a_processor();
+        (Self::read(from), word::on_a_processor().saturating_sub(before))
     }
 }
 
