@@ -71,12 +71,17 @@ fn is_ipv6_alone(host: Host, address: SocketAddr) -> Option<bool> {
     matters.then_some(host == Host::Ip(IpAddr::V6(Ipv6Addr::UNSPECIFIED)))
 }
 
-/// Sets it where the default, `net.ipv6.bindv6only` of this network namespace, is another; that is asked for once.
+/// Sets it; with IPv4 only where the default, `net.ipv6.bindv6only` of this network namespace, is another: that is asked for
+/// once, and nearly never so.
 fn set_ipv6_alone(socket: &OwnedFd, alone: bool) -> Result<(), Errno> {
     static DEFAULT: OnceLock<bool> = OnceLock::new();
-    let asked = DEFAULT.get().map_or_else(|| getsockopt(socket, sockopt::Ipv6V6Only), |default| Ok(*default))?;
-    let default = *DEFAULT.get_or_init(|| asked);
-    if default == alone { Ok(()) } else { setsockopt(socket, sockopt::Ipv6V6Only, &alone) }
+    if !alone {
+        let asked = DEFAULT.get().map_or_else(|| getsockopt(socket, sockopt::Ipv6V6Only), |default| Ok(*default))?;
+        if !*DEFAULT.get_or_init(|| asked) {
+            return Ok(());
+        }
+    }
+    setsockopt(socket, sockopt::Ipv6V6Only, &alone)
 }
 
 #[cfg(test)]

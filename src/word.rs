@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::interrupt::Interrupt;
@@ -122,7 +123,7 @@ static LOST: AtomicU64 = AtomicU64::new(0);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 /// And so long for those that matter most, which come first, but may be asked again when the others have cost all of that.
 pub(crate) const MORE_PATIENCE: Duration = Duration::from_millis(1250);
-/// Where less of that is left, no more is tried.
+/// Where less of that is left, no more is tried. What is less and is waited comes of locks that are soon free.
 const MOMENT: Duration = Duration::from_millis(1);
 
 /// How long the next may take: half of what is left of `all`, so that one that is late leaves some to the others. `spent`: what
@@ -162,10 +163,10 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
                 asked.lock().ok()?.take()
             };
             for question in std::iter::from_fn(next) {
-                let (began, busy) = (Instant::now(), own.busy_by_its_own_clock());
+                let (began, busy, waits) = (Instant::now(), own.busy_by_its_own_clock(), waits());
                 let answer = answer(&question);
                 let busy = own.busy_by_its_own_clock().saturating_sub(busy);
-                teller.tell((answer, began.elapsed().saturating_sub(busy)));
+                teller.tell((answer, waited_of(began.elapsed().saturating_sub(busy), waits)));
             }
         })?;
         Ok(Self { question, task, wake, conversation })
@@ -197,8 +198,7 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
             wait = patience.saturating_sub(stood_still).max(MOMENT);
         };
         let (answer, stood_still) = told?;
-        // What is less comes of locks that are soon free.
-        if stood_still >= MOMENT {
+        if !stood_still.is_zero() {
             wait_was_in_vain(stood_still);
         }
         Some((self, answer))
@@ -219,6 +219,19 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
 /// For how long the calling thread has been on a processor.
 pub(crate) fn on_a_processor() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+}
+
+/// How often the calling thread has given its processor away to wait for something (getrusage(2)); `None` where the kernel
+/// does not tell.
+fn waits() -> Option<i64> {
+    getrusage(UsageWho::RUSAGE_THREAD).ok().map(|usage| usage.voluntary_context_switches())
+}
+
+/// What the calling thread has waited of the time for which it was neither on a processor nor waiting for one: none where it
+/// had waited as often before, as then a hypervisor has run another machine; else all.
+fn waited_of(not_busy: Duration, waits_before: Option<i64>) -> Duration {
+    let has_waited = waits().is_none_or(|waits| waits_before != Some(waits));
+    if not_busy >= MOMENT && has_waited { not_busy } else { Duration::ZERO }
 }
 
 /// What the kernel says of one of our threads.
@@ -367,6 +380,17 @@ mod tests {
         });
         let (lasts, patience) = (Duration::from_millis(500), Duration::from_millis(20));
         assert!(busy.unwrap().ask(lasts, patience, &Interrupt::default()).is_some());
+    }
+
+    /// The time itself is made up: no machine can be made to lose some here.
+    #[test]
+    fn what_a_thread_loses_without_having_waited_for_anything_is_not_counted() {
+        let (lost, before) = (Duration::from_millis(30), waits());
+        assert_eq!(waited_of(lost, waits()), Duration::ZERO);
+        thread::sleep(Duration::from_millis(1));
+        assert_eq!(waited_of(lost, before), lost);
+        assert_eq!(waited_of(MOMENT / 2, before), Duration::ZERO);
+        assert_eq!(waited_of(lost, None), lost, "it is not known");
     }
 
     #[test]

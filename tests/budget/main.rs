@@ -11,7 +11,7 @@ use std::process::Command;
 use std::{env, fs};
 
 use crate::start::Start;
-use crate::trace::{Trace, policy};
+use crate::trace::{PORTS, Trace, policy};
 
 /// So many system calls has each layout where cgroup2 is at /sys/fs/cgroup, which is what README says. On a shell there is no
 /// ledger, and no field for the journal.
@@ -25,6 +25,8 @@ const INSTALLED: usize = 52;
 const EACH_DROP_IN: usize = 3;
 /// No usual probe has more calls than that.
 const EACH_PORT: usize = 4;
+/// What four TCP ports on `[::]` alone have more than those of the usual policy, of which one is UDP.
+const IPV6_ALONE: usize = 4;
 
 /// The first start after a boot finds neither the unit's ledger nor its folder, and makes both.
 const FIRST: usize = 3;
@@ -54,11 +56,22 @@ fn elsewhere() -> usize {
 #[test]
 fn free_path_on_a_shell_keeps_its_budget() {
     assert_that_what_must_not_be_is_seen();
+    on_a_shell(&policy("budget.service"), ON_A_SHELL);
+}
+
+/// `IPV6_V6ONLY` has to be set for each, and is asked for once at the most where none is alone.
+#[test]
+fn free_path_costs_each_port_on_ipv6_alone_one_call_more() {
+    let ports = PORTS.map(|port| format!("\"[::]:{port}/tcp\"")).join(", ");
+    on_a_shell(&format!("[unit.\"budget.service\"]\nports = [{ports}]\n"), ON_A_SHELL + IPV6_ALONE);
+}
+
+fn on_a_shell(policy: &str, budget: usize) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("portguard.toml");
-    fs::write(&file, policy("budget.service")).unwrap();
+    fs::write(&file, policy).unwrap();
     let arguments = ["--unit".into(), "budget.service".into(), "--policy".into(), file.into()];
-    check(network_of_its_own("exec \"$@\"", &[]), &arguments, folder.path(), ON_A_SHELL);
+    check(network_of_its_own("exec \"$@\"", &[]), &arguments, folder.path(), budget);
 }
 
 /// With all that comes with a start: the unit's cgroup, the layers of the policy, the ledger, the journal.
