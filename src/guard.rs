@@ -50,7 +50,8 @@ pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Rep
     let rules = match rules(args, policies) {
         Ok(rules) => rules,
         Err(error) => {
-            let outcome = Outcome::BadPolicy(error.to_string().lines().map(str::to_owned).collect());
+            let (count, shown) = (error.problems().len(), error.shown().map(ToString::to_string).collect());
+            let outcome = Outcome::BadPolicy { count, shown };
             report.outcome(&outcome, &[], &[]);
             return outcome;
         }

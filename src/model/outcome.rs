@@ -98,8 +98,13 @@ pub enum Outcome {
     },
     /// Not enough privilege to see or to signal.
     NotPermitted(String),
-    /// The policy is no policy; every problem of it, a line each.
-    BadPolicy(Vec<String>),
+    /// The policy is no policy.
+    BadPolicy {
+        /// How many problems it has.
+        count: usize,
+        /// Them, or the first of them where there are many, a line each.
+        shown: Vec<String>,
+    },
     /// portguard itself failed.
     Internal(String),
 }
@@ -114,8 +119,8 @@ impl Outcome {
             Self::Internal(_) => 70,                        // EX_SOFTWARE
             Self::StillHeld { .. } | Self::WouldWait => 75, // EX_TEMPFAIL
             Self::Interrupted { signal, .. } => u8::try_from(signal.0).unwrap_or_default() | 128,
-            Self::NotPermitted(_) => 77, // EX_NOPERM
-            Self::BadPolicy(_) => 78,    // EX_CONFIG
+            Self::NotPermitted(_) => 77,  // EX_NOPERM
+            Self::BadPolicy { .. } => 78, // EX_CONFIG
         }
     }
 
@@ -133,7 +138,7 @@ impl Outcome {
             Self::StillHeld { .. } => "still-held",
             Self::Interrupted { .. } => "interrupted",
             Self::NotPermitted(_) => "not-permitted",
-            Self::BadPolicy(_) => "bad-policy",
+            Self::BadPolicy { .. } => "bad-policy",
             Self::Internal(_) => "internal-error",
         }
     }

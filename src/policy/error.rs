@@ -179,13 +179,24 @@ impl PolicyError {
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
+
+    /// Those that are shown where there are too many.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().take(MAX_SHOWN)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.fault)
+    }
 }
 
 impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, Problem { place, fault }) in self.problems.iter().take(MAX_SHOWN).enumerate() {
+        for (index, problem) in self.shown().enumerate() {
             let line_end = if index == 0 { "" } else { "\n" };
-            write!(f, "{line_end}{place}: {fault}")?;
+            write!(f, "{line_end}{problem}")?;
         }
         match self.problems.len().checked_sub(MAX_SHOWN) {
             None | Some(0) => Ok(()),

@@ -289,7 +289,9 @@ impl Reader<'_> {
     fn unknown_key(&mut self, key: &Name<'_>, known: &[&str]) {
         let name = key.get_ref();
         let distance = |word: &str| strsim::osa_distance(word, name);
-        let near = known.iter().min_by_key(|word| distance(word)).filter(|word| distance(word) <= 2);
+        // Of a short word two letters are the half.
+        let is_near = |word: &&&str| distance(word) <= 2 && 2 * distance(word) < word.len();
+        let near = known.iter().min_by_key(|word| distance(word)).filter(is_near);
         let hint = match near {
             Some(word) => format!("did you mean {word}?"),
             None => format!("known here: {}", known.join(", ")),
@@ -424,6 +426,8 @@ mod tests {
         ("[unit.\"a.service\"]\nreplaces = ['x']", &["p:2:13: replaces: unit name \"x\" has no suffix: add .service"]),
         ("[defaults]\non-lookalike = \"kill\"",    &["p:2:16: on-lookalike: \"kill\" is none of as-foreign, stop"]),
         ("[defaults]\non-blind = \"stop\"",        &["p:2:12: on-blind: \"stop\" is none of allow, refuse"]),
+        ("[defaults]\nunit = 1",                   &["p:2:1: unknown key \"unit\": known here: on-stale, on-foreign, on-lookalike, on-blind, wait, \
+                                                     stop-timeout, kill-signal, final-kill-signal, send-sighup, send-sigkill, reuse-address"]),
         ("[unit.\"a.service\"]\nport = []",        &["p:2:1: unknown key \"port\": did you mean ports?"]),
         ("[unit.\"a.service\"]\nzzzzzzzz = []",    &["p:2:1: unknown key \"zzzzzzzz\": known here: ports, replaces, on-stale, on-foreign, \
                                                      on-lookalike, on-blind, wait, stop-timeout, kill-signal, final-kill-signal, send-sighup, send-sigkill, reuse-address"]),

@@ -171,7 +171,7 @@ fn outcomes(why: &str) -> [Outcome; 4] {
     [
         Outcome::StillHeld { took: Duration::ZERO, why: why.clone(), hindrance: None },
         Outcome::Refused { stopped: Stopped::default(), signalled: Vec::new(), why: Some(why.clone()) },
-        Outcome::BadPolicy(vec![why.clone(), why.clone()]),
+        Outcome::BadPolicy { count: 2, shown: vec![why.clone(), why.clone()] },
         Outcome::Internal(why),
     ]
 }

@@ -396,12 +396,16 @@ pub(super) fn outcome(outcome: &Outcome, about: &About, endpoints: &[Endpoint], 
             id::NOT_PERMITTED,
             vec![format!("{} {}; {unit} must not start{}", held(), printable(why), more_privilege(about))],
         ),
-        Outcome::BadPolicy(problems) => {
-            let count = problems.len();
-            let mut lines: Vec<String> = problems.iter().map(|problem| printable(problem)).collect();
+        Outcome::BadPolicy { count, shown } => {
+            let mut lines: Vec<String> = shown.iter().map(|problem| printable(problem)).collect();
             lines.push(format!(
-                "the policy has {count} {}; {unit} must not start, and nothing was touched",
-                if count == 1 { "problem" } else { "problems" }
+                "the policy has {count} {}{}; {unit} must not start, and nothing was touched",
+                if *count == 1 { "problem" } else { "problems" },
+                if *count == shown.len() {
+                    String::new()
+                } else {
+                    format!(", of which the first {} are above", shown.len())
+                }
             ));
             (Level::Error, id::BAD_POLICY, lines)
         }
@@ -435,7 +439,7 @@ fn next_of(outcome: &Outcome, about: &About, findings: &[Finding]) -> Option<Adv
         | Outcome::Interrupted { .. }
         | Outcome::Refused { why: None, .. }
         | Outcome::NotPermitted(_)
-        | Outcome::BadPolicy(_)
+        | Outcome::BadPolicy { .. }
         | Outcome::Internal(_) => false,
     };
     if let Outcome::StillHeld { hindrance: Some((pid, hindrance)), .. } = outcome {
@@ -511,7 +515,7 @@ mod tests {
             Outcome::StillHeld { took, why: "it does not end".to_owned(), hindrance: None },
             Outcome::Interrupted { signal: Signal(15), sender: Some(Pid(7)), took, asked: Asked::default() },
             Outcome::NotPermitted("why".to_owned()),
-            Outcome::BadPolicy(vec!["policy.toml:3:1: unknown key".to_owned()]),
+            Outcome::BadPolicy { count: 1, shown: vec!["policy.toml:3:1: unknown key".to_owned()] },
             Outcome::Internal("why".to_owned()),
         ]
     }
@@ -643,10 +647,20 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_with_more_problems_than_are_shown_says_how_many() {
+        let shown = vec!["p:1:1: x".to_owned(), "p:2:1: x".to_owned()];
+        for (count, said) in [(2, "2 problems; "), (90_000, "90000 problems, of which the first 2 are above; ")] {
+            let entries = outcome(&Outcome::BadPolicy { count, shown: shown.clone() }, &about(), &[], &[]);
+            let last = &entries.last().unwrap().message;
+            assert!(entries.len() == 3 && last.starts_with(&format!("the policy has {said}")), "{last}");
+        }
+    }
+
+    #[test]
     fn every_verdict_but_that_of_the_policy_is_one_line_about_the_unit() {
         for end in outcomes() {
             let entries = outcome(&end, &about(), &[], &[]);
-            assert_eq!(entries.len(), if matches!(end, Outcome::BadPolicy(_)) { 2 } else { 1 }, "{end:?}");
+            assert_eq!(entries.len(), if matches!(end, Outcome::BadPolicy { .. }) { 2 } else { 1 }, "{end:?}");
             assert!(!entries.iter().any(|entry| entry.message.chars().any(char::is_control)), "{end:?}");
         }
     }
