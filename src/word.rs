@@ -186,8 +186,8 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
                 break told;
             }
             let stood_still = began.elapsed().saturating_sub(busy().saturating_sub(before));
-            let can_run = self.task.get().is_none_or(Task::can_run);
-            if interrupt.has_come() || (stood_still >= patience && !can_run) {
+            let can_go_on = self.task.get().is_none_or(Task::can_go_on);
+            if interrupt.has_come() || (stood_still >= patience && !can_go_on) {
                 // It also stands still, until the next question, when it has answered just now.
                 let told = self.conversation.until(Instant::now(), interrupt);
                 if told.is_none() {
@@ -228,10 +228,17 @@ fn waits() -> Option<i64> {
 }
 
 /// What the calling thread has waited of the time for which it was neither on a processor nor waiting for one: none where it
-/// had waited as often before, as then a hypervisor has run another machine; else all.
+/// had waited as often before, as then a hypervisor has run another machine, nor where it is traced; else all.
 fn waited_of(not_busy: Duration, waits_before: Option<i64>) -> Duration {
-    let has_waited = waits().is_none_or(|waits| waits_before != Some(waits));
-    if not_busy >= MOMENT && has_waited { not_busy } else { Duration::ZERO }
+    let has_waited = || waits().is_none_or(|waits| waits_before != Some(waits));
+    if not_busy >= MOMENT && has_waited() && !is_traced() { not_busy } else { Duration::ZERO }
+}
+
+/// Whether somebody looks at what this process does: strace(1) stops it twice a system call.
+fn is_traced() -> bool {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+    tracer.is_some_and(|pid| pid.trim() != "0")
 }
 
 /// What the kernel says of one of our threads.
@@ -268,10 +275,11 @@ impl Task {
         (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default())
     }
 
-    /// Whether it runs, or would if there were a processor for it: its state, `proc_pid_stat(5)`.
-    fn can_run(&self) -> bool {
+    /// Whether it runs, or would if there were a processor for it, or its tracer let it: its state, `proc_pid_stat(5)`.
+    fn can_go_on(&self) -> bool {
         let stat = std::fs::read(format!("/proc/self/task/{}/stat", self.id)).unwrap_or_default();
-        stat.rsplit(|&byte| byte == b')').next().is_some_and(|rest| rest.starts_with(b" R"))
+        let state = stat.rsplit(|&byte| byte == b')').next().and_then(|rest| rest.get(1));
+        matches!(state, Some(b'R' | b't'))
     }
 }
 
@@ -391,6 +399,29 @@ mod tests {
         assert_eq!(waited_of(lost, before), lost);
         assert_eq!(waited_of(MOMENT / 2, before), Duration::ZERO);
         assert_eq!(waited_of(lost, None), lost, "it is not known");
+    }
+
+    /// In a process that strace(1) runs.
+    #[test]
+    fn a_worker_that_is_traced_is_not_late() {
+        const TRACED: &str = "PORTGUARD_TEST_IS_TRACED";
+        if std::env::var_os(TRACED).is_none() {
+            let name = "word::tests::a_worker_that_is_traced_is_not_late";
+            let mut strace = std::process::Command::new("strace");
+            strace.args(["-f", "-o", "/dev/null"]).arg(std::env::current_exe().unwrap());
+            let output = strace.args(["--exact", name]).env(TRACED, "1").output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            return assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        }
+        let worker = Worker::spawn(|calls: &usize| {
+            for _ in 0..*calls {
+                nix::unistd::getppid();
+            }
+        });
+        let patience = Duration::from_millis(20);
+        let (worker, ()) = worker.unwrap().ask(10_000, patience, &Interrupt::default()).expect("late");
+        worker.end();
+        assert_eq!(LOST.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -77,6 +77,11 @@ impl Load {
         let Count { processes, files, sockets } = Count::now();
         format!("{processes} processes, {files} open files, {sockets} TCP sockets")
     }
+
+    /// The files alone, without those of the bench itself.
+    pub(crate) fn files() -> u64 {
+        Count::now().files.saturating_sub(OTHERS)
+    }
 }
 
 /// `--load TENANTS`: as long as its standard input is open.

@@ -501,7 +501,9 @@ fn grow(table: &mut Table, load: &mut Load, at_home: &Contender, elsewhere: &Con
         let [now] = race([elsewhere], FEW_AND_SLOW)?;
         table.add(&Row::time("holder elsewhere", &now, None));
         table.add(&Row::ratio(&format!("  {times} x / full host"), &now, &away, Bound::None));
-        Table::note(&growing(&calls[1], &system_calls(elsewhere)?));
+        let calls_now = system_calls(elsewhere)?;
+        table.add(&every_file_looked_at(&calls_now));
+        Table::note(&growing(&calls[1], &calls_now));
     }
     for (what, contender) in [("in the socket's cgroup", at_home), ("elsewhere", elsewhere)] {
         table.add(&Row::size(&format!("peak memory, holder {what}"), contender.peak_rss()?, Bound::AtMost(8.0)));
@@ -541,6 +543,13 @@ fn no_more(what: &str, before: &BTreeMap<String, u64>, now: &BTreeMap<String, u6
     let [before, now] = [before, now].map(|calls| calls.values().sum::<u64>());
     let most = u32::try_from(before + FEW_CALLS).map_or(Bound::AtMost(0.0), |most| Bound::AtMost(most.into()));
     Row::count(what, now, most, "")
+}
+
+/// So that what is counted is no walk that was given up.
+fn every_file_looked_at(calls: &BTreeMap<String, u64>) -> Row {
+    let looked_at = calls.get("readlinkat").copied().unwrap_or(0);
+    let files = u32::try_from(Load::files()).map_or(Bound::AtLeast(f64::MAX), |files| Bound::AtLeast(files.into()));
+    Row::count("  files looked at", looked_at, files, "")
 }
 
 /// Those that are made more often than before, by more than what differs from run to run.
