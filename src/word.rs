@@ -288,6 +288,13 @@ mod tests {
     use super::*;
     use crate::observe::fixture::{assert_holds_in_a_process_of_its_own, is_alone};
 
+    fn spin(lasts: &Duration) {
+        let began = Instant::now();
+        while began.elapsed() < *lasts {
+            std::hint::spin_loop();
+        }
+    }
+
     #[test]
     fn a_listener_hears_each_word_once_and_the_end_at_once_and_waits_no_longer_than_it_may() {
         let soon = || Instant::now() + Duration::from_secs(20);
@@ -337,12 +344,7 @@ mod tests {
             return;
         }
         let spawn = || Worker::spawn(|lasts: &Duration| thread::sleep(*lasts)).unwrap();
-        let busy = Worker::spawn(|lasts: &Duration| {
-            let began = Instant::now();
-            while began.elapsed() < *lasts {
-                std::hint::spin_loop();
-            }
-        });
+        let busy = Worker::spawn(spin);
         let deaf = Interrupt::default();
         let (busy, ()) = busy.unwrap().ask(Duration::from_millis(600), Duration::from_secs(20), &deaf).unwrap();
         busy.end();
@@ -380,12 +382,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_has_no_processor_or_uses_one_is_not_late() {
-        let busy = Worker::spawn(|lasts: &Duration| {
-            let began = Instant::now();
-            while began.elapsed() < *lasts {
-                std::hint::spin_loop();
-            }
-        });
+        let busy = Worker::spawn(spin);
         let (lasts, patience) = (Duration::from_millis(500), Duration::from_millis(20));
         assert!(busy.unwrap().ask(lasts, patience, &Interrupt::default()).is_some());
     }

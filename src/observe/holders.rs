@@ -131,12 +131,14 @@ pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
     match search.thorough {
         Thorough::Never => {
             let likely = likely_places(search);
-            let pids = (&likely.pids[..], &[][..]);
-            return some_of(scan.until(pids, Threads::WhereTheFirstHasNone, Holders::has_somebody), &likely);
+            return some_of(
+                scan.until(Walk::of(&likely.pids), Threads::WhereTheFirstHasNone, Holders::has_somebody),
+                &likely,
+            );
         }
         Thorough::IfNobodyFound => {
             let likely = likely_places(search);
-            let found = scan.all((&likely.pids, &[]), Threads::WhereTheFirstHasNone);
+            let found = scan.all(Walk::of(&likely.pids), Threads::WhereTheFirstHasNone);
             if scan.wanted.iter().all(|inode| found.by_inode.contains_key(inode)) {
                 return some_of(found, &likely);
             }
@@ -146,9 +148,10 @@ pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
     let Ok(everybody) = list_pids(&*scan.proc) else { return Holders { hidden: 1, ..Holders::default() } };
     let likely: HashSet<Pid> = likely_places(search).pids.into_iter().collect();
     let (first, others): (Vec<Pid>, Vec<Pid>) = everybody.iter().partition(|pid| likely.contains(pid));
-    let mut found = scan.all((&first, &others), Threads::WhereTheFirstHasNone);
+    let walk = Walk { first: &first, others: &others };
+    let mut found = scan.all(walk, Threads::WhereTheFirstHasNone);
     if scan.wanted.iter().any(|inode| !found.by_inode.contains_key(inode)) {
-        found = scan.all((&first, &others), Threads::All);
+        found = scan.all(walk, Threads::All);
     }
     // With hidepid= (proc(5)) others' processes are not even listed; PID 1 is somebody's in every pid namespace.
     let unlisted = usize::from(!everybody.contains(&Pid::INIT));
@@ -272,8 +275,20 @@ impl Question {
     }
 }
 
-/// Those that are looked at first, and have more time, and the others.
-type Likely<'a> = (&'a [Pid], &'a [Pid]);
+/// Who is looked at.
+#[derive(Clone, Copy)]
+struct Walk<'a> {
+    /// They have more time.
+    first: &'a [Pid],
+    others: &'a [Pid],
+}
+
+impl<'a> Walk<'a> {
+    /// At these alone.
+    fn of(first: &'a [Pid]) -> Self {
+        Self { first, others: &[] }
+    }
+}
 
 enum Answer {
     /// In the order of the question.
@@ -290,20 +305,15 @@ impl<'a> Aside<'a> {
         Self { proc: Arc::new(proc), wanted: wanted.into(), interrupt, late, worker: None }
     }
 
-    fn all(&mut self, pids: Likely<'_>, threads: Threads) -> Holders {
-        self.until(pids, threads, |_, _| false)
+    fn all(&mut self, walk: Walk<'_>, threads: Threads) -> Holders {
+        self.until(walk, threads, |_, _| false)
     }
 
     /// In this order, until that is enough for each of the wanted sockets.
-    fn until(
-        &mut self,
-        (first, others): Likely<'_>,
-        threads: Threads,
-        is_enough: impl Fn(&Holders, Inode) -> bool,
-    ) -> Holders {
+    fn until(&mut self, walk: Walk<'_>, threads: Threads, is_enough: impl Fn(&Holders, Inode) -> bool) -> Holders {
         let mut holders = Holders::default();
-        let first = first.chunks(AT_ONCE).map(|some| (some, word::MORE_PATIENCE));
-        for (some, patience) in first.chain(others.chunks(AT_ONCE).map(|some| (some, word::PATIENCE))) {
+        let first = walk.first.chunks(AT_ONCE).map(|some| (some, word::MORE_PATIENCE));
+        for (some, patience) in first.chain(walk.others.chunks(AT_ONCE).map(|some| (some, word::PATIENCE))) {
             if !self.wanted.is_empty() && self.wanted.iter().all(|&inode| is_enough(&holders, inode)) {
                 break;
             }
