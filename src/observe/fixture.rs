@@ -26,16 +26,32 @@ const ALONE: &str = "PORTGUARD_TEST_ALONE";
 /// For whoever forks: of the process that comes of it only one thread is there, and a lock that another had at that time
 /// (one of std's, in which its threads are listed) stays taken in there for ever. It also has what others had open.
 pub(crate) fn is_alone() -> bool {
-    if std::env::var_os(ALONE).is_some() {
-        return true;
+    let alone = std::env::var_os(ALONE).is_some();
+    if !alone {
+        run_alone(Command::new(std::env::current_exe().unwrap()));
     }
+    alone
+}
+
+/// What strace(1) writes of the calling test, and of all its threads and children, where it runs alone; `None` to that run.
+pub(crate) fn trace_of_itself() -> Option<String> {
+    if std::env::var_os(ALONE).is_some() {
+        return None;
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-o"]).arg(file.path()).arg(std::env::current_exe().unwrap());
+    run_alone(strace);
+    Some(std::fs::read_to_string(file.path()).unwrap())
+}
+
+/// Has the calling test run again, by this command, and fails as it does.
+fn run_alone(mut command: Command) {
     let this = std::thread::current().name().unwrap().to_owned();
-    let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", &this, "--nocapture", "--test-threads=1"]).env(ALONE, "1").stdin(Stdio::null());
     let ran = command.output().unwrap();
     let [out, err] = [&ran.stdout, &ran.stderr].map(|said| String::from_utf8_lossy(said));
     assert!(ran.status.success() && out.contains("1 passed"), "{this}, alone: {}\n{out}{err}", ran.status);
-    false
 }
 
 /// How this ends in a process of its own: what holds signals back is a thread's, who one is is a process's, and a signal

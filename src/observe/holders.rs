@@ -34,9 +34,9 @@ const CGROUPS: usize = 4096;
 /// When all of `/proc` is walked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Thorough {
-    /// Never: a socket that has nobody in the likely places has nobody that was seen. Nor are these looked at to their end, once
+    /// Only if some socket has nobody in the likely places. Neither these nor all others are looked at to their end, once
     /// somebody but PID 1 was found for each socket among the first of them.
-    Never,
+    UntilFound,
     /// Only if some socket has nobody in the likely places. Other holders of a socket that has somebody can stay unseen.
     IfNobodyFound,
     /// Always: so that every holder of every socket is seen.
@@ -118,7 +118,7 @@ pub fn holds(proc: &Path, pid: Pid, inodes: &[Inode]) -> Open {
     }
 }
 
-/// Which processes have these sockets open: in the likely cgroups, then PID 1, then anywhere.
+/// Which processes have these sockets open: in the likely cgroups, then PID 1, then anywhere. Each is looked at once.
 ///
 /// If a walk of all processes leaves a socket without a holder, each thread with open files of its own
 /// (`unshare(CLONE_FILES)`) is looked at as well. Inode 0 is nobody's, and not looked for.
@@ -127,31 +127,25 @@ pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
     let inodes: Vec<Inode> = inodes.iter().copied().filter(|inode| inode.0 != 0).collect();
     let Ok(proc) = open_dir(search.proc) else { return Holders { hidden: 1, ..Holders::default() } };
     let mut scan = Aside::new(proc, inodes, search);
-    let some_of = |found: Holders, likely: &Members| Holders { hidden: found.hidden + likely.invisible, ..found };
-    match search.thorough {
-        Thorough::Never => {
-            let likely = likely_places(search);
-            return some_of(
-                scan.until(Walk::of(&likely.pids), Threads::WhereTheFirstHasNone, Holders::has_somebody),
-                &likely,
-            );
-        }
-        Thorough::IfNobodyFound => {
-            let likely = likely_places(search);
-            let found = scan.all(Walk::of(&likely.pids), Threads::WhereTheFirstHasNone);
-            if scan.wanted.iter().all(|inode| found.by_inode.contains_key(inode)) {
-                return some_of(found, &likely);
-            }
-        }
-        Thorough::Always => (),
+    let is_enough = match search.thorough {
+        Thorough::UntilFound => Holders::has_somebody,
+        Thorough::IfNobodyFound | Thorough::Always => |_: &Holders, _| false,
+    };
+    let likely = likely_places(search);
+    let some = scan.more(Holders::default(), Walk::of(&likely.pids), Threads::WhereTheFirstHasNone, is_enough);
+    if search.thorough != Thorough::Always && scan.has_all(&some) {
+        return Holders { hidden: some.hidden + likely.invisible, ..some };
     }
     let Ok(everybody) = list_pids(&*scan.proc) else { return Holders { hidden: 1, ..Holders::default() } };
-    let likely: HashSet<Pid> = likely_places(search).pids.into_iter().collect();
-    let (first, others): (Vec<Pid>, Vec<Pid>) = everybody.iter().partition(|pid| likely.contains(pid));
-    let walk = Walk { first: &first, others: &others };
-    let mut found = scan.all(walk, Threads::WhereTheFirstHasNone);
-    if scan.wanted.iter().any(|inode| !found.by_inode.contains_key(inode)) {
-        found = scan.all(walk, Threads::All);
+    let seen: HashSet<Pid> = likely.pids.iter().copied().collect();
+    let others: Vec<Pid> = everybody.iter().copied().filter(|pid| !seen.contains(pid)).collect();
+    let walk = Walk { first: &likely.pids, others: &others };
+    let mut found = scan.more(some, Walk { first: &[], ..walk }, Threads::WhereTheFirstHasNone, is_enough);
+    if search.thorough == Thorough::UntilFound {
+        return found;
+    }
+    if !scan.has_all(&found) {
+        found = scan.more(Holders::default(), walk, Threads::All, is_enough);
     }
     // With hidepid= (proc(5)) others' processes are not even listed; PID 1 is somebody's in every pid namespace.
     let unlisted = usize::from(!everybody.contains(&Pid::INIT));
@@ -305,13 +299,19 @@ impl<'a> Aside<'a> {
         Self { proc: Arc::new(proc), wanted: wanted.into(), interrupt, late, worker: None }
     }
 
-    fn all(&mut self, walk: Walk<'_>, threads: Threads) -> Holders {
-        self.until(walk, threads, |_, _| false)
+    /// Whether each of the wanted sockets has a holder.
+    fn has_all(&self, holders: &Holders) -> bool {
+        self.wanted.iter().all(|inode| holders.by_inode.contains_key(inode))
     }
 
-    /// In this order, until that is enough for each of the wanted sockets.
-    fn until(&mut self, walk: Walk<'_>, threads: Threads, is_enough: impl Fn(&Holders, Inode) -> bool) -> Holders {
-        let mut holders = Holders::default();
+    /// Those who were found, and more, in the order of the walk, until that is enough for each of the wanted sockets.
+    fn more(
+        &mut self,
+        mut holders: Holders,
+        walk: Walk<'_>,
+        threads: Threads,
+        is_enough: fn(&Holders, Inode) -> bool,
+    ) -> Holders {
         let first = walk.first.chunks(AT_ONCE).map(|some| (some, word::MORE_PATIENCE));
         for (some, patience) in first.chain(walk.others.chunks(AT_ONCE).map(|some| (some, word::PATIENCE))) {
             if !self.wanted.is_empty() && self.wanted.iter().all(|&inode| is_enough(&holders, inode)) {
@@ -489,7 +489,9 @@ mod tests {
     use nix::sys::stat::fstat;
 
     use super::*;
-    use crate::observe::fixture::{Cgroup, Child, Role, assert_holds_in_a_process_of_its_own, is_alone, own_pid};
+    use crate::observe::fixture::{
+        Cgroup, Child, Role, assert_holds_in_a_process_of_its_own, is_alone, own_pid, trace_of_itself,
+    };
 
     const PROC: &str = "/proc";
 
@@ -607,13 +609,36 @@ mod tests {
         assert_eq!(found, Holders { by_inode: expected.clone(), hidden, ..Holders::default() });
         let found = holders(&search(&cgroups, Thorough::Always), &[child.inode()]);
         assert_eq!((found.by_inode, found.walked), (expected.clone(), true));
-        // With somebody else's that is elsewhere, all are looked at, unless that is not wanted.
+        // With somebody else's that is elsewhere, all are looked at.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let both = [child.inode(), inode_of(&listener)];
-        let found = holders(&search(&cgroups, Thorough::Never), &both);
-        assert_eq!((found.by_inode, found.walked), (expected, false));
-        let found = holders(&search(&cgroups, Thorough::IfNobodyFound), &both);
-        assert_eq!((found.by_inode.len(), found.walked), (2, true));
+        for (thorough, walked) in [(Thorough::UntilFound, false), (Thorough::IfNobodyFound, true)] {
+            let found = holders(&search(&cgroups, thorough), &both);
+            assert_eq!((found.by_inode.len(), found.walked), (2, walked), "{thorough:?}");
+        }
+    }
+
+    /// The holder is none of those in the likely cgroup.
+    #[test]
+    fn each_process_is_looked_at_once() {
+        const SEARCHES: usize = 3;
+        if let Some(trace) = trace_of_itself() {
+            let mut opened = HashMap::new();
+            for table in trace.lines().filter_map(|line| line.split_once("openat(")?.1.split('"').nth(1)) {
+                if table.ends_with("/fd") {
+                    *opened.entry(table).or_insert(0) += 1;
+                }
+            }
+            assert!(opened.len() > 2 && opened.values().all(|&times| times <= SEARCHES), "{opened:?}");
+            assert!(opened.values().filter(|&&times| times == SEARCHES).count() > 1, "{opened:?}");
+            return;
+        }
+        let (cgroup, listener) = (Cgroup::create("left"), TcpListener::bind("127.0.0.1:0").unwrap());
+        let _other = Child::spawn(Role::Listen, &[("PORTGUARD_TEST_CGROUP", cgroup.dir().to_str().unwrap())]);
+        let cgroups = [cgroup.dir().to_owned()];
+        for thorough in [Thorough::UntilFound, Thorough::IfNobodyFound, Thorough::Always] {
+            assert!(holders(&search(&cgroups, thorough), &[inode_of(&listener)]).has(inode_of(&listener), own_pid()));
+        }
     }
 
     #[test]
@@ -634,10 +659,12 @@ mod tests {
         let cgroups = [cgroup.dir().to_owned()];
         let seen = |thorough, wanted: &[Inode]| holders(&search(&cgroups, thorough), wanted).by_inode[&inode].clone();
         // And PID 1.
-        assert_eq!(seen(Thorough::Never, &[inode]), pids[..AT_ONCE - 1]);
+        assert_eq!(seen(Thorough::UntilFound, &[inode]), pids[..AT_ONCE - 1]);
         assert_eq!(seen(Thorough::IfNobodyFound, &[inode]), pids);
         // As long as somebody is looked for, all who are met count.
-        assert_eq!(seen(Thorough::Never, &[inode, Inode(u64::MAX)]), pids);
+        pids.push(own_pid());
+        pids.sort_unstable();
+        assert_eq!(seen(Thorough::UntilFound, &[inode, Inode(u64::MAX)]), pids);
         for child in &mut sleepers {
             child.kill().unwrap();
             child.wait().unwrap();

@@ -177,7 +177,7 @@ impl Place {
     /// A look that costs the same however many listeners a host has, and may lead to a plain refusal and nothing else.
     ///
     /// It takes the TCP listeners that the kernel finds by address ([`sock_diag::listeners_at`]) where one is likely, and
-    /// the holders that are where those were born. Others on the same ports, and other holders, may be missing. Whether
+    /// the first holders of those ([`Thorough::UntilFound`]). Others on the same ports, and other holders, may be missing. Whether
     /// all that is in the way may be stopped, waited for or passed can only be said of all of it, so that is for
     /// [`Self::look`]. But one reason to refuse is enough, whatever else is there, as long as each endpoint that is not
     /// free has a listener here, and each listener a holder that is no service manager: a property in `judge`'s tests.
@@ -197,7 +197,7 @@ impl Place {
         }
         let addresses: Vec<SocketAddr> = in_question().flat_map(Endpoint::likely_addresses).collect();
         let tables = sock_diag::listeners_at(&addresses).ok().filter(|tables| are_explained(&probed, tables))?;
-        let seen = self.seen(probed, tables, Thorough::Never, wanted.interrupt);
+        let seen = self.seen(probed, tables, Thorough::UntilFound, wanted.interrupt);
         if seen.tables.iter().any(|socket| seen.has_nobody(socket)) {
             return None;
         }
@@ -727,7 +727,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quick_look_is_none_unless_it_explains_all_with_holders_that_are_where_their_sockets_were_born() {
+    fn a_quick_look_is_none_unless_it_explains_all_with_a_holder_of_each() {
         let cgroup = Cgroup::create("quick");
         let child = Child::spawn(Role::Listen, &[("PORTGUARD_TEST_CGROUP", cgroup.dir().to_str().unwrap())]);
         let run = tempfile::tempdir().unwrap();
@@ -759,11 +759,19 @@ mod tests {
         assert!(look(&[held, any(elsewhere.local_addr().unwrap(), Protocol::Tcp)]).is_none());
         assert!(look(&[held; 17]).is_none());
 
+        // One that no process has open but in a thread with a table of its own.
+        let own_table = Child::spawn(Role::OwnTable, &[]);
+        let hidden = Endpoint { host: Host::Any, port: own_table.port(), protocol: Protocol::Tcp };
+        assert!(look(&[hidden]).is_none() && look(&[held, hidden]).is_none());
+
         // In another cgroup than that of its birth.
-        assert!(look(&[held]).is_some());
         let later = Cgroup::create("later");
         std::fs::write(later.dir().join("cgroup.procs"), child.pid().to_string()).unwrap();
-        assert!(look(&[held]).is_none());
+        let seen = look(&[held]).unwrap().scene;
+        assert_eq!(
+            seen.endpoints[0].sockets[0].holders.iter().map(|holder| holder.pid).collect::<Vec<_>>(),
+            [child.pid()]
+        );
         // Before the cgroup that it is in.
         drop(child);
     }

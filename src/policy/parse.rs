@@ -290,7 +290,7 @@ impl Reader<'_> {
         let name = key.get_ref();
         let distance = |word: &str| strsim::osa_distance(word, name);
         // Of a short word two letters are the half.
-        let is_near = |word: &&&str| distance(word) <= 2 && 2 * distance(word) < word.len();
+        let is_near = |word: &&&str| distance(word) <= if word.len() > 4 { 2 } else { 1 };
         let near = known.iter().min_by_key(|word| distance(word)).filter(is_near);
         let hint = match near {
             Some(word) => format!("did you mean {word}?"),
@@ -426,6 +426,7 @@ mod tests {
         ("[unit.\"a.service\"]\nreplaces = ['x']", &["p:2:13: replaces: unit name \"x\" has no suffix: add .service"]),
         ("[defaults]\non-lookalike = \"kill\"",    &["p:2:16: on-lookalike: \"kill\" is none of as-foreign, stop"]),
         ("[defaults]\non-blind = \"stop\"",        &["p:2:12: on-blind: \"stop\" is none of allow, refuse"]),
+        ("[defaults]\nonstal = 1",                 &["p:2:1: unknown key \"onstal\": did you mean on-stale?"]),
         ("[defaults]\nunit = 1",                   &["p:2:1: unknown key \"unit\": known here: on-stale, on-foreign, on-lookalike, on-blind, wait, \
                                                      stop-timeout, kill-signal, final-kill-signal, send-sighup, send-sigkill, reuse-address"]),
         ("[unit.\"a.service\"]\nport = []",        &["p:2:1: unknown key \"port\": did you mean ports?"]),
