@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -275,6 +275,11 @@ impl Holder {
         Self::start(&["--holder", &port.to_string(), &others.to_string()], cgroup)
     }
 
+    /// Has the port by UDP.
+    pub(crate) fn bind_udp(port: u16, cgroup: &Path) -> Result<Self, String> {
+        Self::start(&["--udp", &port.to_string()], cgroup)
+    }
+
     /// The port is the local one of a connection.
     pub(crate) fn connect(port: u16, cgroup: &Path) -> Result<Self, String> {
         Self::start(&["--client", &port.to_string()], cgroup)
@@ -324,6 +329,13 @@ pub(crate) fn hold(port: u16, others: u16) -> io::Result<()> {
     rest_until_told()?;
     // All are told before the first is waited for: our own children.
     end(others).map_err(io::Error::other)
+}
+
+/// `--udp PORT`: as [`hold`].
+pub(crate) fn receive(port: u16) -> io::Result<()> {
+    io::stdin().lock().read_line(&mut String::new())?;
+    let _socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    rest_until_told()
 }
 
 /// Says that it is ready, and comes back when its standard input is closed.

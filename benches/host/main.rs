@@ -72,7 +72,7 @@ fn main() -> ExitCode {
             Ok(status) => return status,
             Err(why) => Err(why),
         },
-        Some(part @ ("--load" | "--tenant" | "--server" | "--holder" | "--other" | "--client")) => {
+        Some(part @ ("--load" | "--tenant" | "--server" | "--holder" | "--udp" | "--other" | "--client")) => {
             play(part, &numbers(words))
         }
         Some(other) => Err(format!("what is {other}?")),
@@ -110,6 +110,7 @@ fn play(part: &str, numbers: &[u16]) -> Result<(), String> {
         ("--server", &[server]) => load::serve(small(server)?),
         ("--holder", &[number]) => load::hold(number, 0),
         ("--holder", &[number, others]) => load::hold(number, others),
+        ("--udp", &[number]) => load::receive(number),
         ("--other", &[]) => load::share(),
         ("--client", &[number]) => load::connect(number),
         _ => return Err(format!("{part} {numbers:?}")),
@@ -250,7 +251,7 @@ impl Host {
     /// One port is held by somebody else's process, and has to be named.
     fn full_host(&self, table: &mut Table) -> Result<(), String> {
         let holder = Holder::listen(PORT, &self.cgroup.join("birth"))?;
-        let portguard = dry_run(&self.guard, PORT, &holder);
+        let portguard = dry_run(&self.guard, &PORT.to_string(), &holder);
         let peers = peers(holder.pid());
         let everybody = [&portguard, &peers[0], &peers[1], &peers[2]];
         let mut load = Load::default();
@@ -289,19 +290,23 @@ impl Host {
         table.add(&Row::size("peak memory of portguard", portguard.peak_rss()?, Bound::AtMost(8.0)));
         table.add(&no_more("system calls, as on the small host", &calls, &system_calls(&portguard)?));
         self.other_holders(table, &load)?;
-        self.moved_holder(table, &holder, &portguard)?;
+        self.moved_holders(table, &load)?;
         if is_growth_wanted()? {
-            let at_home = Holder::listen(PORT + 1, &self.cgroup.join("birth"))?;
-            grow(table, &mut load, &dry_run(&self.guard, PORT + 1, &at_home), &portguard)?;
+            let birth = self.cgroup.join("udp");
+            let away = Holder::bind_udp(PORT, &birth)?;
+            self.move_away(&away, &birth)?;
+            let elsewhere = dry_run(&self.guard, &format!("{PORT}/udp"), &away);
+            grow(table, &mut load, &portguard, &elsewhere)?;
         }
         Ok(())
     }
 
     /// What is not as easy as a listener that is alone in its cgroup.
     fn other_holders(&self, table: &mut Table, load: &Load) -> Result<(), String> {
-        let mut section = |title: &str, port, holder: &Holder, bound: Option<f64>, ratio: f64| {
+        let mut section = |title: &str, port: u16, holder: &Holder, bound: Option<f64>, ratio: f64| {
             table.section(title);
-            let [portguard, fuser] = [dry_run(&self.guard, port, holder), fuser(port, holder.pid())];
+            let [portguard, fuser] =
+                [dry_run(&self.guard, &port.to_string(), holder), fuser("tcp", port, holder.pid())];
             let mut all = Pool::default();
             table.race(|| {
                 let [ours, theirs] = all.with(race([&portguard, &fuser], FEW)?);
@@ -328,21 +333,58 @@ impl Host {
         section("The same, but a connection has the port", PORT + 4, &holder, None, 10.0)
     }
 
-    /// The worst case: the holder is elsewhere, and the cgroup in which its socket was born is no more.
-    fn moved_holder(&self, table: &mut Table, holder: &Holder, portguard: &Contender) -> Result<(), String> {
+    /// The worst case: the holder has left the cgroup in which its socket was born, and is the last of all processes.
+    fn moved_holders(&self, table: &mut Table, load: &Load) -> Result<(), String> {
+        let birth = self.cgroup.join("left");
+        let what = "the holder has left the cgroup in which its socket was born";
+        {
+            let holder = Holder::listen(PORT + 5, &birth)?;
+            self.move_away(&holder, &birth)?;
+            self.walk(table, &format!("The same, but {what}"), ("tcp", PORT + 5), &holder)?;
+        }
+        {
+            let holder = Holder::bind_udp(PORT, &birth)?;
+            self.move_away(&holder, &birth)?;
+            let calls = self.walk(
+                table,
+                &format!("The same with UDP, for which all are looked at: {what}"),
+                ("udp", PORT),
+                &holder,
+            )?;
+            table.add(&every_file_looked_at(&calls));
+        }
+        load.move_to(&birth)?;
+        let holder = Holder::listen(PORT + 6, &birth)?;
         holder.move_to(&self.cgroup.join("elsewhere"))?;
-        let birth = self.cgroup.join("birth");
-        fs::remove_dir(&birth).map_err(|error| format!("{}: {error}", birth.display()))?;
-        table.section("The same, but the holder has left the cgroup in which its socket was born");
-        let fuser = &fuser(PORT, holder.pid());
+        self.walk(table, &format!("The same, but {what}, and all others are in there"), ("tcp", PORT + 6), &holder)?;
+        load.move_to(&self.outside())
+    }
+
+    /// The cgroup in which its socket was born is no more then.
+    fn move_away(&self, holder: &Holder, birth: &Path) -> Result<(), String> {
+        holder.move_to(&self.cgroup.join("elsewhere"))?;
+        fs::remove_dir(birth).map_err(|error| format!("{}: {error}", birth.display()))
+    }
+
+    /// The calls that it takes.
+    fn walk(
+        &self,
+        table: &mut Table,
+        title: &str,
+        (protocol, port): (&str, u16),
+        holder: &Holder,
+    ) -> Result<BTreeMap<String, u64>, String> {
+        table.section(title);
+        let portguard = dry_run(&self.guard, &format!("{port}/{protocol}"), holder);
+        let fuser = fuser(protocol, port, holder.pid());
         let mut all = Pool::default();
         table.race(|| {
-            let [ours, theirs] = all.with(race([portguard, fuser], FEW)?);
+            let [ours, theirs] = all.with(race([&portguard, &fuser], FEW)?);
             let ratio = Row::ratio("  portguard / fuser", ours, theirs, Bound::AtMost(0.6));
             Ok(vec![Row::time("portguard", ours, None), Row::time(fuser.name, theirs, None), ratio])
         })?;
         table.add(&Row::size("peak memory of portguard", portguard.peak_rss()?, Bound::AtMost(8.0)));
-        Ok(())
+        system_calls(&portguard)
     }
 }
 
@@ -374,9 +416,10 @@ fn cheap(
 }
 
 /// Who has the port, and what would be done about it?
-fn dry_run(guard: &Path, port: u16, holder: &Holder) -> Contender {
+fn dry_run(guard: &Path, port: &str, holder: &Holder) -> Contender {
     let arguments = format!("--unit|{OTHER_UNIT}|--policy|/dev/null|--port|{port}|--dry-run");
-    Contender::new("portguard", guard, &arguments).naming(holder.pid(), HELD)
+    // A walk that was given up costs little: "could not be listed in time".
+    Contender::new("portguard", guard, &arguments).naming(holder.pid(), HELD).never_saying("in time")
 }
 
 /// Those who are asked the same. Each ends with 0, and has to find the holder as well.
@@ -386,14 +429,15 @@ fn peers(holder: u32) -> [Contender; 3] {
     };
     [
         peer("ss -ltnp", "ss", format!("-Hltnp|sport = :{PORT}")),
-        fuser(PORT, holder),
+        fuser("tcp", PORT, holder),
         peer("lsof -iTCP", "lsof", format!("-nP|-iTCP:{PORT}|-sTCP:LISTEN")),
     ]
 }
 
-fn fuser(port: u16, holder: u32) -> Contender {
+fn fuser(protocol: &str, port: u16, holder: u32) -> Contender {
     let program = tool("fuser").unwrap_or_else(|| "fuser".into());
-    Contender::new("fuser -n tcp", &program, &format!("-n|tcp|{port}")).naming(holder, 0)
+    let name = if protocol == "udp" { "fuser -n udp" } else { "fuser -n tcp" };
+    Contender::new(name, &program, &format!("-n|{protocol}|{port}")).naming(holder, 0)
 }
 
 /// Two loads of which each is there while the other is not: the kernel's tables are common to all network namespaces, so two
@@ -492,6 +536,7 @@ fn grow(table: &mut Table, load: &mut Load, at_home: &Contender, elsewhere: &Con
     let [away] = race([elsewhere], FEW_AND_SLOW)?;
     let calls = [system_calls(at_home)?, system_calls(elsewhere)?];
     table.add(&Row::time("full host, holder elsewhere", &away, None));
+    table.add(&every_file_looked_at(&calls[1]));
     for times in [2, 4, MOST] {
         load.set(times * FULL)?;
         Table::note(&format!("{}; {} MiB of memory are left", Load::counted(), header::available_mib()));

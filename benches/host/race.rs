@@ -20,6 +20,7 @@ pub(crate) struct Contender {
     environment: Vec<(String, String)>,
     status: i32,
     must_say: Option<String>,
+    must_not_say: Option<&'static str>,
 }
 
 impl Contender {
@@ -27,7 +28,15 @@ impl Contender {
     pub(crate) fn new(name: &'static str, program: &Path, arguments: &str) -> Self {
         let arguments = arguments.split('|').filter(|one| !one.is_empty()).map(str::to_owned).collect();
         let environment = vec![("PATH".to_owned(), "/usr/sbin:/usr/bin:/sbin:/bin".to_owned())];
-        Self { name, program: program.to_owned(), arguments, environment, status: 0, must_say: None }
+        Self {
+            name,
+            program: program.to_owned(),
+            arguments,
+            environment,
+            status: 0,
+            must_say: None,
+            must_not_say: None,
+        }
     }
 
     pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
@@ -44,6 +53,11 @@ impl Contender {
     pub(crate) fn saying(mut self, word: &str, status: i32) -> Self {
         (self.must_say, self.status) = (Some(word.to_owned()), status);
         self
+    }
+
+    /// It must not write these words.
+    pub(crate) fn never_saying(self, words: &'static str) -> Self {
+        Self { must_not_say: Some(words), ..self }
     }
 
     /// This command as the argument of another.
@@ -78,7 +92,8 @@ impl Contender {
         let text = String::from_utf8_lossy(&bytes);
         let is_end = |c: char| !c.is_ascii_alphanumeric() && c != '-';
         let says = |word: &String| text.split(is_end).any(|one| one == word);
-        if status == Some(self.status) && self.must_say.as_ref().is_none_or(says) {
+        let is_silent = self.must_not_say.is_none_or(|words| !text.contains(words));
+        if status == Some(self.status) && self.must_say.as_ref().is_none_or(says) && is_silent {
             return Ok(());
         }
         let wanted = self.must_say.as_ref().map_or(String::new(), |word| format!(", naming {word}"));

@@ -171,7 +171,7 @@ impl Folder {
         let list = || {
             let mut names = Vec::new();
             // For several hundred names; what is not written costs nothing, as it would on the stack.
-            let mut buffer = Vec::with_capacity(16384);
+            let mut buffer = Vec::with_capacity(32768);
             let mut entries = RawDir::new(&self.fd, buffer.spare_capacity_mut());
             while let Some(entry) = entries.next() {
                 let entry = entry?;

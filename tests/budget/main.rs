@@ -37,7 +37,7 @@ const UNITS: usize = 1280;
 /// One start in some 130 writes the ledger anew, with the last runs alone.
 const COMPACTING: usize = 4;
 
-/// No start of four ports has more, where it has a drop-in of its own and cgroup2 is elsewhere.
+/// No start of the usual four ports has more, where it has a drop-in of its own and cgroup2 is elsewhere.
 const MOST: usize = 60;
 const _: () = assert!(INSTALLED + EACH_DROP_IN + COMPACTING < MOST);
 const _: () = assert!(FIRST <= COMPACTING && FIRST_OF_UNIT <= COMPACTING);
@@ -110,11 +110,13 @@ fn free_path_as_portguard_enable_leaves_it_keeps_its_budget() {
     as_installed("enabled", &["only-UNIT.toml".to_owned()], 0, INSTALLED + EACH_DROP_IN);
 }
 
-/// As `portguard enable` writes them. Their names are listed, some 400 with a call.
+/// As `portguard enable` writes them, beside the unit's own. Their names are listed, 32 KiB with a call.
 #[test]
 fn free_path_costs_nothing_for_the_drop_ins_of_a_few_hundred_other_units() {
-    let of_others: Vec<String> = (0..200).map(|nth| format!("only-other{nth}.service.toml")).collect();
-    as_installed("many", &of_others, 0, INSTALLED);
+    let name = |nth| format!("only-acme-billing-reconciliation-worker-eu-central-{nth}.service.toml");
+    let mut drop_ins: Vec<String> = (0..200).map(name).collect();
+    drop_ins.push("only-UNIT.toml".to_owned());
+    as_installed("many", &drop_ins, 0, INSTALLED + EACH_DROP_IN);
 }
 
 /// What is forbidden has to be seen whichever call does it. Part of a test, as each here has to fail without a guard.
