@@ -65,6 +65,7 @@ pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Rep
         looked: Instant::now(),
         stopped: Stopped::default(),
         asked: Asked::default(),
+        stops: 0,
         interrupt: Interrupt::default(),
         going: BTreeSet::new(),
         unclear: BTreeSet::new(),
@@ -104,6 +105,8 @@ struct Guard<'a> {
     looked: Instant,
     stopped: Stopped,
     asked: Asked,
+    /// How often something was stopped.
+    stops: usize,
     interrupt: Interrupt,
     /// The units that were seen on their way down in this run.
     going: BTreeSet<UnitName>,
@@ -162,7 +165,6 @@ impl Guard<'_> {
     /// The slow path: looks, judges and acts, until everything was seen free, or it has to be given up.
     fn clear_the_way(&mut self) -> Outcome {
         let mut deadlines = Deadlines::new();
-        let mut stops = 0;
         self.interrupt = Interrupt::listen();
         let outcome = loop {
             let round = self.round(&mut deadlines);
@@ -172,11 +174,10 @@ impl Guard<'_> {
             match round {
                 Ok(Round::Done(outcome)) => break outcome,
                 Ok(Round::Waited) => {}
-                Ok(Round::Stopped) if stops < MAX_STOPS => {
-                    stops += 1;
+                Ok(Round::Stopped) => {
+                    self.stops += 1;
                     deadlines.stopped();
                 }
-                Ok(Round::Stopped) => break self.still_held(&format!("{stops} attempts to stop what holds it")),
                 Err(error) => break failed(&error),
             }
         };
@@ -209,6 +210,9 @@ impl Guard<'_> {
             Verdict::Refuse(findings) => self.refused(findings),
             Verdict::Wait(_) if self.args.dry_run => Outcome::WouldWait,
             Verdict::Clear(_) if self.args.dry_run => Outcome::WouldStop,
+            Verdict::Clear(_) if self.stops == MAX_STOPS => {
+                self.still_held(&format!("{MAX_STOPS} attempts to stop what holds it"))
+            }
             Verdict::Wait(findings) => return self.wait(findings, deadlines, &look.pins),
             Verdict::Clear(findings) => {
                 return match unit_to_stop(findings) {

@@ -4,8 +4,8 @@
 
 use crate::model::{
     Action, ActiveState, BlindRule, BlindSpot, EndpointScene, Finding, ForeignRule, Guarded, HeldSocket, Invocation,
-    LookalikeRule, Obstacle, Owner, Phase, Probe, Process, Relation, Rules, Scene, Socket, SocketState, StaleRule,
-    UnitName, UnitType, Verdict,
+    LookalikeRule, Obstacle, Owner, Phase, Probe, Process, Protocol, Relation, Rules, Scene, Socket, SocketState,
+    StaleRule, UnitName, UnitType, Verdict,
 };
 
 /// Judges everything that is in the way of the guarded unit.
@@ -250,9 +250,16 @@ fn findings_of<'a>(seen: &'a EndpointScene, scene: &'a Scene, rules: &Rules) -> 
         return Vec::new();
     }
     let in_the_way = seen.sockets.iter().filter(|held| seen.endpoint.is_contested_by(&held.socket));
-    // A connection keeps the port of its listener as well: it explains a busy bind only where no listener does.
-    let (bound, connected): (Vec<_>, Vec<_>) = in_the_way.partition(|held| is_bound(&held.socket));
-    let explains = if bound.is_empty() && seen.probe == Probe::Busy { connected } else { bound };
+    let (mut explains, connected): (Vec<_>, Vec<_>) = in_the_way.partition(|held| is_bound(&held.socket));
+    // A connection by TCP keeps the port of its listener as well: it explains a busy bind only where no listener does.
+    let is_by_itself = |held: &&HeldSocket| {
+        let shares = |other: &&HeldSocket| held.socket.shares_an_address_with(&other.socket);
+        held.socket.protocol == Protocol::Udp || !explains.iter().any(shares)
+    };
+    if seen.probe == Probe::Busy {
+        let by_itself: Vec<_> = connected.into_iter().filter(is_by_itself).collect();
+        explains.extend(by_itself);
+    }
     let mut found: Vec<Found<'a>> =
         explains.into_iter().flat_map(|held| holders_of(seen, held, scene, rules)).collect();
     if found.is_empty() {

@@ -308,6 +308,9 @@ pub fn stop<'a>(
     Ok(Count { ended: all - alive - changed, alive })
 }
 
+/// How long whoever has let go of the port gets to end, before it is said to live on.
+const LAST_MOMENT: Duration = Duration::from_millis(20);
+
 const SIGHUP: Signal = Signal(Known::SIGHUP as i32);
 const SIGCONT: Signal = Signal(Known::SIGCONT as i32);
 
@@ -468,7 +471,7 @@ impl<'a> Watch<'a, '_> {
             let woken = interrupt.wait_for(&awaited, turn).map_err(ActError::Wait)?;
             self.drop_those_that_ended(&woken.ready);
             if !woken.by_any() || closings.is_some_and(Closings::was_wanted) {
-                self.drop_those_that_let_go();
+                self.drop_those_that_let_go()?;
             }
             if left.is_zero() {
                 break;
@@ -479,7 +482,7 @@ impl<'a> Watch<'a, '_> {
 
     /// What makes a process one to stop must be so as well when it is killed, a minute and a half later; how many are not.
     fn drop_those_that_changed(&mut self) -> Result<usize, ActError> {
-        self.drop_those_that_let_go();
+        self.drop_those_that_let_go()?;
         let before = self.verified.len();
         let mut kept = Vec::with_capacity(before);
         for target in self.verified.drain(..) {
@@ -496,31 +499,47 @@ impl<'a> Watch<'a, '_> {
 
     fn drop_those_that_ended(&mut self, gone: &[bool]) {
         let mut gone = gone.iter();
-        self.drop_those(|_| gone.next() == Some(&true), |process, after| Step::Ended { process, after });
+        self.drop_those(|_| gone.next() == Some(&true));
     }
 
-    fn drop_those_that_let_go(&mut self) {
-        let proc_root = self.eyes.proc_root;
-        let let_go = |target: &Target<'_>| {
-            let open = holders::holds(proc_root, target.process.pid, &target.inodes);
+    /// Whoever ends has closed its files a moment before (`do_exit()`, Linux `kernel/exit.c`): it gets [`LAST_MOMENT`].
+    fn drop_those_that_let_go(&mut self) -> Result<(), ActError> {
+        let Eyes { proc_root, interrupt, .. } = *self.eyes;
+        let has_let_go = |pin: &Verified<'_>| {
+            let open = holders::holds(proc_root, pin.target.process.pid, &pin.target.inodes);
             open.inodes.is_empty() && open.sight == Sight::Whole
         };
-        self.drop_those(let_go, |process, after| Step::LetGo { process, after });
+        let done: Vec<bool> = self.verified.iter().map(has_let_go).collect();
+        let deadline = Instant::now() + LAST_MOMENT;
+        loop {
+            let let_go = self.verified.iter().zip(&done).filter(|(_, done)| **done).map(|(pin, _)| pin.pidfd);
+            let alive: Vec<BorrowedFd<'_>> = let_go.filter(|pidfd| !has_ended(*pidfd)).collect();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if alive.is_empty() || left.is_zero() || interrupt.has_come() {
+                break;
+            }
+            interrupt.wait_for(&alive, left).map_err(ActError::Wait)?;
+        }
+        let mut done = done.into_iter();
+        self.drop_those(|_| done.next() == Some(true));
+        Ok(())
     }
 
     /// Drops those that are done with, and says so of the first [`NAMED`] of all.
-    fn drop_those(
-        &mut self,
-        mut is_done: impl FnMut(&Target<'a>) -> bool,
-        step: impl Fn(&'a Process, Duration) -> Step<'a>,
-    ) {
+    fn drop_those(&mut self, mut is_done: impl FnMut(&Verified<'a>) -> bool) {
         let after = self.began.elapsed();
         self.verified.retain(|pin| {
-            let done = is_done(pin.target);
+            let done = is_done(pin);
             if done {
                 self.ended += 1;
                 if self.ended <= NAMED {
-                    (self.tell)(&step(pin.target.process, after));
+                    let process = pin.target.process;
+                    let has_ended = has_ended(pin.pidfd);
+                    (self.tell)(&if has_ended {
+                        Step::Ended { process, after }
+                    } else {
+                        Step::LetGo { process, after }
+                    });
                 }
             }
             !done

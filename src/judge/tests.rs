@@ -421,6 +421,33 @@ fn a_connection_explains_a_busy_port_only_where_no_listener_does() {
     assert_eq!(judged(guarded(), connected), (Relation::Client, Action::Refuse));
 }
 
+/// Nothing is stopped beside what is in the way for itself.
+#[test]
+fn a_connection_at_an_address_of_no_listener_and_any_by_udp_is_in_the_way_by_itself() {
+    let rows = [
+        ("127.0.0.1:8080", Protocol::Tcp, "127.0.0.2:8080", true),
+        ("127.0.0.1:8080", Protocol::Tcp, "127.0.0.1:8080", false),
+        ("0.0.0.0:8080", Protocol::Tcp, "127.0.0.2:8080", false),
+        ("127.0.0.1:8080", Protocol::Udp, "127.0.0.2:8080", true),
+        ("127.0.0.1:8080", Protocol::Udp, "127.0.0.1:8080", true),
+    ];
+    for (listens, protocol, connected, in_the_way) in rows {
+        let at = |address: &str, state, owner| {
+            let mut one = held(vec![process(owner)]);
+            one.socket = Socket { protocol, local: address.parse().unwrap(), state, ..one.socket };
+            one
+        };
+        let waiting = if protocol == Protocol::Tcp { SocketState::Listen } else { SocketState::Unconnected };
+        let leftover = at(listens, waiting, own());
+        let other = at(connected, SocketState::Connected, Owner::Unit(unit("web.service")));
+        let mut both = scene(guarded(), vec![other, leftover]);
+        both.endpoints[0].endpoint.protocol = protocol;
+        let verdict = judge(&both, &rules());
+        assert_eq!(matches!(verdict, Verdict::Refuse(_)), in_the_way, "{connected} beside {listens}/{protocol}");
+        assert_eq!(matches!(verdict, Verdict::Clear(_)), !in_the_way, "{connected} beside {listens}/{protocol}");
+    }
+}
+
 #[test]
 fn one_holder_to_refuse_keeps_every_other_from_being_touched() {
     let leftover = Process { invocation: Invocation::Known(EARLIER), ..process(own()) };

@@ -159,6 +159,17 @@ impl Reach {
     }
 }
 
+impl Socket {
+    /// Whether both have a local address, port and protocol in common, and may be of the same network device.
+    #[must_use]
+    pub fn shares_an_address_with(&self, other: &Self) -> bool {
+        let reach = |socket: &Self| Reach::of(socket.local.ip(), socket.v6only);
+        let may_meet = self.device.is_none() || other.device.is_none() || self.device == other.device;
+        let is_same_port = self.protocol == other.protocol && self.local.port() == other.local.port();
+        may_meet && is_same_port && reach(self).overlaps(reach(other))
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, port, protocol } = self;
@@ -627,6 +638,38 @@ mod tests {
         #[test]
         fn what_is_shown_is_read_back(range in any_range()) {
             prop_assert_eq!(range.to_string().parse::<EndpointRange>(), Ok(range));
+        }
+    }
+
+    #[test]
+    fn two_sockets_meet_where_they_share_an_address_a_port_and_perhaps_a_device() {
+        let socket = |protocol, local: &str, v6only, device: Option<&str>| Socket {
+            protocol,
+            local: local.parse().unwrap(),
+            peer: None,
+            v6only,
+            state: crate::model::SocketState::Listen,
+            inode: crate::model::Inode(1),
+            uid: 0,
+            device: device.map(str::to_owned),
+            cgroup: None,
+            backlog: None,
+            left: None,
+        };
+        let tcp = |local, v6only, device| socket(Protocol::Tcp, local, v6only, device);
+        for (one, other, meet) in [
+            (tcp("127.0.0.1:80", false, None), tcp("127.0.0.1:80", false, None), true),
+            (tcp("127.0.0.1:80", false, None), tcp("127.0.0.2:80", false, None), false),
+            (tcp("127.0.0.1:80", false, None), tcp("127.0.0.1:81", false, None), false),
+            (tcp("127.0.0.1:80", false, None), socket(Protocol::Udp, "127.0.0.1:80", false, None), false),
+            (tcp("127.0.0.1:80", false, None), tcp("[::]:80", false, None), true),
+            (tcp("127.0.0.1:80", false, None), tcp("[::]:80", true, None), false),
+            (tcp("0.0.0.0:80", false, Some("a")), tcp("10.0.0.1:80", false, Some("a")), true),
+            (tcp("0.0.0.0:80", false, Some("a")), tcp("10.0.0.1:80", false, None), true),
+            (tcp("0.0.0.0:80", false, Some("a")), tcp("10.0.0.1:80", false, Some("b")), false),
+        ] {
+            assert_eq!(one.shares_an_address_with(&other), meet, "{one:?} {other:?}");
+            assert_eq!(other.shares_an_address_with(&one), meet, "{other:?} {one:?}");
         }
     }
 

@@ -112,8 +112,10 @@ impl Open {
 /// Which of these sockets a process has open, in any of its threads.
 #[must_use]
 pub fn holds(proc: &Path, pid: Pid, inodes: &[Inode]) -> Open {
+    let mut wanted = inodes.to_vec();
+    wanted.sort_unstable();
     match open_dir(proc) {
-        Ok(proc) => Scan::new(&proc, inodes).process(pid, Threads::All),
+        Ok(proc) => Scan::new(&proc, &wanted).process(pid, Threads::All),
         Err(_) => Open::HIDDEN,
     }
 }
@@ -124,7 +126,8 @@ pub fn holds(proc: &Path, pid: Pid, inodes: &[Inode]) -> Open {
 /// (`unshare(CLONE_FILES)`) is looked at as well. Inode 0 is nobody's, and not looked for.
 #[must_use]
 pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
-    let inodes: Vec<Inode> = inodes.iter().copied().filter(|inode| inode.0 != 0).collect();
+    let mut inodes: Vec<Inode> = inodes.iter().copied().filter(|inode| inode.0 != 0).collect();
+    inodes.sort_unstable();
     let Ok(proc) = open_dir(search.proc) else { return Holders { hidden: 1, ..Holders::default() } };
     let mut scan = Aside::new(proc, inodes, search);
     let is_enough = match search.thorough {
@@ -392,6 +395,7 @@ impl Drop for Aside<'_> {
 /// What is wanted, and what the scan of many processes reuses.
 struct Scan<'a> {
     proc: &'a OwnedFd,
+    /// In their order.
     wanted: &'a [Inode],
     listing: Vec<MaybeUninit<u8>>,
 }
@@ -464,7 +468,7 @@ impl<'a> Scan<'a> {
                 Err(rustix::io::Errno::NOENT) => continue,
                 Err(errno) => return Err(errno.into()),
             };
-            let wanted = |inode: &Inode| self.wanted.contains(inode) && !inodes.contains(inode);
+            let wanted = |inode: &Inode| self.wanted.binary_search(inode).is_ok() && !inodes.contains(inode);
             if let Some(inode) = socket_inode(link).filter(wanted) {
                 inodes.push(inode);
             }

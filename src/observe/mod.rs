@@ -209,7 +209,7 @@ impl Place {
     fn look_once(&self, wanted: &Wanted<'_>, thorough: Thorough) -> (Look, bool) {
         let mut blind_spots = Vec::new();
         let probed = probed(wanted.rules);
-        let mut tables = self.tables(&probed, wanted.interrupt).unwrap_or_else(|why| {
+        let mut tables = self.tables(&probed, wanted, thorough).unwrap_or_else(|why| {
             blind_spots.push(BlindSpot::Sockets(why));
             Vec::new()
         });
@@ -345,21 +345,29 @@ impl Place {
         Known { held, guarded, answer, pins, passing, blind_spots }
     }
 
-    /// The sockets that have one of the wanted ports: those that wait for somebody; and where these do not explain each
-    /// busy endpoint, all others too.
-    fn tables(&self, probed: &[(Endpoint, Probe)], interrupt: &Interrupt) -> Result<Vec<Socket>, String> {
+    /// The sockets that have one of the wanted ports: those that wait for somebody. Where these do not explain each busy
+    /// endpoint, all others too; and where something may be stopped for it, those of the others that would still be in the way
+    /// then.
+    fn tables(
+        &self,
+        probed: &[(Endpoint, Probe)],
+        &Wanted { rules, interrupt, .. }: &Wanted<'_>,
+        thorough: Thorough,
+    ) -> Result<Vec<Socket>, String> {
         let wanted = &wanted(probed)[..];
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let waiting = match sock_diag::listeners(wanted) {
-            Ok(sockets) => sockets,
-            Err(netlink) => return self.sockets_of_proc(wanted, netlink, interrupt),
+        let of_proc = |netlink| self.sockets_of_proc(wanted, netlink, interrupt);
+        let (waiting, mut others): (Vec<_>, Vec<_>) = match sock_diag::listeners(wanted) {
+            Ok(waiting) if thorough != Thorough::Always && are_explained(probed, &waiting) => return Ok(waiting),
+            Ok(waiting) => (waiting, sock_diag::others(wanted).or_else(of_proc)?),
+            Err(netlink) => of_proc(netlink)?.into_iter().partition(waits),
         };
-        if are_explained(probed, &waiting) {
-            return Ok(waiting);
-        }
-        let others = sock_diag::others(wanted).or_else(|netlink| self.sockets_of_proc(wanted, netlink, interrupt))?;
+        let may_explain =
+            |socket: &Socket| probed.iter().any(|seen| seen.0.is_contested_by(socket) && !is_explained(seen, &waiting));
+        let outlasts = |socket: &Socket| thorough == Thorough::Always && outlasts(socket, &waiting, rules);
+        others.retain(|socket| !waits(socket) && (may_explain(socket) || outlasts(socket)));
         Ok(waiting.into_iter().chain(others).collect())
     }
 
@@ -611,9 +619,40 @@ fn probed(rules: &Rules) -> Vec<(Endpoint, Probe)> {
 
 /// Whether these sockets tell why each endpoint is not free.
 fn are_explained(probed: &[(Endpoint, Probe)], sockets: &[Socket]) -> bool {
-    probed.iter().all(|(endpoint, seen)| {
-        matches!(seen, Probe::Free | Probe::NotLocal) || sockets.iter().any(|socket| endpoint.is_contested_by(socket))
-    })
+    probed.iter().all(|seen| is_explained(seen, sockets))
+}
+
+fn is_explained((endpoint, seen): &(Endpoint, Probe), sockets: &[Socket]) -> bool {
+    matches!(seen, Probe::Free | Probe::NotLocal) || sockets.iter().any(|socket| endpoint.is_contested_by(socket))
+}
+
+fn waits(socket: &Socket) -> bool {
+    matches!(socket.state, SocketState::Listen | SocketState::Unconnected)
+}
+
+/// Whether this socket, which waits for nobody, is or may be in the way by itself, and not for those that do wait there.
+///
+/// What has a peer and an address of a listener by TCP comes of that listener, or has `SO_REUSEADDR` as that has: two that have
+/// it are in each other's way where one listens (`inet_csk_bind_conflict()`, Linux `net/ipv4/inet_connection_sock.c`). Of one
+/// without a peer that may be no longer so, as it can be taken away once both are there. For UDP, where each is in the way of
+/// all, it is not asked for.
+fn outlasts(socket: &Socket, waiting: &[Socket], rules: &Rules) -> bool {
+    let shares = waiting.iter().any(|other| socket.shares_an_address_with(other));
+    match (socket.protocol, socket.state) {
+        // Some later look waits for it.
+        (_, SocketState::TimeWait) => false,
+        (Protocol::Udp, _) => true,
+        (Protocol::Tcp, SocketState::Bound) if shares => true,
+        (Protocol::Tcp, _) if shares => false,
+        (Protocol::Tcp, _) => {
+            let own = Port::new(socket.local.port()).map(|port| Endpoint {
+                host: Host::Ip(socket.local.ip()),
+                port,
+                protocol: socket.protocol,
+            });
+            own.is_none_or(|own| probe(&own, rules.reuse_address) != Probe::Free)
+        }
+    }
 }
 
 /// Whether an endpoint that is busy for no process that was seen is not busy any more: its holder ended meanwhile.
@@ -679,7 +718,10 @@ impl Roots {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, UdpSocket};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::AsRawFd as _;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt};
 
     use super::fixture::{Cgroup, Child, Role, cgroup2};
     use super::*;
@@ -826,6 +868,65 @@ mod tests {
             assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Refuse(_))), "{row}: {verdicts:?}");
             assert!(verdicts[0].findings().iter().all(|finding| verdicts[1].findings().contains(finding)), "{row}");
         }
+    }
+
+    /// Beside a listener on 127.0.0.1; of one that is bound and does not listen, whether it would be in the way of another.
+    #[test]
+    fn what_waits_for_nobody_outlasts_a_listener_where_it_is_or_may_be_in_the_way_by_itself() {
+        let (listener, udp) = (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.3:0").unwrap());
+        let port = listener.local_addr().unwrap().port();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_accepted, _) = listener.accept().unwrap();
+        let bound = |ip: &str, reuse: bool| {
+            let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+            setsockopt(&socket, sockopt::ReuseAddr, &reuse).unwrap();
+            let address = SocketAddr::new(ip.parse().unwrap(), port);
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(address)).unwrap();
+            socket
+        };
+        let _kept = [bound("127.0.0.2", false), bound("127.0.0.4", true)];
+        let seen = |protocol, ip: &str, port, state| {
+            let local = SocketAddr::new(ip.parse().unwrap(), port);
+            let (peer, device, cgroup, backlog, left) = (None, None, None, None, None);
+            Socket {
+                protocol,
+                local,
+                peer,
+                v6only: true,
+                state,
+                inode: Inode(1),
+                uid: 0,
+                device,
+                cgroup,
+                backlog,
+                left,
+            }
+        };
+        let waiting = [seen(Protocol::Tcp, "127.0.0.1", port, SocketState::Listen)];
+        let rows = [
+            ("127.0.0.1", port, SocketState::Connected, false),
+            ("127.0.0.1", port, SocketState::Bound, true),
+            ("127.0.0.2", port, SocketState::Bound, true),
+            ("127.0.0.2", port, SocketState::Connected, true),
+            ("127.0.0.2", port, SocketState::TimeWait, false),
+            ("127.0.0.4", port, SocketState::Bound, false),
+            ("127.0.0.5", port, SocketState::Connected, false),
+            // The port of a client, where nobody listens.
+            ("127.0.0.1", client.local_addr().unwrap().port(), SocketState::Connected, true),
+            // Port 0 can be probed by nobody.
+            ("127.0.0.1", 0, SocketState::Bound, true),
+        ];
+        let rules = rules(Vec::new());
+        for (ip, port, state, expected) in rows {
+            assert_eq!(
+                outlasts(&seen(Protocol::Tcp, ip, port, state), &waiting, &rules),
+                expected,
+                "{ip}:{port} {state:?}"
+            );
+        }
+        let port = udp.local_addr().unwrap().port();
+        assert!(outlasts(&seen(Protocol::Udp, "127.0.0.3", port, SocketState::Connected), &[], &rules));
+        assert!(!outlasts(&seen(Protocol::Udp, "127.0.0.3", port, SocketState::TimeWait), &[], &rules));
     }
 
     #[test]

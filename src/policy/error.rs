@@ -129,6 +129,13 @@ pub enum Fault {
         /// Why.
         reason: String,
     },
+    /// A unit's name in which `\x2d` is what TOML 1.1 makes of it, and not what systemd means by it.
+    HexEscape {
+        /// As it is written, with its quotes.
+        written: String,
+        /// What TOML makes of it.
+        name: String,
+    },
     /// The NAME of `[unit."NAME"]`.
     BadUnit {
         /// Why.
@@ -239,6 +246,11 @@ impl fmt::Display for Fault {
             Self::BadValue { key, reason } => write!(f, "{}: {reason}", printable(key)),
             Self::BadUnit { source, unquoted: None } => write!(f, "{source}"),
             Self::BadUnit { unquoted: Some(header), .. } => write!(f, "the unit's name needs quotes: {header}"),
+            Self::HexEscape { written, name } => write!(
+                f,
+                "to TOML {written} is {name}: write '{}', in single quotes, for the unit that systemd shows so",
+                written.trim_matches('"')
+            ),
             Self::OfNoUnit(source) => write!(f, "is read for the unit of its name alone, but {source}"),
             Self::OutOfPlace { owner, of: None } => write!(
                 f,
@@ -278,6 +290,7 @@ impl std::error::Error for Fault {
             | Self::BadValue { .. }
             | Self::BadExpansion { .. }
             | Self::OutOfPlace { .. }
+            | Self::HexEscape { .. }
             | Self::TooManyEndpoints(_) => None,
         }
     }

@@ -90,7 +90,7 @@ type Value<'t> = Spanned<DeValue<'t>>;
 /// them.
 pub(super) fn parse(text: &str, file: &Arc<Path>, owner: Option<&UnitName>) -> (Policy, Vec<Problem>) {
     let (root, errors) = DeTable::parse_recoverable(text);
-    let mut reader = Reader { owner, lines: Lines::of(file, text.as_bytes()), problems: Vec::new() };
+    let mut reader = Reader { owner, text, lines: Lines::of(file, text.as_bytes()), problems: Vec::new() };
     for error in &errors {
         reader.fault(error.span().unwrap_or_default(), Fault::Syntax(printable(error.message())));
     }
@@ -106,6 +106,7 @@ pub(super) fn parse(text: &str, file: &Arc<Path>, owner: Option<&UnitName>) -> (
 /// Walks the tables and collects what is wrong, each with its byte offset.
 struct Reader<'t> {
     owner: Option<&'t UnitName>,
+    text: &'t str,
     lines: Lines<'t>,
     problems: Vec<(usize, Problem)>,
 }
@@ -141,6 +142,7 @@ impl Reader<'_> {
         for (key, value) in table {
             match key.get_ref().parse::<UnitName>() {
                 Ok(unit) => {
+                    self.refuse_hex_escape(key.span(), key.get_ref());
                     let is_of = |owner: &UnitName| unit == *owner || unit.template().as_ref() == Some(owner);
                     if let Some(owner) = self.owner.filter(|owner| !is_of(owner)) {
                         self.fault(key.span(), Fault::OutOfPlace { owner: owner.clone(), of: Some(unit.clone()) });
@@ -156,6 +158,19 @@ impl Reader<'_> {
         }
     }
 
+    /// TOML 1.1 has systemd's own escape for a byte in double quotes: who pastes the name of one unit there means another.
+    fn refuse_hex_escape(&mut self, span: Range<usize>, name: &str) {
+        let written = self.text.get(span.clone()).unwrap_or_default();
+        let mut letters = written.chars();
+        let mut has_escape = false;
+        while let Some(letter) = letters.next() {
+            has_escape |= letter == '\\' && letters.next() == Some('x');
+        }
+        if written.starts_with('"') && has_escape {
+            self.fault(span, Fault::HexEscape { written: printable(written), name: printable(name) });
+        }
+    }
+
     fn section(&mut self, name: &Name<'_>, value: &Value<'_>) -> Section {
         let mut section = Section { place: Some(self.lines.place(name.span().start)), ..Section::default() };
         let Some(table) = self.table(name, value) else { return section };
@@ -164,6 +179,9 @@ impl Reader<'_> {
                 section.ports = self.list(key, value, "8080/tcp", PortText::parse);
             } else if key.get_ref() == REPLACES {
                 section.replaces = self.list(key, value, "old-app.service", PatternText::parse);
+                for element in value.get_ref().as_array().into_iter().flatten() {
+                    self.refuse_hex_escape(element.span(), element.get_ref().as_str().unwrap_or_default());
+                }
             } else {
                 self.setting(key, value, &mut section.settings, &[PORTS, REPLACES]);
             }
@@ -439,6 +457,11 @@ mod tests {
         ("[unit.a.service]\nports = []",           &["p:1:7: the unit's name needs quotes: [unit.\"a.service\"]"]),
         ("[unit.a.b.socket]",                      &["p:1:7: the unit's name needs quotes: [unit.\"a.b.socket\"]"]),
         ("[unit.\"/a.service\"]",                  &["p:1:7: unit name \"/a.service\" looks like a path: give the unit's name, as in systemctl"]),
+        ("[unit.\"a\\x2db.service\"]",           &["p:1:7: to TOML \"a\\x2db.service\" is a-b.service: write 'a\\x2db.service', in single quotes, for the \
+                                                     unit that systemd shows so"]),
+        ("[unit.\"a.service\"]\nreplaces = [\"c.service\", \"a\\x2db.service\"]",
+                                                   &["p:2:26: to TOML \"a\\x2db.service\" is a-b.service: write 'a\\x2db.service', in single quotes, for the \
+                                                     unit that systemd shows so"]),
         // Types.
         ("defaults = 1",                           &["p:1:12: defaults: an integer where a table should be"]),
         ("unit = []",                              &["p:1:8: unit: an array where a table should be"]),

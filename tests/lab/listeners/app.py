@@ -1,6 +1,6 @@
 """The guarded service of most scenarios: a main process that binds, and forked workers that serve.
 
-usage: app.py PORT/tcp|udp [WORKERS] [plain|stubborn|reforking|leaderless|draining|lingering|calling] [CGROUP]
+usage: app.py PORT/tcp|udp [WORKERS] [plain|stubborn|reforking|endless|leaderless|draining|lingering|calling] [CGROUP]
        app.py PORT/tcp|udp [WORKERS] [executing|relaying|hanging|moving|passing] [ELSEWHERE]
 
 The workers inherit the socket, as those of any pre-forking server do. Under KillMode=process systemd stops the main
@@ -9,6 +9,7 @@ process alone: the workers stay behind and hold the port, and the next start die
 plain       the workers die of SIGTERM
 stubborn    they ignore it
 reforking   they answer the first one with a successor that has the socket, and exit
+endless     so they do again and again
 draining    they close the socket at SIGTERM, and live on for half a minute
 lingering   their sockets are there 0.3 seconds longer than they: in a message that another process has not read
 calling     at SIGUSR1 they call portguard for app.service, and write its exit status to /run/called
@@ -70,6 +71,8 @@ def work(listener, kind, elsewhere, in_position):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if kind == "reforking":
         signal.signal(signal.SIGTERM, leave_a_successor)
+    if kind == "endless":
+        signal.signal(signal.SIGTERM, lambda *_: os.fork() and os._exit(0))
     if kind == "draining":
         signal.signal(signal.SIGTERM, lambda *_: drain(listener))
     if kind == "calling":

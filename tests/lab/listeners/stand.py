@@ -8,6 +8,7 @@ v6only       IPv6 alone; without it, an IPv6 socket takes IPv4 as well
 reuseport    sets SO_REUSEPORT
 noreuse      does not set SO_REUSEADDR, as TCP sockets do otherwise
 idle         binds, and does not listen
+connected    has a peer, which nobody is
 device=NAME  bound to a network device
 brief        lets go at once: whether it could be had is the exit status
 
@@ -64,6 +65,8 @@ def stand(endpoint, *options):
         if option.startswith("device="):
             held.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, option[len("device="):].encode())
     held.bind((address, int(port)))
+    if "connected" in options:
+        held.connect(("127.0.0.1", 9))
     if kind != "udp" and "idle" not in options:
         held.listen()
     return held

@@ -6,7 +6,7 @@ use super::{
 use crate::machine::{Machine, Output};
 
 /// A unit that stands on ports, and whose child stays behind on a stop.
-fn standing(sockets: &str) -> String {
+pub(super) fn standing(sockets: &str) -> String {
     format!("[Service]\nType=notify\nKillMode=process\nExecStart=/usr/bin/python3 /opt/lab/stand.py {sockets}\n")
 }
 

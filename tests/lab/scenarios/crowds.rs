@@ -1,8 +1,9 @@
 //! Several listeners on one port, of which a lookup by address shows some: that may lead to a refusal, and to nothing else.
 
 use super::addresses::{
-    assert_refused_for_web, assert_replaced, guarded_app, leftover_of_app, somebody_stands_on, web_stands_on,
+    assert_refused_for_web, assert_replaced, guarded_app, leftover_of_app, somebody_stands_on, standing, web_stands_on,
 };
+use super::predecessors::app_replaces;
 use super::{
     APP, SOON, assert_names, assert_nobody_signalled, assert_unharmed, field, finding, guard, message, policy,
     policy_for_app, refused,
@@ -24,6 +25,69 @@ pub(super) fn leftover_is_not_stopped_beside_a_foreign_listener_at_another_addre
     assert_names(message(&leftover), &["; not stopped while another is in the way"]);
     assert_unharmed(m, "8080/tcp", old);
     assert_nobody_signalled(m, APP);
+}
+
+/// A start of app.service was refused for web.service, which has this endpoint and does not listen. Nobody was touched.
+fn assert_refused_for_idle_web(m: &Machine, endpoint: &str, web: u32) {
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("it is refused for web.service, and nobody was touched");
+    assert!(!start.status.success(), "{start:?}");
+    refused(m, APP, &[("ENDPOINT", endpoint), ("HOLDER_PID", &web.to_string()), ("HOLDER_UNIT", "web.service")]);
+    assert_eq!(m.main_pid("web.service"), web);
+    assert_nobody_signalled(m, APP);
+}
+
+/// Listeners are all that a look needs where it refuses; these are not among them.
+pub(super) fn leftover_is_not_stopped_beside_a_foreign_socket_that_waits_for_nobody(m: &Machine) {
+    leftover_beside_idle_web(m, "127.0.0.1:8080/tcp", "127.0.0.2:8080/tcp,idle,noreuse", "8080/tcp");
+}
+
+pub(super) fn leftover_is_not_stopped_beside_a_foreign_socket_that_has_a_peer_by_udp(m: &Machine) {
+    leftover_beside_idle_web(m, "127.0.0.1:8080/udp", "127.0.0.2:8080/udp,connected", "8080/udp");
+}
+
+fn leftover_beside_idle_web(m: &Machine, own: &str, other: &str, endpoint: &str) {
+    m.given(&format!("a leftover on {own}, and web.service on {other}"));
+    let old = leftover_of_app(m, own, endpoint);
+    let web = web_stands_on(m, other);
+    assert_refused_for_idle_web(m, endpoint, web);
+    finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "spare"), ("HOLDER_PID", &old.to_string())]);
+    assert_unharmed(m, endpoint, old);
+
+    m.when("web.service is gone, and the service started again");
+    m.ok("systemctl kill -s KILL web.service && systemctl stop web.service");
+    let start = m.start(APP);
+
+    m.then("the leftover is stopped");
+    assert_replaced(m, &start, endpoint, old);
+}
+
+pub(super) fn leftover_is_stopped_beside_a_foreign_socket_that_is_in_nobodys_way(m: &Machine) {
+    m.given(
+        "a leftover on 127.0.0.1:8080, and web.service on 127.0.0.2:8080, which does not listen, and lets others bind",
+    );
+    let old = leftover_of_app(m, "127.0.0.1:8080/tcp", "8080/tcp");
+    let web = web_stands_on(m, "127.0.0.2:8080/tcp,idle");
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("the leftover is stopped, and web.service is as it was");
+    assert_replaced(m, &start, "8080/tcp", old);
+    assert_eq!(m.main_pid("web.service"), web);
+}
+
+pub(super) fn predecessor_is_not_stopped_beside_a_foreign_socket_that_waits_for_nobody(m: &Machine) {
+    m.given("old.service on 127.0.0.1:8080, which app.service replaces, and web.service on 127.0.0.2:8080, which does not listen");
+    m.unit("old.service", &standing("127.0.0.1:8080/tcp"));
+    m.ok("systemctl start old.service");
+    let old = m.main_pid("old.service");
+    let web = web_stands_on(m, "127.0.0.2:8080/tcp,idle,noreuse");
+    app_replaces(m, "\"old.service\"");
+    assert_refused_for_idle_web(m, "8080/tcp", web);
+    assert_eq!((m.main_pid("old.service"), m.show("old.service", "ActiveState")), (old, "active".to_owned()));
 }
 
 pub(super) fn foreign_listener_is_refused_and_a_leftover_at_another_address_is_left_alone(m: &Machine) {

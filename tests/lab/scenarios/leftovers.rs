@@ -88,6 +88,27 @@ pub(super) fn leftover_that_reforks_on_sigterm_is_stopped(m: &Machine) {
     super::faults::assert_in_time(m);
 }
 
+pub(super) fn leftover_that_reforks_without_end_is_given_up_and_the_last_one_named(m: &Machine) {
+    m.given("a leftover that answers each SIGTERM with a successor that has the socket");
+    started_guarded_app(m, "8080/tcp 1 endless");
+
+    m.when("the service is restarted");
+    let restart = m.restart(APP);
+
+    m.then("portguard gives up after eight of them");
+    assert!(!restart.status.success(), "{restart:?}");
+    let last = finding(m, APP, &[("VERDICT", "still-held"), ("EXIT_STATUS", "75")]);
+    assert_names(message(&last), &["8 attempts to stop what holds it"]);
+    super::faults::assert_in_time(m);
+
+    m.then("what it says to type next is for the one that has the port now, and frees it");
+    let [holder] = m.holders("8080/tcp")[..] else { panic!("{:?}", m.holders("8080/tcp")) };
+    let next = super::field(&last, "PORTGUARD_NEXT");
+    assert_eq!(next, format!("kill -KILL {holder}"));
+    m.ok(next);
+    m.wait_until("it is gone", SOON, || m.holders("8080/tcp").is_empty());
+}
+
 /// As between the end of a process's open files and that of its sockets, or where an `io_uring` has them as well.
 pub(super) fn leftover_whose_socket_outlives_it_for_a_moment_is_waited_for(m: &Machine) {
     m.given("a leftover whose socket is there a moment longer than any process that has it");
