@@ -139,7 +139,7 @@ impl Systemctl<'_> {
     fn once(self, args: &[&str], interrupt: &Interrupt) -> Result<String, String> {
         // All that systemctl could say, and for four milliseconds less.
         if !matches!(sd_notify::booted(), Ok(true)) {
-            return Err("this system was not booted with systemd".to_owned());
+            return Err("this system was not booted with systemd, or its /run is hidden here".to_owned());
         }
         let mut command = Command::new("systemctl");
         // A clean environment: neither the unit's PATH nor its locale or bus address has a say in what root runs.
