@@ -98,13 +98,15 @@ pub(crate) enum Role {
     Deaf,
     /// Listens, closes its socket at SIGTERM, and lives on.
     LetsGo,
+    /// The same, but it ends 5 ms later.
+    LetsGoAndEnds,
     /// Listens as nobody, whom others like it may look at.
     ListenAsNobody,
     /// A second thread has a child that has not run its program yet, and sleeps uninterruptibly until it ends.
     Suspended,
 }
 
-const ROLES: [Role; 9] = [
+const ROLES: [Role; 10] = [
     Role::Listen,
     Role::DeadLeader,
     Role::OwnTable,
@@ -112,6 +114,7 @@ const ROLES: [Role; 9] = [
     Role::Alarmed,
     Role::Deaf,
     Role::LetsGo,
+    Role::LetsGoAndEnds,
     Role::ListenAsNobody,
     Role::Suspended,
 ];
@@ -240,7 +243,7 @@ fn a_child_plays_its_role() {
             drop(std::io::stdin().lines().next());
         }
         // A mask is a thread's, and that of a fork's first is the whole process's.
-        Role::Deaf | Role::LetsGo => {
+        Role::Deaf | Role::LetsGo | Role::LetsGoAndEnds => {
             if sys::fork().unwrap().is_none() {
                 let sigterm = SigSet::from(Signal::SIGTERM);
                 sigterm.thread_block().unwrap();
@@ -250,8 +253,12 @@ fn a_child_plays_its_role() {
                 });
                 let listener = listener();
                 sigterm.wait().unwrap();
-                if role == Role::LetsGo {
+                if role != Role::Deaf {
                     drop(listener);
+                }
+                if role == Role::LetsGoAndEnds {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                    std::process::exit(0);
                 }
                 std::thread::park();
             }
