@@ -227,12 +227,12 @@ impl Guard<'_> {
     /// What is in the way, judged. Nothing counts of a quick look but that it refuses, and that only while no unit was seen
     /// on its way down: whether all that is refused is of such units is for a look at all; and while nothing is waited for,
     /// as each round would take both looks. A look that would lead to a
-    /// signal is taken again, at every process there is. So is one that has found a manager in the way: the service to
-    /// which it has passed its socket has to go as well.
+    /// signal is taken again, at every process there is, and once more where sockets are in the way that wait for nobody. So is
+    /// one that has found a manager in the way: the service to which it has passed its socket has to go as well.
     fn judged(&self, is_waiting: bool) -> (Look, Verdict) {
         let judge = |look: &Look| judge(&look.scene, self.rules);
         let wanted = Wanted { unit: &self.args.unit, rules: self.rules, interrupt: &self.interrupt };
-        let mut thorough = Thorough::IfNobodyFound;
+        let (mut thorough, mut others) = (Thorough::IfNobodyFound, false);
         if !is_waiting
             && self.stopped.is_nothing()
             && self.going.is_empty()
@@ -246,10 +246,16 @@ impl Guard<'_> {
             }
         }
         loop {
-            let look = self.place.look(&wanted, thorough);
+            let look = self.place.look(&wanted, thorough, others);
             let verdict = judge(&look);
-            if thorough == Thorough::Always || !needs_everybody(&verdict) || self.interrupt.has_come() {
+            if !needs_everybody(&verdict) || self.interrupt.has_come() {
                 return (look, verdict);
+            }
+            if thorough == Thorough::Always {
+                if others || !matches!(verdict, Verdict::Clear(_)) || !self.place.has_others(&wanted) {
+                    return (look, verdict);
+                }
+                others = true;
             }
             thorough = Thorough::Always;
         }

@@ -8,11 +8,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, getsockopt, setsockopt, socket, sockopt,
 };
 
-use crate::model::{Endpoint, Host, Probe, Protocol};
+use crate::model::{Endpoint, Host, Probe, Protocol, Socket};
 
 /// Binds the endpoint and lets go of it.
 ///
@@ -27,6 +28,10 @@ pub fn probe(endpoint: &Endpoint, reuse_address: bool) -> Probe {
         Host::Any => bind_wildcard(endpoint.port.get(), try_bind),
         Host::Ip(_) => try_bind(endpoint.socket_addr()),
     };
+    answer(result)
+}
+
+fn answer(result: Result<(), Errno>) -> Probe {
     match result {
         Ok(()) => Probe::Free,
         Err(Errno::EADDRINUSE) => Probe::Busy,
@@ -43,6 +48,28 @@ fn bind_wildcard(port: u16, try_bind: impl Fn(SocketAddr) -> Result<(), Errno>) 
         Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => try_bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
         result => result,
     }
+}
+
+/// Whether a TCP socket that is bound and does not listen lets another be bound to its very address. That may be of a device, or
+/// none of this host any more.
+#[must_use]
+pub fn probe_beside(socket: &Socket, reuse_address: bool) -> Probe {
+    answer(bind_beside(socket, reuse_address))
+}
+
+fn bind_beside(other: &Socket, reuse_address: bool) -> Result<(), Errno> {
+    let mut address = other.local;
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&socket, sockopt::ReuseAddr, &reuse_address)?;
+    setsockopt(&socket, sockopt::IpFreebind, &true)?;
+    if let SocketAddr::V6(v6) = &mut address {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &other.v6only)?;
+        if v6.ip().is_unicast_link_local() {
+            v6.set_scope_id(other.device.as_deref().and_then(|name| if_nametoindex(name).ok()).unwrap_or(0));
+        }
+    }
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))
 }
 
 fn bind_once(address: SocketAddr, endpoint: &Endpoint, reuse_address: bool) -> Result<(), Errno> {

@@ -448,6 +448,30 @@ fn a_connection_at_an_address_of_no_listener_and_any_by_udp_is_in_the_way_by_its
     }
 }
 
+/// The service need not bind what systemd has bound for it.
+#[test]
+fn what_waits_for_nobody_is_in_no_way_of_an_own_socket_unit() {
+    for (protocol, state) in [(Protocol::Udp, SocketState::Connected), (Protocol::Tcp, SocketState::Bound)] {
+        let own_socket = || {
+            let mut socket = held(vec![Process { pid: Pid::INIT, lineage: Lineage::Manager, ..process(Owner::Init) }]);
+            socket.socket_unit = Some(unit("app.socket"));
+            socket.socket.protocol = protocol;
+            if protocol == Protocol::Udp {
+                socket.socket.state = SocketState::Unconnected;
+            }
+            socket
+        };
+        for owner in [own(), Owner::Unit(unit("web.service"))] {
+            let mut other = held(vec![process(owner.clone())]);
+            (other.socket.protocol, other.socket.state) = (protocol, state);
+            let mut both = scene(guarded(), vec![own_socket(), other]);
+            both.endpoints[0].endpoint.protocol = protocol;
+            let verdict = judge(&both, &rules());
+            assert!(matches!(&verdict, Verdict::Pass(found) if found.len() == 1), "{owner:?} {protocol}: {verdict:?}");
+        }
+    }
+}
+
 #[test]
 fn one_holder_to_refuse_keeps_every_other_from_being_touched() {
     let leftover = Process { invocation: Invocation::Known(EARLIER), ..process(own()) };

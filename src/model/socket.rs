@@ -61,6 +61,14 @@ pub enum SocketState {
     TimeWait,
 }
 
+impl SocketState {
+    /// Whether it waits for somebody: a listener, or a UDP socket without a peer.
+    #[must_use]
+    pub fn waits(self) -> bool {
+        matches!(self, Self::Listen | Self::Unconnected)
+    }
+}
+
 /// The connections that a listener has not accepted yet (listen(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backlog {

@@ -36,7 +36,7 @@ use crate::model::{
     InvocationId, Lineage, Owner, Phase, Pid, Port, Probe, Process, Protocol, Rules, Scene, Socket, SocketState,
     SocketUnit, UnitFacts, UnitName, UnitType,
 };
-use crate::probe::probe;
+use crate::probe::{probe, probe_beside};
 use container::{Docker, Trace};
 use holders::{Holders, Search, Thorough};
 use pin::Pins;
@@ -158,12 +158,13 @@ impl Place {
     /// Looks at everything that is in the way of these endpoints.
     ///
     /// [`Thorough::IfNobodyFound`] looks for holders where they are likely, which is enough to refuse; before anything is
-    /// stopped, [`Thorough::Always`] has to see that nobody else holds the same sockets.
+    /// stopped, [`Thorough::Always`] has to see that nobody else holds the same sockets. `others`: also those that wait for
+    /// nobody and would be in the way all the same once those that do are gone; see [`Self::has_others`].
     #[must_use]
-    pub fn look(&self, wanted: &Wanted<'_>, thorough: Thorough) -> Look {
+    pub fn look(&self, wanted: &Wanted<'_>, thorough: Thorough, others: bool) -> Look {
         let mut looks = 1;
         loop {
-            let (mut look, steady) = self.look_once(wanted, thorough);
+            let (mut look, steady) = self.look_once(wanted, thorough, others);
             if steady || looks == MAX_LOOKS || wanted.interrupt.has_come() {
                 if !steady {
                     look.scene.blind_spots.push(BlindSpot::Unsteady);
@@ -206,10 +207,10 @@ impl Place {
     }
 
     /// A look, and whether nothing ended in the middle of it.
-    fn look_once(&self, wanted: &Wanted<'_>, thorough: Thorough) -> (Look, bool) {
+    fn look_once(&self, wanted: &Wanted<'_>, thorough: Thorough, others: bool) -> (Look, bool) {
         let mut blind_spots = Vec::new();
         let probed = probed(wanted.rules);
-        let mut tables = self.tables(&probed, wanted, thorough).unwrap_or_else(|why| {
+        let mut tables = self.tables(&probed, wanted, others).unwrap_or_else(|why| {
             blind_spots.push(BlindSpot::Sockets(why));
             Vec::new()
         });
@@ -345,30 +346,47 @@ impl Place {
         Known { held, guarded, answer, pins, passing, blind_spots }
     }
 
+    /// Whether there is, or may be, something that would still be in the way when all that waits for somebody is gone: then it
+    /// takes a look with those `others` before anything is stopped. It costs the kernel a walk of all its sockets.
+    #[must_use]
+    pub fn has_others(&self, wanted: &Wanted<'_>) -> bool {
+        let tables = self.tables(&probed(wanted.rules), wanted, true);
+        tables.map_or(true, |tables| tables.iter().any(|socket| !waits(socket)))
+    }
+
     /// The sockets that have one of the wanted ports: those that wait for somebody. Where these do not explain each busy
-    /// endpoint, all others too; and where something may be stopped for it, those of the others that would still be in the way
-    /// then.
+    /// endpoint, all others too; and where `others` are wanted, those of them that [`outlasts`] is for.
     fn tables(
         &self,
         probed: &[(Endpoint, Probe)],
         &Wanted { rules, interrupt, .. }: &Wanted<'_>,
-        thorough: Thorough,
+        others: bool,
     ) -> Result<Vec<Socket>, String> {
         let wanted = &wanted(probed)[..];
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
         let of_proc = |netlink| self.sockets_of_proc(wanted, netlink, interrupt);
-        let (waiting, mut others): (Vec<_>, Vec<_>) = match sock_diag::listeners(wanted) {
-            Ok(waiting) if thorough != Thorough::Always && are_explained(probed, &waiting) => return Ok(waiting),
+        let (waiting, mut rest): (Vec<_>, Vec<_>) = match sock_diag::listeners(wanted) {
+            Ok(waiting) if !others && are_explained(probed, &waiting) => return Ok(waiting),
             Ok(waiting) => (waiting, sock_diag::others(wanted).or_else(of_proc)?),
             Err(netlink) => of_proc(netlink)?.into_iter().partition(waits),
         };
-        let may_explain =
-            |socket: &Socket| probed.iter().any(|seen| seen.0.is_contested_by(socket) && !is_explained(seen, &waiting));
-        let outlasts = |socket: &Socket| thorough == Thorough::Always && outlasts(socket, &waiting, rules);
-        others.retain(|socket| !waits(socket) && (may_explain(socket) || outlasts(socket)));
-        Ok(waiting.into_iter().chain(others).collect())
+        let held: Vec<_> = probed.iter().filter(|(_, seen)| *seen != Probe::Free).collect();
+        let open: Vec<_> = held.iter().filter(|seen| !is_explained(seen, &waiting)).collect();
+        // However many sockets an address has, one of them tells of all.
+        let mut known = HashMap::new();
+        let mut outlasts = |socket: &Socket| {
+            let Socket { protocol, local, v6only, state, ref device, .. } = *socket;
+            let at = (protocol, local, v6only, state, device.clone());
+            interrupt.has_come() || *known.entry(at).or_insert_with(|| outlasts(socket, &waiting, rules))
+        };
+        rest.retain(|socket| {
+            let is_contested = |seen: &&(Endpoint, Probe)| seen.0.is_contested_by(socket);
+            let may_explain = || open.iter().any(|seen| is_contested(seen));
+            !waits(socket) && held.iter().any(is_contested) && (may_explain() || (others && outlasts(socket)))
+        });
+        Ok(waiting.into_iter().chain(rest).collect())
     }
 
     /// The cgroup in which each socket was born, as far as it is still there.
@@ -627,31 +645,26 @@ fn is_explained((endpoint, seen): &(Endpoint, Probe), sockets: &[Socket]) -> boo
 }
 
 fn waits(socket: &Socket) -> bool {
-    matches!(socket.state, SocketState::Listen | SocketState::Unconnected)
+    socket.state.waits()
 }
 
 /// Whether this socket, which waits for nobody, is or may be in the way by itself, and not for those that do wait there.
 ///
-/// What has a peer and an address of a listener by TCP comes of that listener, or has `SO_REUSEADDR` as that has: two that have
-/// it are in each other's way where one listens (`inet_csk_bind_conflict()`, Linux `net/ipv4/inet_connection_sock.c`). Of one
-/// without a peer that may be no longer so, as it can be taken away once both are there. For UDP, where each is in the way of
-/// all, it is not asked for.
+/// By TCP, two are in each other's way unless both have `SO_REUSEADDR` and neither listens (`inet_csk_bind_conflict()`, Linux
+/// `net/ipv4/inet_connection_sock.c`). Whether this one has it, a bind to its own address tells, where nobody waits. Else it has
+/// what those have that wait there, which is what the service has: it comes of one of them, or they would not both be there. But
+/// one without a peer may have lost it since; and what is left of a connection that came of one goes by itself, once that is gone.
+/// By UDP, each is in the way of all.
 fn outlasts(socket: &Socket, waiting: &[Socket], rules: &Rules) -> bool {
-    let shares = waiting.iter().any(|other| socket.shares_an_address_with(other));
+    let is_shared = || waiting.iter().any(|other| socket.shares_an_address_with(other));
     match (socket.protocol, socket.state) {
-        // Some later look waits for it.
-        (_, SocketState::TimeWait) => false,
         (Protocol::Udp, _) => true,
-        (Protocol::Tcp, SocketState::Bound) if shares => true,
-        (Protocol::Tcp, _) if shares => false,
-        (Protocol::Tcp, _) => {
-            let own = Port::new(socket.local.port()).map(|port| Endpoint {
-                host: Host::Ip(socket.local.ip()),
-                port,
-                protocol: socket.protocol,
-            });
-            own.is_none_or(|own| probe(&own, rules.reuse_address) != Probe::Free)
-        }
+        (Protocol::Tcp, state) if is_shared() => match state {
+            SocketState::Connected => !rules.reuse_address,
+            SocketState::TimeWait => false,
+            SocketState::Bound | SocketState::Listen | SocketState::Unconnected => true,
+        },
+        (Protocol::Tcp, _) => probe_beside(socket, rules.reuse_address) != Probe::Free,
     }
 }
 
@@ -857,7 +870,7 @@ mod tests {
             let interrupt = Interrupt::default();
             let wanted = Wanted { unit: &unit, rules: &rules, interrupt: &interrupt };
             let quick = place.quick_look(&wanted).unwrap_or_else(|| panic!("{row}: no quick look"));
-            let full = place.look(&wanted, Thorough::IfNobodyFound);
+            let full = place.look(&wanted, Thorough::IfNobodyFound, false);
             let (seen, all) = (&quick.scene.endpoints[0], &full.scene.endpoints[0]);
             assert_eq!((seen.sockets.len(), all.sockets.len()), (in_quick, in_full), "{row}");
             assert!(seen.sockets.iter().all(|held| held.holders.len() == 1 && all.sockets.contains(held)), "{row}");
@@ -887,7 +900,8 @@ mod tests {
         let _kept = [bound("127.0.0.2", false), bound("127.0.0.4", true)];
         let seen = |protocol, ip: &str, port, state| {
             let local = SocketAddr::new(ip.parse().unwrap(), port);
-            let (peer, device, cgroup, backlog, left) = (None, None, None, None, None);
+            let (peer, cgroup, backlog, left) = (None, None, None, None);
+            let device = ip.starts_with("fe80").then(|| "lo".to_owned());
             Socket {
                 protocol,
                 local,
@@ -903,30 +917,33 @@ mod tests {
             }
         };
         let waiting = [seen(Protocol::Tcp, "127.0.0.1", port, SocketState::Listen)];
+        let own_port = client.local_addr().unwrap().port();
         let rows = [
-            ("127.0.0.1", port, SocketState::Connected, false),
-            ("127.0.0.1", port, SocketState::Bound, true),
-            ("127.0.0.2", port, SocketState::Bound, true),
-            ("127.0.0.2", port, SocketState::Connected, true),
-            ("127.0.0.2", port, SocketState::TimeWait, false),
-            ("127.0.0.4", port, SocketState::Bound, false),
-            ("127.0.0.5", port, SocketState::Connected, false),
+            ("127.0.0.1", port, SocketState::Connected, false, true),
+            ("127.0.0.1", port, SocketState::TimeWait, false, false),
+            ("127.0.0.1", port, SocketState::Bound, true, true),
+            ("127.0.0.2", port, SocketState::Bound, true, true),
+            ("127.0.0.2", port, SocketState::Connected, true, true),
+            ("127.0.0.2", port, SocketState::TimeWait, true, true),
+            ("127.0.0.4", port, SocketState::Bound, false, true),
+            ("127.0.0.4", port, SocketState::TimeWait, false, true),
+            ("127.0.0.5", port, SocketState::Connected, false, false),
             // The port of a client, where nobody listens.
-            ("127.0.0.1", client.local_addr().unwrap().port(), SocketState::Connected, true),
-            // Port 0 can be probed by nobody.
-            ("127.0.0.1", 0, SocketState::Bound, true),
+            ("127.0.0.1", own_port, SocketState::Connected, true, true),
+            // Of an address that is no more, of a device, and of none.
+            ("198.51.100.7", port, SocketState::Connected, false, false),
+            ("2001:db8::7", port, SocketState::Connected, false, false),
+            ("fe80::7", port, SocketState::Connected, false, false),
         ];
-        let rules = rules(Vec::new());
-        for (ip, port, state, expected) in rows {
-            assert_eq!(
-                outlasts(&seen(Protocol::Tcp, ip, port, state), &waiting, &rules),
-                expected,
-                "{ip}:{port} {state:?}"
-            );
+        for (ip, port, state, with_reuse, without) in rows {
+            for (reuse_address, expected) in [(true, with_reuse), (false, without)] {
+                let rules = Rules { reuse_address, ..rules(Vec::new()) };
+                let seen = outlasts(&seen(Protocol::Tcp, ip, port, state), &waiting, &rules);
+                assert_eq!(seen, expected, "{ip}:{port} {state:?}, {reuse_address}");
+            }
         }
         let port = udp.local_addr().unwrap().port();
-        assert!(outlasts(&seen(Protocol::Udp, "127.0.0.3", port, SocketState::Connected), &[], &rules));
-        assert!(!outlasts(&seen(Protocol::Udp, "127.0.0.3", port, SocketState::TimeWait), &[], &rules));
+        assert!(outlasts(&seen(Protocol::Udp, "127.0.0.3", port, SocketState::Connected), &[], &rules(Vec::new())));
     }
 
     #[test]

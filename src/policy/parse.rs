@@ -166,7 +166,8 @@ impl Reader<'_> {
         while let Some(letter) = letters.next() {
             has_escape |= letter == '\\' && letters.next() == Some('x');
         }
-        if written.starts_with('"') && has_escape {
+        // Whoever wrote that the backslash is one knows of both.
+        if written.starts_with('"') && has_escape && !name.contains('\\') {
             self.fault(span, Fault::HexEscape { written: printable(written), name: printable(name) });
         }
     }
@@ -501,6 +502,15 @@ mod tests {
                                                      "p:5:15: ports: \"${\": missing } after ${",
                                                      "p:7:8: wait: is empty: give a time span, as in \"10s\" or \"1min 30s\""]),
     ];
+
+    #[test]
+    fn a_backslash_in_a_units_name_is_one_where_toml_has_it_so() {
+        let text = r#"[unit.'a\x2db.service'] [unit."a\\x2dc.service"] [unit."a\x5cx2dd.service"]"#.replace(' ', "\n");
+        let (policy, problems) = parse(&text, &Arc::from(Path::new("p")), None);
+        assert!(problems.is_empty(), "{problems:?}");
+        let names: Vec<&str> = policy.units.keys().map(UnitName::as_str).collect();
+        assert_eq!(names, [r"a\x2db.service", r"a\x2dc.service", r"a\x2dd.service"]);
+    }
 
     #[test]
     fn each_fault_is_reported_at_its_place() {

@@ -1,10 +1,11 @@
 """What a process can do to whoever looks at it: a listener on 8080 that is as hard to look at as it can be made.
 
-usage: evil.py large|crowd|elsewhere|deep|gone [SOCKET]
+usage: evil.py large|crowd|elsewhere|idle|deep|gone [SOCKET]
 
 large   arguments and an environment of megabytes, a name of control characters, and half a million open files
 crowd   2,000 processes that all have the listener
 elsewhere  the same, of a listener on 127.0.0.2
+idle    15,000 sockets on 127.0.0.2 that do not listen, and let others bind there
 deep    a listener that was born above a long chain of threaded cgroups, at whose end it is; needs a cgroup that is delegated to it
 gone    a listener that was born in a cgroup which is removed, and is then handed to whoever waits at SOCKET; likewise
 """
@@ -63,6 +64,15 @@ def elsewhere():
     return crowd("127.0.0.2")
 
 
+def idle():
+    kept = []
+    for _ in range(15_000):
+        kept.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+        kept[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept[-1].bind(("127.0.0.2", 8080))
+    return kept
+
+
 def deep():
     listener = listen()
     cgroup = own_cgroup()
@@ -91,7 +101,7 @@ def gone():
     listener.close()
 
 
-kept = {"large": large, "crowd": crowd, "elsewhere": elsewhere, "deep": deep, "gone": gone}[sys.argv[1]]()
+kept = {"large": large, "crowd": crowd, "elsewhere": elsewhere, "idle": idle, "deep": deep, "gone": gone}[sys.argv[1]]()
 with open("/run/evil.ready", "w") as ready:
     ready.write("ready")
 while True:

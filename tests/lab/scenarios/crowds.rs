@@ -90,6 +90,69 @@ pub(super) fn predecessor_is_not_stopped_beside_a_foreign_socket_that_waits_for_
     assert_eq!((m.main_pid("old.service"), m.show("old.service", "ActiveState")), (old, "active".to_owned()));
 }
 
+/// It goes by itself, so it is waited for; and before anything is stopped, as the wait may be in vain.
+pub(super) fn predecessor_is_not_stopped_beside_what_is_left_of_a_foreign_connection(m: &Machine) {
+    m.given(
+        "old.service on 127.0.0.1:8080, which app.service replaces, and a connection that was closed at 127.0.0.2:8080",
+    );
+    m.unit("old.service", &standing("127.0.0.1:8080/tcp"));
+    m.ok("systemctl start old.service");
+    let old = m.main_pid("old.service");
+    web_stands_on(m, "127.0.0.2:8080/tcp,noreuse,closed");
+    app_replaces(m, "\"old.service\"");
+    m.unit(&format!("{APP}.d/20-time.conf"), "[Service]\nTimeoutStartSec=6\n");
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("that is waited for in vain, and old.service is as it was");
+    assert!(!start.status.success(), "{start:?}");
+    finding(m, APP, &[("RELATION", "time-wait"), ("ACTION", "wait")]);
+    finding(m, APP, &[("VERDICT", "still-held"), ("EXIT_STATUS", "75")]);
+    assert_nobody_signalled(m, APP);
+    assert_eq!((m.main_pid("old.service"), m.show("old.service", "ActiveState")), (old, "active".to_owned()));
+}
+
+/// What a listener has accepted outlasts it then, and is in the way.
+pub(super) fn leftover_is_not_stopped_beside_its_own_connection_that_another_unit_has_where_addresses_are_not_reused(
+    m: &Machine,
+) {
+    m.given(
+        "a leftover that has handed a connection of its own to web.service, and a policy with reuse-address = false",
+    );
+    m.unit(
+        "web.service",
+        "[Service]\nExecStart=/usr/bin/python3 -c 'import signal, socket; path = \"/run/web.sock\"; \
+         s = socket.socket(socket.AF_UNIX); s.bind(path); s.listen(); c, _ = s.accept(); \
+         kept = socket.recv_fds(c, 1, 1); c.send(b\".\"); signal.pause()'\n",
+    );
+    m.ok("systemctl start web.service");
+    m.wait_until("it waits", SOON, || m.sh("test -S /run/web.sock").status.success());
+    let web = m.main_pid("web.service");
+    let old = leftover_of_app(m, "127.0.0.1:8080/tcp,noreuse,handing=/run/web.sock", "8080/tcp");
+    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nreuse-address = false\n"));
+    assert_refused_for_idle_web(m, "8080/tcp", web);
+    assert_unharmed(m, "8080/tcp", old);
+}
+
+/// The service need not bind; and nothing is stopped, so nothing has to be seen that would be in the way then.
+pub(super) fn own_socket_unit_passes_beside_sockets_that_wait_for_nobody(m: &Machine) {
+    m.given("a guarded service with a socket unit of its own, and web.service at its port, which does not listen");
+    m.unit("app.socket", "[Socket]\nListenStream=127.0.0.1:8080\n");
+    m.unit(APP, "[Service]\nExecStart=/usr/bin/python3 /opt/lab/activated.py\n");
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+    m.ok("systemctl start app.socket");
+    let web = web_stands_on(m, "127.0.0.2:8080/tcp,idle,noreuse");
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("it is up, and web.service is as it was");
+    assert!(start.status.success(), "{start:?}");
+    assert_eq!(m.main_pid("web.service"), web);
+}
+
 pub(super) fn foreign_listener_is_refused_and_a_leftover_at_another_address_is_left_alone(m: &Machine) {
     m.given("a leftover on 127.0.0.2:8080, and web.service on 127.0.0.1:8080");
     let old = leftover_of_app(m, "127.0.0.2:8080/tcp", "8080/tcp");

@@ -94,6 +94,26 @@ pub(super) fn crowd_at_another_address_hides_no_leftover(m: &Machine) {
     assert!(!m.journal(APP).contains("systemctl was asked"), "{}", m.journal(APP));
 }
 
+/// At an address that the service wants, and at one that it does not.
+pub(super) fn crowd_of_sockets_that_wait_for_nobody_holds_up_no_start(m: &Machine) {
+    m.given("alice's 15,000 sockets on 127.0.0.2:8080, which do not listen and let others bind");
+    m.ok("useradd -m alice");
+    evil(m, "idle", "User=alice\nLimitNOFILE=20000\n");
+    for endpoint in ["127.0.0.1:8080/tcp", "8080/tcp"] {
+        m.given(&format!("a leftover on 127.0.0.1:8080, of a service that wants {endpoint}"));
+        let old = leftover_of_app(m, "127.0.0.1:8080/tcp", endpoint);
+
+        m.when("the guarded service is started");
+        let (start, took) = timed_start(m);
+
+        m.then("the leftover is stopped in time");
+        assert!(took < Duration::from_secs(3), "it took {took:?}");
+        assert_replaced(m, &start, "8080/tcp", old);
+        m.ok(&format!("systemctl stop {APP}; systemctl kill -s KILL {APP}; true"));
+        m.wait_until("it is gone", SOON, || m.holders("8080/tcp").is_empty());
+    }
+}
+
 pub(super) fn socket_born_above_many_threaded_cgroups_is_refused_in_time(m: &Machine) {
     m.given("a listener that was born above a long chain of threaded cgroups, at whose end it is");
     evil(m, "deep", "Delegate=yes\n");
