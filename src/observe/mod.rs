@@ -660,7 +660,8 @@ fn outlasts(socket: &Socket, waiting: &[Socket], rules: &Rules) -> bool {
     match (socket.protocol, socket.state) {
         (Protocol::Udp, _) => true,
         (Protocol::Tcp, state) if is_shared() => match state {
-            SocketState::Connected => !rules.reuse_address,
+            // One that was not accepted yet goes with its listener.
+            SocketState::Connected => !rules.reuse_address && socket.inode != Inode(0),
             SocketState::TimeWait => false,
             SocketState::Bound | SocketState::Listen | SocketState::Unconnected => true,
         },
@@ -942,6 +943,8 @@ mod tests {
                 assert_eq!(seen, expected, "{ip}:{port} {state:?}, {reuse_address}");
             }
         }
+        let not_accepted = Socket { inode: Inode(0), ..seen(Protocol::Tcp, "127.0.0.1", port, SocketState::Connected) };
+        assert!(!outlasts(&not_accepted, &waiting, &Rules { reuse_address: false, ..rules(Vec::new()) }));
         let port = udp.local_addr().unwrap().port();
         assert!(outlasts(&seen(Protocol::Udp, "127.0.0.3", port, SocketState::Connected), &[], &rules(Vec::new())));
     }
