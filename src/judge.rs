@@ -4,8 +4,8 @@
 
 use crate::model::{
     Action, ActiveState, BlindRule, BlindSpot, EndpointScene, Finding, ForeignRule, Guarded, HeldSocket, Invocation,
-    LookalikeRule, Obstacle, Owner, Phase, Probe, Process, Protocol, Relation, Rules, Scene, Socket, SocketState,
-    StaleRule, UnitName, UnitType, Verdict,
+    LookalikeRule, Obstacle, Owner, Phase, Probe, Process, Relation, Rules, Scene, Socket, SocketState, StaleRule,
+    UnitName, UnitType, Verdict,
 };
 
 /// Judges everything that is in the way of the guarded unit.
@@ -251,21 +251,21 @@ fn findings_of<'a>(seen: &'a EndpointScene, scene: &'a Scene, rules: &Rules) -> 
     }
     let in_the_way = seen.sockets.iter().filter(|held| seen.endpoint.is_contested_by(&held.socket));
     let (waiting, others): (Vec<_>, Vec<_>) = in_the_way.partition(|held| held.socket.state.waits());
-    let found_at = |held: Vec<&'a HeldSocket>| held.into_iter().flat_map(|held| holders_of(seen, held, scene, rules));
-    let mut found: Vec<Found<'a>> = found_at(waiting.clone()).collect();
+    let found_at = |held: &'a HeldSocket| holders_of(seen, held, scene, rules);
     // What systemd has bound for the service it need not bind.
-    let is_passed_on = |found: &Found<'_>| matches!(found.relation, Relation::OwnSocketUnit(_) | Relation::OwnFdStore);
-    if found.is_empty() || !found.iter().all(is_passed_on) {
+    let is_own = |found: &Found<'_>| matches!(found.relation, Relation::OwnSocketUnit(_) | Relation::OwnFdStore);
+    let is_passed_on = |held: &&'a HeldSocket| found_at(held).iter().any(is_own);
+    let mut found: Vec<Found<'a>> = waiting.iter().flat_map(|held| found_at(held)).collect();
+    if waiting.is_empty() || !waiting.iter().all(is_passed_on) {
         let (bound, connected): (Vec<_>, Vec<_>) = others.into_iter().partition(|held| is_bound(&held.socket));
         // A connection by TCP keeps the port of its listener as well: it explains a busy bind only where no listener does.
         let is_by_itself = |held: &&HeldSocket| {
             let shares = |other: &&HeldSocket| held.socket.shares_an_address_with(&other.socket);
-            !rules.reuse_address || held.socket.protocol == Protocol::Udp || !waiting.iter().chain(&bound).any(shares)
+            !waiting.iter().chain(&bound).any(shares)
         };
         let by_itself: Vec<_> =
             connected.into_iter().filter(|_| seen.probe == Probe::Busy).filter(is_by_itself).collect();
-        found.extend(found_at(bound));
-        found.extend(found_at(by_itself));
+        found.extend(bound.into_iter().chain(by_itself).flat_map(found_at));
     }
     if found.is_empty() {
         found.extend(unexplained(seen, scene));

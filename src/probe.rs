@@ -64,7 +64,10 @@ fn bind_beside(other: &Socket, reuse_address: bool) -> Result<(), Errno> {
     setsockopt(&socket, sockopt::ReuseAddr, &reuse_address)?;
     setsockopt(&socket, sockopt::IpFreebind, &true)?;
     if let SocketAddr::V6(v6) = &mut address {
-        setsockopt(&socket, sockopt::Ipv6V6Only, &other.v6only)?;
+        // As for `is_ipv6_alone`; of a connection it is not known.
+        if v6.ip().is_unspecified() || v6.ip().to_ipv4_mapped().is_some() {
+            setsockopt(&socket, sockopt::Ipv6V6Only, &(other.v6only && v6.ip().is_unspecified()))?;
+        }
         if v6.ip().is_unicast_link_local() {
             v6.set_scope_id(other.device.as_deref().and_then(|name| if_nametoindex(name).ok()).unwrap_or(0));
         }

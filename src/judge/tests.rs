@@ -423,13 +423,13 @@ fn a_connection_explains_a_busy_port_only_where_no_listener_does() {
 
 /// Nothing is stopped beside what is in the way for itself.
 #[test]
-fn a_connection_at_an_address_of_no_listener_and_any_by_udp_is_in_the_way_by_itself() {
+fn a_connection_at_an_address_of_none_that_waits_is_in_the_way_by_itself() {
     let rows = [
         ("127.0.0.1:8080", Protocol::Tcp, "127.0.0.2:8080", true),
         ("127.0.0.1:8080", Protocol::Tcp, "127.0.0.1:8080", false),
         ("0.0.0.0:8080", Protocol::Tcp, "127.0.0.2:8080", false),
         ("127.0.0.1:8080", Protocol::Udp, "127.0.0.2:8080", true),
-        ("127.0.0.1:8080", Protocol::Udp, "127.0.0.1:8080", true),
+        ("127.0.0.1:8080", Protocol::Udp, "127.0.0.1:8080", false),
     ];
     for (listens, protocol, connected, in_the_way) in rows {
         let at = |address: &str, state, owner| {

@@ -49,6 +49,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// A holder that ends while it is looked at makes a picture that never was: so many looks to get one that fits.
 const MAX_LOOKS: usize = 4;
 
+/// How long it is asked of addresses whether they can be bound beside what is there.
+const PROBING: Duration = Duration::from_millis(250);
+
 /// `DefaultTimeoutStartSec=` as systemd is built, where the manager does not tell.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -278,7 +281,8 @@ impl Place {
         if open.is_empty() || open.len() > sock_diag::PORTS_ASKED_ONE_BY_ONE {
             return Ok(waiting);
         }
-        let others = sock_diag::others(&open).or_else(|netlink| self.sockets_of_proc(&open, netlink, interrupt))?;
+        let others =
+            sock_diag::others(&open, &|_| true).or_else(|netlink| self.sockets_of_proc(&open, netlink, interrupt))?;
         Ok(waiting.into_iter().chain(others).collect())
     }
 
@@ -367,26 +371,36 @@ impl Place {
             return Ok(Vec::new());
         }
         let of_proc = |netlink| self.sockets_of_proc(wanted, netlink, interrupt);
-        let (waiting, mut rest): (Vec<_>, Vec<_>) = match sock_diag::listeners(wanted) {
-            Ok(waiting) if !others && are_explained(probed, &waiting) => return Ok(waiting),
-            Ok(waiting) => (waiting, sock_diag::others(wanted).or_else(of_proc)?),
+        let held: Vec<_> = probed.iter().filter(|(_, seen)| *seen != Probe::Free).copied().collect();
+        let is_contested = |socket: &Socket| held.iter().any(|(endpoint, _)| endpoint.is_contested_by(socket));
+        let (waiting, rest): (Vec<_>, Vec<_>) = match sock_diag::listeners(wanted) {
+            Ok(waiting) if are_explained(probed, &waiting) => {
+                if !others {
+                    return Ok(waiting);
+                }
+                // However many connections the port has, those of its listeners are not kept.
+                let keep = |socket: &Socket| is_contested(socket) && !shares(socket, &waiting);
+                let rest = sock_diag::others(wanted, &keep).or_else(of_proc)?;
+                (waiting, rest)
+            }
+            Ok(waiting) => (waiting, sock_diag::others(wanted, &is_contested).or_else(of_proc)?),
             Err(netlink) => of_proc(netlink)?.into_iter().partition(waits),
         };
-        let held: Vec<_> = probed.iter().filter(|(_, seen)| *seen != Probe::Free).collect();
-        let open: Vec<_> = held.iter().filter(|seen| !is_explained(seen, &waiting)).collect();
-        // However many sockets an address has, one of them tells of all.
-        let mut known = HashMap::new();
-        let mut outlasts = |socket: &Socket| {
-            let Socket { protocol, local, v6only, state, ref device, .. } = *socket;
-            let at = (protocol, local, v6only, state, device.clone());
-            interrupt.has_come() || *known.entry(at).or_insert_with(|| outlasts(socket, &waiting, rules))
+        let (bound, connected): (Vec<_>, Vec<_>) =
+            rest.into_iter().filter(|socket| !waits(socket)).partition(|socket| socket.state == SocketState::Bound);
+        let may_explain = |socket: &Socket, unless: &[&[Socket]]| {
+            let is_open = |seen: &(Endpoint, Probe)| !unless.iter().any(|sockets| is_explained(seen, sockets));
+            held.iter().any(|seen| seen.0.is_contested_by(socket) && is_open(seen))
         };
-        rest.retain(|socket| {
-            let is_contested = |seen: &&(Endpoint, Probe)| seen.0.is_contested_by(socket);
-            let may_explain = || open.iter().any(|seen| is_contested(seen));
-            !waits(socket) && held.iter().any(is_contested) && (may_explain() || (others && outlasts(socket)))
-        });
-        Ok(waiting.into_iter().chain(rest).collect())
+        let mut beside = Beside { rules, interrupt, known: HashMap::new(), until: Instant::now() + PROBING };
+        let mut outlasts = |socket: &Socket| others && is_contested(socket) && beside.outlasts(socket, &waiting);
+        let kept_bound: Vec<_> =
+            bound.iter().filter(|socket| may_explain(socket, &[&waiting]) || outlasts(socket)).cloned().collect();
+        let kept_connected: Vec<_> = connected
+            .into_iter()
+            .filter(|socket| may_explain(socket, &[&waiting, &bound]) || outlasts(socket))
+            .collect();
+        Ok(waiting.into_iter().chain(kept_bound).chain(kept_connected).collect())
     }
 
     /// The cgroup in which each socket was born, as far as it is still there.
@@ -648,24 +662,34 @@ fn waits(socket: &Socket) -> bool {
     socket.state.waits()
 }
 
-/// Whether this socket, which waits for nobody, is or may be in the way by itself, and not for those that do wait there.
-///
-/// By TCP, two are in each other's way unless both have `SO_REUSEADDR` and neither listens (`inet_csk_bind_conflict()`, Linux
-/// `net/ipv4/inet_connection_sock.c`). Whether this one has it, a bind to its own address tells, where nobody waits. Else it has
-/// what those have that wait there, which is what the service has: it comes of one of them, or they would not both be there. But
-/// one without a peer may have lost it since; and what is left of a connection that came of one goes by itself, once that is gone.
-/// By UDP, each is in the way of all.
-fn outlasts(socket: &Socket, waiting: &[Socket], rules: &Rules) -> bool {
-    let is_shared = || waiting.iter().any(|other| socket.shares_an_address_with(other));
-    match (socket.protocol, socket.state) {
-        (Protocol::Udp, _) => true,
-        (Protocol::Tcp, state) if is_shared() => match state {
-            // One that was not accepted yet goes with its listener.
-            SocketState::Connected => !rules.reuse_address && socket.inode != Inode(0),
-            SocketState::TimeWait => false,
-            SocketState::Bound | SocketState::Listen | SocketState::Unconnected => true,
-        },
-        (Protocol::Tcp, _) => probe_beside(socket, rules.reuse_address) != Probe::Free,
+fn shares(socket: &Socket, waiting: &[Socket]) -> bool {
+    waiting.iter().any(|other| socket.shares_an_address_with(other))
+}
+
+/// Tells which sockets that wait for nobody are in the way by themselves, and not for those that do wait there.
+struct Beside<'a> {
+    rules: &'a Rules,
+    interrupt: &'a Interrupt,
+    /// However many sockets an address has, one of them tells of all.
+    known: HashMap<SocketAddr, bool>,
+    /// What is not asked by then counts as in nobody's way.
+    until: Instant,
+}
+
+impl Beside<'_> {
+    /// At an address of one that waits there it is that one's, or lets others bind as that does: by TCP two are in each other's way
+    /// unless both have `SO_REUSEADDR` and neither listens (`inet_csk_bind_conflict()`, Linux `net/ipv4/inet_connection_sock.c`).
+    /// Elsewhere a bind tells whether it has that. By UDP each is in the way of whoever has not.
+    fn outlasts(&mut self, socket: &Socket, waiting: &[Socket]) -> bool {
+        if shares(socket, waiting) {
+            return false;
+        }
+        let Self { rules, interrupt, until, .. } = *self;
+        let asked = || {
+            let is_busy = || probe_beside(socket, rules.reuse_address) == Probe::Busy;
+            !interrupt.has_come() && Instant::now() < until && is_busy()
+        };
+        socket.protocol == Protocol::Udp || *self.known.entry(socket.local).or_insert_with(asked)
     }
 }
 
@@ -920,33 +944,35 @@ mod tests {
         let waiting = [seen(Protocol::Tcp, "127.0.0.1", port, SocketState::Listen)];
         let own_port = client.local_addr().unwrap().port();
         let rows = [
-            ("127.0.0.1", port, SocketState::Connected, false, true),
-            ("127.0.0.1", port, SocketState::TimeWait, false, false),
-            ("127.0.0.1", port, SocketState::Bound, true, true),
-            ("127.0.0.2", port, SocketState::Bound, true, true),
-            ("127.0.0.2", port, SocketState::Connected, true, true),
-            ("127.0.0.2", port, SocketState::TimeWait, true, true),
-            ("127.0.0.4", port, SocketState::Bound, false, true),
-            ("127.0.0.4", port, SocketState::TimeWait, false, true),
-            ("127.0.0.5", port, SocketState::Connected, false, false),
+            ("127.0.0.1", port, SocketState::Connected, false),
+            ("127.0.0.1", port, SocketState::Bound, false),
+            ("127.0.0.2", port, SocketState::Bound, true),
+            ("127.0.0.2", port, SocketState::Connected, true),
+            ("127.0.0.2", port, SocketState::TimeWait, true),
+            ("::ffff:127.0.0.2", port, SocketState::Connected, true),
+            ("127.0.0.4", port, SocketState::Bound, false),
+            ("127.0.0.5", port, SocketState::Connected, false),
+            ("::ffff:127.0.0.5", port, SocketState::Connected, false),
             // The port of a client, where nobody listens.
-            ("127.0.0.1", own_port, SocketState::Connected, true, true),
+            ("127.0.0.1", own_port, SocketState::Connected, true),
             // Of an address that is no more, of a device, and of none.
-            ("198.51.100.7", port, SocketState::Connected, false, false),
-            ("2001:db8::7", port, SocketState::Connected, false, false),
-            ("fe80::7", port, SocketState::Connected, false, false),
+            ("198.51.100.7", port, SocketState::Connected, false),
+            ("2001:db8::7", port, SocketState::Connected, false),
+            ("fe80::7", port, SocketState::Connected, false),
         ];
-        for (ip, port, state, with_reuse, without) in rows {
-            for (reuse_address, expected) in [(true, with_reuse), (false, without)] {
-                let rules = Rules { reuse_address, ..rules(Vec::new()) };
-                let seen = outlasts(&seen(Protocol::Tcp, ip, port, state), &waiting, &rules);
-                assert_eq!(seen, expected, "{ip}:{port} {state:?}, {reuse_address}");
-            }
+        let (rules, interrupt) = (rules(Vec::new()), Interrupt::default());
+        let beside =
+            |time| Beside { rules: &rules, interrupt: &interrupt, known: HashMap::new(), until: Instant::now() + time };
+        let minute = Duration::from_mins(1);
+        for (ip, port, state, expected) in rows {
+            let outlasts = beside(minute).outlasts(&seen(Protocol::Tcp, ip, port, state), &waiting);
+            assert_eq!(outlasts, expected, "{ip}:{port} {state:?}");
         }
-        let not_accepted = Socket { inode: Inode(0), ..seen(Protocol::Tcp, "127.0.0.1", port, SocketState::Connected) };
-        assert!(!outlasts(&not_accepted, &waiting, &Rules { reuse_address: false, ..rules(Vec::new()) }));
-        let port = udp.local_addr().unwrap().port();
-        assert!(outlasts(&seen(Protocol::Udp, "127.0.0.3", port, SocketState::Connected), &[], &rules(Vec::new())));
+        let in_the_way = seen(Protocol::Tcp, "127.0.0.2", port, SocketState::Bound);
+        assert!(!beside(Duration::ZERO).outlasts(&in_the_way, &waiting), "no time is left");
+        let udp = |state| seen(Protocol::Udp, "127.0.0.3", udp.local_addr().unwrap().port(), state);
+        let (connected, waiting) = (udp(SocketState::Connected), [udp(SocketState::Unconnected)]);
+        assert!(beside(minute).outlasts(&connected, &[]) && !beside(minute).outlasts(&connected, &waiting));
     }
 
     #[test]

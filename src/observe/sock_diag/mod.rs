@@ -84,10 +84,11 @@ impl std::error::Error for SockDiagError {
 /// # Errors
 /// [`SockDiagError`]; [`super::net_tables`] has the same answer in a poorer form.
 pub fn listeners(wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, SockDiagError> {
-    ask(wanted, |protocol| match protocol {
+    let states = |protocol| match protocol {
         Protocol::Tcp => States::TCP_LISTENING,
         Protocol::Udp => States::UDP_WAITING,
-    })
+    };
+    ask(wanted, states, &|_| true)
 }
 
 /// The other sockets that have one of these ports as their own: bound idle ones (Linux 6.8 and later; before, the bit
@@ -95,15 +96,18 @@ pub fn listeners(wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, SockDiagErr
 ///
 /// It costs the kernel a walk of all bound sockets and of all connections: for when [`listeners`] explains nothing.
 ///
+/// `keep`: which of them are kept, one after the other as they come.
+///
 /// A [`SocketState::Connected`] socket of inode 0 is one that its listener has not accepted yet.
 ///
 /// # Errors
 /// [`SockDiagError`], as for [`listeners`].
-pub fn others(wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, SockDiagError> {
-    ask(wanted, |protocol| match protocol {
+pub fn others(wanted: &[(Protocol, Port)], keep: &dyn Fn(&Socket) -> bool) -> Result<Vec<Socket>, SockDiagError> {
+    let states = |protocol| match protocol {
         Protocol::Tcp => States::TCP_OTHERS,
         Protocol::Udp => States::UDP_CONNECTED,
-    })
+    };
+    ask(wanted, states, keep)
 }
 
 /// The TCP listeners to which connections to these addresses would come. The kernel looks each up in its hash table and
@@ -128,7 +132,11 @@ pub fn listeners_at(addresses: &[SocketAddr]) -> Result<Vec<Socket>, SockDiagErr
     Ok(found)
 }
 
-fn ask(wanted: &[(Protocol, Port)], states: impl Fn(Protocol) -> States) -> Result<Vec<Socket>, SockDiagError> {
+fn ask(
+    wanted: &[(Protocol, Port)],
+    states: impl Fn(Protocol) -> States,
+    keep: &dyn Fn(&Socket) -> bool,
+) -> Result<Vec<Socket>, SockDiagError> {
     let mut asker = Asker { socket: open()?, sequence: 0 };
     let mut found = Vec::new();
     for protocol in [Protocol::Tcp, Protocol::Udp] {
@@ -143,7 +151,7 @@ fn ask(wanted: &[(Protocol, Port)], states: impl Fn(Protocol) -> States) -> Resu
         for &port in filters {
             for &family in families(protocol) {
                 let request = Request { family, protocol, states: states(protocol), port, at: None };
-                found.append(&mut asker.dump(request, &ports)?);
+                found.append(&mut asker.dump(request, &ports, keep)?);
             }
         }
     }
@@ -235,13 +243,18 @@ struct Asker {
 
 impl Asker {
     /// The sockets of one dump, begun again where it was inconsistent.
-    fn dump(&mut self, request: Request, ports: &[Port]) -> Result<Vec<Socket>, SockDiagError> {
+    fn dump(
+        &mut self,
+        request: Request,
+        ports: &[Port],
+        keep: &dyn Fn(&Socket) -> bool,
+    ) -> Result<Vec<Socket>, SockDiagError> {
         for attempt in 1..=ATTEMPTS {
             if attempt > 1 {
                 // A dump that was left half-way blocks the next one on its socket with EBUSY.
                 self.socket = open()?;
             }
-            match self.try_dump(request, ports)? {
+            match self.try_dump(request, ports, keep)? {
                 Outcome::Complete(sockets) => return Ok(sockets),
                 Outcome::Inconsistent => (),
             }
@@ -268,9 +281,14 @@ impl Asker {
         looked_up(&receive(&self.socket, buffer)?, Dump::new(self.sequence, request, &ports), family)
     }
 
-    fn try_dump(&mut self, request: Request, ports: &[Port]) -> Result<Outcome, SockDiagError> {
+    fn try_dump(
+        &mut self,
+        request: Request,
+        ports: &[Port],
+        keep: &dyn Fn(&Socket) -> bool,
+    ) -> Result<Outcome, SockDiagError> {
         self.send(request)?;
-        let mut dump = Dump::new(self.sequence, request, ports);
+        let mut dump = Dump { keep, ..Dump::new(self.sequence, request, ports) };
         let deadline = Instant::now() + DUMP_DEADLINE;
         let mut buffer = vec![0; DATAGRAM_BYTES];
         while Instant::now() < deadline {
@@ -357,6 +375,7 @@ struct Dump<'a> {
     states: States,
     /// In their order.
     ports: &'a [Port],
+    keep: &'a dyn Fn(&Socket) -> bool,
     interrupted: bool,
     sockets: Vec<Socket>,
 }
@@ -364,7 +383,7 @@ struct Dump<'a> {
 impl<'a> Dump<'a> {
     fn new(sequence: u32, request: Request, ports: &'a [Port]) -> Self {
         let Request { protocol, states, .. } = request;
-        Self { sequence, protocol, states, ports, interrupted: false, sockets: Vec::new() }
+        Self { sequence, protocol, states, ports, keep: &|_| true, interrupted: false, sockets: Vec::new() }
     }
 
     fn take(&mut self, datagram: &[u8]) -> Result<Step, SockDiagError> {
@@ -393,7 +412,10 @@ impl<'a> Dump<'a> {
         let wanted = Port::new(reply.local.port()).is_some_and(|port| self.ports.binary_search(&port).is_ok());
         if wanted && self.states.contains(reply.state) {
             let device = (reply.device != 0).then(|| device_name(reply.device));
-            self.sockets.push(Socket { device, ..reply.into_socket(self.protocol, state) });
+            let socket = Socket { device, ..reply.into_socket(self.protocol, state) };
+            if (self.keep)(&socket) {
+                self.sockets.push(socket);
+            }
         }
         Ok(())
     }

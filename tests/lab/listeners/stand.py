@@ -9,7 +9,6 @@ reuseport    sets SO_REUSEPORT
 noreuse      does not set SO_REUSEADDR, as TCP sockets do otherwise
 idle         binds, and does not listen
 connected    has a peer, which nobody is
-handing=PATH hands a connection that it has accepted to whoever waits at that UNIX socket
 closed       was closed after it had a peer, which is there
 device=NAME  bound to a network device
 brief        lets go at once: whether it could be had is the exit status
@@ -77,21 +76,7 @@ def stand(endpoint, *options):
         return peer
     if kind != "udp" and "idle" not in options:
         held.listen()
-    for option in options:
-        if option.startswith("handing="):
-            hand_over(held, option[len("handing="):])
     return held
-
-
-def hand_over(listener, path):
-    client = socket.create_connection(listener.getsockname())
-    accepted, _ = listener.accept()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as receiver:
-        receiver.connect(path)
-        socket.send_fds(receiver, [b"."], [accepted.fileno()])
-        receiver.recv(1)
-    # The peer stays, in the hands of nobody else.
-    os.set_inheritable(client.detach(), True)
 
 
 def notify(state):

@@ -113,28 +113,6 @@ pub(super) fn predecessor_is_not_stopped_beside_what_is_left_of_a_foreign_connec
     assert_eq!((m.main_pid("old.service"), m.show("old.service", "ActiveState")), (old, "active".to_owned()));
 }
 
-/// What a listener has accepted outlasts it then, and is in the way.
-pub(super) fn leftover_is_not_stopped_beside_its_own_connection_that_another_unit_has_where_addresses_are_not_reused(
-    m: &Machine,
-) {
-    m.given(
-        "a leftover that has handed a connection of its own to web.service, and a policy with reuse-address = false",
-    );
-    m.unit(
-        "web.service",
-        "[Service]\nExecStart=/usr/bin/python3 -c 'import signal, socket; path = \"/run/web.sock\"; \
-         s = socket.socket(socket.AF_UNIX); s.bind(path); s.listen(); c, _ = s.accept(); \
-         kept = socket.recv_fds(c, 1, 1); c.send(b\".\"); signal.pause()'\n",
-    );
-    m.ok("systemctl start web.service");
-    m.wait_until("it waits", SOON, || m.sh("test -S /run/web.sock").status.success());
-    let web = m.main_pid("web.service");
-    let old = leftover_of_app(m, "127.0.0.1:8080/tcp,noreuse,handing=/run/web.sock", "8080/tcp");
-    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nreuse-address = false\n"));
-    assert_refused_for_idle_web(m, "8080/tcp", web);
-    assert_unharmed(m, "8080/tcp", old);
-}
-
 /// The service need not bind; and nothing is stopped, so nothing has to be seen that would be in the way then.
 pub(super) fn own_socket_unit_passes_beside_sockets_that_wait_for_nobody(m: &Machine) {
     m.given("a guarded service with a socket unit of its own, and web.service at its port, which does not listen");

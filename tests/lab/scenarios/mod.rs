@@ -143,7 +143,6 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     crowds::leftover_is_stopped_beside_a_foreign_socket_that_is_in_nobodys_way,
     crowds::predecessor_is_not_stopped_beside_a_foreign_socket_that_waits_for_nobody,
     crowds::predecessor_is_not_stopped_beside_what_is_left_of_a_foreign_connection,
-    crowds::leftover_is_not_stopped_beside_its_own_connection_that_another_unit_has_where_addresses_are_not_reused,
     crowds::own_socket_unit_passes_beside_sockets_that_wait_for_nobody,
     crowds::foreign_listener_is_refused_and_a_leftover_at_another_address_is_left_alone,
     crowds::foreign_listeners_of_both_families_are_both_named,
