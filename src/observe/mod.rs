@@ -358,8 +358,9 @@ impl Place {
         tables.map_or(true, |tables| tables.iter().any(|socket| !waits(socket)))
     }
 
-    /// The sockets that have one of the wanted ports: those that wait for somebody. Where these do not explain each busy
-    /// endpoint, all others too; and where `others` are wanted, those of them that [`outlasts`] is for.
+    /// The sockets that have one of the wanted ports: those that wait for somebody. For each busy endpoint that these do not
+    /// explain also the others: those without a peer, or else those with one; and where `others` are wanted, what is in the way
+    /// by itself ([`Beside`]).
     fn tables(
         &self,
         probed: &[(Endpoint, Probe)],
