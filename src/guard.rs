@@ -14,15 +14,15 @@ use crate::interrupt::{self, Interrupt, Interruption};
 use crate::judge::judge;
 use crate::ledger::{self, LedgerError};
 use crate::model::{
-    Action, ActiveState, Asked, BlindSpot, Finding, ForeignRule, Outcome, Phase, Probe, Process, Relation, Rules,
-    SocketState, Stopped, UnitName, Verdict,
+    Action, ActiveState, Asked, BlindSpot, Finding, ForeignRule, Outcome, Phase, Probe, Process, Protocol, Relation,
+    Rules, Socket, SocketState, Stopped, UnitName, Verdict,
 };
 use crate::observe::holders::Thorough;
 use crate::observe::pin::Pins;
 use crate::observe::sock_diag::Closings;
 use crate::observe::{Look, Place, Wanted};
 use crate::policy;
-use crate::probe::probe;
+use crate::probe::{probe, probe_beside};
 use crate::report::Report;
 
 /// A holder that starts anew whenever it is stopped is given up after so many times.
@@ -252,7 +252,7 @@ impl Guard<'_> {
                 return (look, verdict);
             }
             if thorough == Thorough::Always {
-                if others || !matches!(verdict, Verdict::Clear(_)) || !self.place.has_others(&wanted) {
+                if others || !matches!(verdict, Verdict::Clear(_)) || !self.place.has_others(&wanted, &look.scene) {
                     return (look, verdict);
                 }
                 others = true;
@@ -309,6 +309,13 @@ impl Guard<'_> {
     /// waited: it may have gone in between.
     fn is_any_free(&self, findings: &[&Finding]) -> bool {
         findings.iter().any(|finding| probe(&finding.endpoint, self.rules.reuse_address) == Probe::Free)
+    }
+
+    /// Whether this socket is in the way of whoever binds to its own address: beside what is to be stopped after it, the endpoint
+    /// does not get free.
+    fn is_busy_beside(&self, socket: &Socket) -> bool {
+        let is_asked = socket.protocol == Protocol::Tcp && !socket.state.waits();
+        is_asked && probe_beside(socket, self.rules.reuse_address) == Probe::Busy
     }
 
     /// Gives what changes under the eyes a moment to come to rest, or less if one of these processes ends.
@@ -444,8 +451,10 @@ impl Guard<'_> {
         // Whoever opens and closes sockets of that port all the time must not have us look all the time.
         self.settle(&holders, SETTLE.saturating_sub(self.looked.elapsed()))?;
         let time_wait = time_wait_of(&waited_for);
+        let sockets = waited_for.iter().filter_map(|finding| finding.socket.as_ref());
+        let busy: Vec<&Socket> = sockets.filter(|socket| self.is_busy_beside(socket)).collect();
         loop {
-            if self.is_any_free(&waited_for) {
+            if self.is_any_free(&waited_for) || !busy.iter().all(|socket| self.is_busy_beside(socket)) {
                 return Ok(Round::Waited);
             }
             let left = deadlines.wait_left();

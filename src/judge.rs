@@ -261,7 +261,7 @@ fn findings_of<'a>(seen: &'a EndpointScene, scene: &'a Scene, rules: &Rules) -> 
         // A connection by TCP keeps the port of its listener as well: it explains a busy bind only where no listener does.
         let is_by_itself = |held: &&HeldSocket| {
             let shares = |other: &&HeldSocket| held.socket.shares_an_address_with(&other.socket);
-            !waiting.iter().chain(&bound).any(shares)
+            !waiting.iter().chain(&bound).any(shares) && !goes_with(held, &waiting)
         };
         let by_itself: Vec<_> =
             connected.into_iter().filter(|_| seen.probe == Probe::Busy).filter(is_by_itself).collect();
@@ -271,6 +271,17 @@ fn findings_of<'a>(seen: &'a EndpointScene, scene: &'a Scene, rules: &Rules) -> 
         found.extend(unexplained(seen, scene));
     }
     found
+}
+
+/// Whether all who have this are, or are of the units of, those who have what waits there: it is gone with that.
+fn goes_with(held: &HeldSocket, waiting: &[&HeldSocket]) -> bool {
+    let is_one = |holder: &Process| {
+        waiting.iter().flat_map(|other| &other.holders).any(|other| {
+            let is_a_unit = matches!(other.owner, Owner::Unit(_) | Owner::UserUnit { .. });
+            other.pid == holder.pid || (is_a_unit && other.owner == holder.owner)
+        })
+    };
+    !held.holders.is_empty() && held.holders.iter().all(is_one)
 }
 
 fn is_bound(socket: &Socket) -> bool {

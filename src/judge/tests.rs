@@ -433,7 +433,8 @@ fn a_connection_at_an_address_of_none_that_waits_is_in_the_way_by_itself() {
     ];
     for (listens, protocol, connected, in_the_way) in rows {
         let at = |address: &str, state, owner| {
-            let mut one = held(vec![process(owner)]);
+            let pid = if state == SocketState::Connected { Pid(501) } else { Pid(500) };
+            let mut one = held(vec![Process { pid, ..process(owner) }]);
             one.socket = Socket { protocol, local: address.parse().unwrap(), state, ..one.socket };
             one
         };
@@ -445,6 +446,28 @@ fn a_connection_at_an_address_of_none_that_waits_is_in_the_way_by_itself() {
         let verdict = judge(&both, &rules());
         assert_eq!(matches!(verdict, Verdict::Refuse(_)), in_the_way, "{connected} beside {listens}/{protocol}");
         assert_eq!(matches!(verdict, Verdict::Clear(_)), !in_the_way, "{connected} beside {listens}/{protocol}");
+    }
+}
+
+/// It is gone with what its unit has that waits.
+#[test]
+fn a_connection_of_a_predecessor_at_another_address_is_none_of_a_client() {
+    let rules = Rules { replaces: vec!["old.service".parse().unwrap()], ..rules() };
+    let at = |address: &str, state, pid, owner: &str| {
+        let mut one = held(vec![Process { pid: Pid(pid), ..process(Owner::Unit(unit(owner))) }]);
+        one.birthplace = Some(Owner::Unit(unit(owner)));
+        one.socket = Socket { local: address.parse().unwrap(), state, ..one.socket };
+        one
+    };
+    for (owner, goes) in [("old.service", true), ("web.service", false)] {
+        let waiting = at("127.0.0.1:8080", SocketState::Listen, 500, "old.service");
+        let connected = at("127.0.0.2:8080", SocketState::Connected, 501, owner);
+        let mut both = scene(guarded(), vec![waiting, connected]);
+        let old = UnitState { active: ActiveState::Up, can_stop: true, stops_too: Some(Vec::new()) };
+        both.units.insert(unit("old.service"), old);
+        let verdict = judge(&both, &rules);
+        assert_eq!(matches!(verdict, Verdict::Clear(_)), goes, "{owner}: {verdict:?}");
+        assert_eq!(matches!(verdict, Verdict::Refuse(_)), !goes, "{owner}: {verdict:?}");
     }
 }
 

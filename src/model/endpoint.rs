@@ -160,13 +160,12 @@ impl Reach {
 }
 
 impl Socket {
-    /// Whether both have a local address, port and protocol in common, and may be of the same network device.
+    /// Whether both have a local address, port and protocol in common, of whatever network device they are.
     #[must_use]
     pub fn shares_an_address_with(&self, other: &Self) -> bool {
         let reach = |socket: &Self| Reach::of(socket.local.ip(), socket.v6only);
-        let may_meet = self.device.is_none() || other.device.is_none() || self.device == other.device;
         let is_same_port = self.protocol == other.protocol && self.local.port() == other.local.port();
-        may_meet && is_same_port && reach(self).overlaps(reach(other))
+        is_same_port && reach(self).overlaps(reach(other))
     }
 }
 
@@ -642,7 +641,7 @@ mod tests {
     }
 
     #[test]
-    fn two_sockets_meet_where_they_share_an_address_a_port_and_perhaps_a_device() {
+    fn two_sockets_meet_where_they_share_an_address_and_a_port() {
         let socket = |protocol, local: &str, v6only, device: Option<&str>| Socket {
             protocol,
             local: local.parse().unwrap(),
@@ -666,7 +665,7 @@ mod tests {
             (tcp("127.0.0.1:80", false, None), tcp("[::]:80", true, None), false),
             (tcp("0.0.0.0:80", false, Some("a")), tcp("10.0.0.1:80", false, Some("a")), true),
             (tcp("0.0.0.0:80", false, Some("a")), tcp("10.0.0.1:80", false, None), true),
-            (tcp("0.0.0.0:80", false, Some("a")), tcp("10.0.0.1:80", false, Some("b")), false),
+            (tcp("0.0.0.0:80", false, Some("a")), tcp("10.0.0.1:80", false, Some("b")), true),
         ] {
             assert_eq!(one.shares_an_address_with(&other), meet, "{one:?} {other:?}");
             assert_eq!(other.shares_an_address_with(&one), meet, "{other:?} {one:?}");

@@ -22,7 +22,7 @@ mod errors;
 pub(crate) mod fixture;
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::Metadata;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
@@ -213,12 +213,10 @@ impl Place {
     fn look_once(&self, wanted: &Wanted<'_>, thorough: Thorough, others: bool) -> (Look, bool) {
         let mut blind_spots = Vec::new();
         let probed = probed(wanted.rules);
-        let mut tables = self.tables(&probed, wanted, others).unwrap_or_else(|why| {
+        let tables = self.tables(&probed, wanted, others).unwrap_or_else(|why| {
             blind_spots.push(BlindSpot::Sockets(why));
             Vec::new()
         });
-        // A port has many addresses. However many have it at others, it costs no look at any of them.
-        tables.retain(|socket| probed.iter().any(|(endpoint, _)| endpoint.is_contested_by(socket)));
         let seen = self.seen(probed, tables, thorough, wanted.interrupt);
         if seen.holders.hidden > 0 && seen.tables.iter().any(|socket| seen.has_nobody(socket)) {
             blind_spots.push(BlindSpot::Processes { hidden: seen.holders.hidden });
@@ -350,15 +348,19 @@ impl Place {
         Known { held, guarded, answer, pins, passing, blind_spots }
     }
 
-    /// Whether there is, or may be, something that would still be in the way when all that waits for somebody is gone: then it
-    /// takes a look with those `others` before anything is stopped. It costs the kernel a walk of all its sockets.
+    /// Whether there is, or may be, something besides what this scene has that would still be in the way when all that waits for
+    /// somebody is gone: then it takes a look with those `others` before anything is stopped. It costs the kernel a walk of all
+    /// its sockets.
     #[must_use]
-    pub fn has_others(&self, wanted: &Wanted<'_>) -> bool {
+    pub fn has_others(&self, wanted: &Wanted<'_>, scene: &Scene) -> bool {
+        let which = |socket: &Socket| (socket.protocol, socket.local, socket.peer, socket.inode);
+        let seen = scene.endpoints.iter().flat_map(|endpoint| &endpoint.sockets);
+        let seen: HashSet<_> = seen.map(|held| which(&held.socket)).collect();
         let tables = self.tables(&probed(wanted.rules), wanted, true);
-        tables.map_or(true, |tables| tables.iter().any(|socket| !waits(socket)))
+        tables.map_or(true, |tables| tables.iter().any(|socket| !waits(socket) && !seen.contains(&which(socket))))
     }
 
-    /// The sockets that have one of the wanted ports: those that wait for somebody. For each busy endpoint that these do not
+    /// The sockets that are in the way of these endpoints: those that wait for somebody. For each busy endpoint that these do not
     /// explain also the others: those without a peer, or else those with one; and where `others` are wanted, what is in the way
     /// by itself ([`Beside`]).
     fn tables(
@@ -371,37 +373,46 @@ impl Place {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let of_proc = |netlink| self.sockets_of_proc(wanted, netlink, interrupt);
-        let held: Vec<_> = probed.iter().filter(|(_, seen)| *seen != Probe::Free).copied().collect();
-        let is_contested = |socket: &Socket| held.iter().any(|(endpoint, _)| endpoint.is_contested_by(socket));
+        // A port has many addresses. However many have it at others, it costs no look at any of them.
+        let is_contested = |socket: &Socket| probed.iter().any(|(endpoint, _)| endpoint.is_contested_by(socket));
+        let of_proc = |netlink| {
+            let mut all = self.sockets_of_proc(wanted, netlink, interrupt)?;
+            all.retain(is_contested);
+            Ok::<_, String>(all)
+        };
         let (waiting, rest): (Vec<_>, Vec<_>) = match sock_diag::listeners(wanted) {
-            Ok(waiting) if are_explained(probed, &waiting) => {
-                if !others {
+            Ok(mut waiting) => {
+                waiting.retain(is_contested);
+                let are_explained = are_explained(probed, &waiting);
+                if are_explained && !others {
                     return Ok(waiting);
                 }
                 // However many connections the port has, those of its listeners are not kept.
-                let keep = |socket: &Socket| is_contested(socket) && !shares(socket, &waiting);
+                let keep = |socket: &Socket| is_contested(socket) && !(are_explained && shares(socket, &waiting));
                 let rest = sock_diag::others(wanted, &keep).or_else(of_proc)?;
                 (waiting, rest)
             }
-            Ok(waiting) => (waiting, sock_diag::others(wanted, &is_contested).or_else(of_proc)?),
             Err(netlink) => of_proc(netlink)?.into_iter().partition(waits),
         };
         let (bound, connected): (Vec<_>, Vec<_>) =
             rest.into_iter().filter(|socket| !waits(socket)).partition(|socket| socket.state == SocketState::Bound);
-        let may_explain = |socket: &Socket, unless: &[&[Socket]]| {
-            let is_open = |seen: &(Endpoint, Probe)| !unless.iter().any(|sockets| is_explained(seen, sockets));
-            held.iter().any(|seen| seen.0.is_contested_by(socket) && is_open(seen))
+        // Each of these may tell why an endpoint is busy of which none of those does.
+        let may_explain = |socket: &Socket, those: &[&[Socket]]| {
+            let is_open = |seen: &(Endpoint, Probe)| !those.iter().any(|sockets| is_explained(seen, sockets));
+            probed.iter().any(|seen| seen.0.is_contested_by(socket) && is_open(seen))
         };
         let mut beside = Beside { rules, interrupt, known: HashMap::new(), until: Instant::now() + PROBING };
-        let mut outlasts = |socket: &Socket| others && is_contested(socket) && beside.outlasts(socket, &waiting);
-        let kept_bound: Vec<_> =
+        let is_busy = |(endpoint, seen): &(Endpoint, Probe), socket: &Socket| {
+            *seen == Probe::Busy && endpoint.is_contested_by(socket)
+        };
+        let mut outlasts = |socket: &Socket| {
+            others && probed.iter().any(|seen| is_busy(seen, socket)) && beside.outlasts(socket, &waiting)
+        };
+        let mut kept: Vec<_> =
             bound.iter().filter(|socket| may_explain(socket, &[&waiting]) || outlasts(socket)).cloned().collect();
-        let kept_connected: Vec<_> = connected
-            .into_iter()
-            .filter(|socket| may_explain(socket, &[&waiting, &bound]) || outlasts(socket))
-            .collect();
-        Ok(waiting.into_iter().chain(kept_bound).chain(kept_connected).collect())
+        let is_kept = |socket: &Socket| may_explain(socket, &[&waiting, &bound]) || outlasts(socket);
+        kept.extend(connected.into_iter().filter(is_kept));
+        Ok(waiting.into_iter().chain(kept).collect())
     }
 
     /// The cgroup in which each socket was born, as far as it is still there.
@@ -672,7 +683,7 @@ struct Beside<'a> {
     rules: &'a Rules,
     interrupt: &'a Interrupt,
     /// However many sockets an address has, one of them tells of all.
-    known: HashMap<SocketAddr, bool>,
+    known: HashMap<(SocketAddr, Option<String>), bool>,
     /// What is not asked by then counts as in nobody's way.
     until: Instant,
 }
@@ -690,7 +701,8 @@ impl Beside<'_> {
             let is_busy = || probe_beside(socket, rules.reuse_address) == Probe::Busy;
             !interrupt.has_come() && Instant::now() < until && is_busy()
         };
-        socket.protocol == Protocol::Udp || *self.known.entry(socket.local).or_insert_with(asked)
+        socket.protocol == Protocol::Udp
+            || *self.known.entry((socket.local, socket.device.clone())).or_insert_with(asked)
     }
 }
 
