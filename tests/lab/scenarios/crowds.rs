@@ -128,6 +128,7 @@ pub(super) fn own_socket_unit_passes_beside_sockets_that_wait_for_nobody(m: &Mac
 
     m.then("it is up, and web.service is as it was");
     assert!(start.status.success(), "{start:?}");
+    finding(m, APP, &[("RELATION", "own-socket-unit"), ("ACTION", "pass")]);
     assert_eq!(m.main_pid("web.service"), web);
 }
 
