@@ -4,9 +4,9 @@ use super::addresses::{
     assert_refused_for_web, assert_replaced, guarded_app, leftover_of_app, somebody_stands_on, standing, web_stands_on,
 };
 use super::predecessors::app_replaces;
+use super::sockets::activated_app;
 use super::{
-    APP, SOON, assert_names, assert_nobody_signalled, assert_unharmed, field, finding, guard, message, policy,
-    policy_for_app, refused,
+    APP, SOON, assert_names, assert_nobody_signalled, assert_unharmed, field, finding, message, policy, refused,
 };
 use crate::machine::Machine;
 
@@ -116,11 +116,7 @@ pub(super) fn predecessor_is_not_stopped_beside_what_is_left_of_a_foreign_connec
 /// The service need not bind; and nothing is stopped, so nothing has to be seen that would be in the way then.
 pub(super) fn own_socket_unit_passes_beside_sockets_that_wait_for_nobody(m: &Machine) {
     m.given("a guarded service with a socket unit of its own, and web.service at its port, which does not listen");
-    m.unit("app.socket", "[Socket]\nListenStream=127.0.0.1:8080\n");
-    m.unit(APP, "[Service]\nExecStart=/usr/bin/python3 /opt/lab/activated.py\n");
-    policy_for_app(m, "8080/tcp");
-    guard(m, APP);
-    m.ok("systemctl start app.socket");
+    activated_app(m, "127.0.0.1:8080");
     let web = web_stands_on(m, "127.0.0.2:8080/tcp,idle,noreuse");
 
     m.when("the guarded service is started");
@@ -174,11 +170,7 @@ pub(super) fn own_socket_unit_does_not_hide_a_foreign_listener_at_another_addres
         m.given(&format!(
             "a guarded service with a socket unit of its own on {own}:8080, and web.service on {other}:8080"
         ));
-        m.unit("app.socket", &format!("[Socket]\nListenStream={own}:8080\n"));
-        m.unit(APP, "[Service]\nExecStart=/usr/bin/python3 /opt/lab/activated.py\n");
-        policy_for_app(m, "8080/tcp");
-        guard(m, APP);
-        m.ok("systemctl start app.socket");
+        activated_app(m, &format!("{own}:8080"));
         let web = web_stands_on(m, &format!("{other}:8080/tcp"));
 
         m.when("the guarded service is started");

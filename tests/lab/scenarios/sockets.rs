@@ -7,13 +7,18 @@ use super::{
 };
 use crate::machine::Machine;
 
-pub(super) fn own_socket_activation_passes(m: &Machine) {
-    m.given("a guarded service whose port systemd holds for it");
-    m.unit("app.socket", "[Socket]\nListenStream=8080\n");
+/// app.service, guarded, with a socket unit of its own that listens there.
+pub(super) fn activated_app(m: &Machine, listen: &str) {
+    m.unit("app.socket", &format!("[Socket]\nListenStream={listen}\n"));
     m.unit(APP, "[Service]\nExecStart=/usr/bin/python3 /opt/lab/activated.py\n");
     policy_for_app(m, "8080/tcp");
     guard(m, APP);
     m.ok("systemctl start app.socket");
+}
+
+pub(super) fn own_socket_activation_passes(m: &Machine) {
+    m.given("a guarded service whose port systemd holds for it");
+    activated_app(m, "8080");
     let manager = manager_image(m);
 
     m.when("a client connects");
