@@ -171,7 +171,7 @@ mod tests {
         let scene = Scene { guarded, endpoints: Vec::new(), units: BTreeMap::new(), blind_spots: Vec::new() };
         let active = ActiveState::Up;
         let facts = UnitFacts { active, timeout_stop: Some(Duration::from_secs(10)), ..UnitFacts::default() };
-        Look { scene, facts, pins: Pins::default(), left, fallback: None, ending: false }
+        Look { scene, facts, pins: Pins::default(), left, has_bus: true, fallbacks: Vec::new(), ending: false }
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! One run, from the policy to the outcome: policy → observe → judge → act → observe again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::ManuallyDrop;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::act::units::StopError;
@@ -14,12 +13,13 @@ use crate::interrupt::{self, Interrupt, Interruption};
 use crate::judge::judge;
 use crate::ledger::{self, LedgerError};
 use crate::model::{
-    Action, ActiveState, Asked, BlindSpot, Finding, ForeignRule, Outcome, Phase, Probe, Process, Protocol, Relation,
-    Rules, Socket, SocketState, Stopped, UnitName, Verdict,
+    Action, ActiveState, Asked, BlindSpot, Endpoint, Finding, ForeignRule, Outcome, Phase, Probe, Process, Protocol,
+    Relation, Rules, Socket, Stopped, UnitName, Verdict,
 };
+use crate::observe::again::Again;
 use crate::observe::holders::Thorough;
 use crate::observe::pin::Pins;
-use crate::observe::sock_diag::Closings;
+use crate::observe::sock_diag::{Awaited, Closings};
 use crate::observe::{Look, Place, Wanted};
 use crate::policy;
 use crate::probe::{probe, probe_beside};
@@ -39,6 +39,12 @@ const WAIT_FOR_STOPPING: Duration = Duration::from_secs(10);
 
 /// How long that gets which may be gone in a moment. systemd does not wait for all that it has killed.
 const AFTERMATH: Duration = Duration::from_secs(1);
+
+/// How often all is looked at anew where nothing tells of the end of what is waited for.
+const LOOK_ANEW: Duration = Duration::from_secs(1);
+
+/// So many addresses are asked again in each turn of a wait.
+const ASKED_OFTEN: usize = 16;
 
 /// A little more than `TCP_FIN_TIMEOUT` in `FIN_WAIT2` and `TCP_TIMEWAIT_LEN` after it (60 s each, Linux `include/net/tcp.h`),
 /// and what their timers are late: 4 s at most, each.
@@ -70,7 +76,8 @@ pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Rep
         going: BTreeSet::new(),
         unclear: BTreeSet::new(),
         findings: Vec::new(),
-        told_fallback: false,
+        closings: None,
+        told: BTreeSet::new(),
     };
     let mut outcome = guard.run();
     if let Some(by) = guard.interrupt.take() {
@@ -113,8 +120,10 @@ struct Guard<'a> {
     /// The units of which it was not known once what had come of their stop.
     unclear: BTreeSet<UnitName>,
     findings: Vec<Finding>,
-    /// Whether it was said that the bus did not answer.
-    told_fallback: bool,
+    /// What the kernel tells of the ends of what is waited for.
+    closings: Option<Closings>,
+    /// What was asked instead of what is asked first, as it was said.
+    told: BTreeSet<String>,
 }
 
 /// What one round came to.
@@ -207,7 +216,7 @@ impl Guard<'_> {
             }
             Verdict::Free => Outcome::Free,
             Verdict::Pass(_) => Outcome::Passed,
-            Verdict::Refuse(findings) => self.refused(findings),
+            Verdict::Refuse(findings) => self.refused(findings, &look),
             Verdict::Wait(_) if self.args.dry_run => Outcome::WouldWait,
             Verdict::Clear(_) if self.args.dry_run => Outcome::WouldStop,
             Verdict::Clear(_) if self.stops == MAX_STOPS => {
@@ -274,7 +283,8 @@ impl Guard<'_> {
     ///
     /// Whoever ends has no open files any more before its sockets are closed (`exit_files()` and `exit_task_work()`, Linux
     /// `do_exit()`, `kernel/exit.c`), and those of its `io_uring` are closed in the kernel's own time. Where not every process
-    /// may be looked at, such a socket looks like one of those; that is worth a moment after a stop alone.
+    /// may be looked at, such a socket looks like one of those; that is worth a moment after a stop alone, or where it is only
+    /// because somebody was late.
     ///
     /// Nor can it be read of one that is still on its way out what proves whose it is: its memory goes first (`exit_mm()`), which
     /// takes longer the more it has.
@@ -286,9 +296,10 @@ impl Guard<'_> {
         self.going.extend(verdict.findings().iter().filter_map(|finding| unit_of(finding, ActiveState::Stopping)));
         let Verdict::Refuse(findings) = verdict else { return Ok(false) };
         let refused: Vec<&Finding> = findings.iter().filter(|finding| finding.action == Action::Refuse).collect();
+        let all_could_be_seen = look.hides_only_who_was_late();
         let may_be_gone = |finding: &&Finding| {
             finding.relation == Relation::KernelHeld
-                || (finding.relation == Relation::Hidden && !self.stopped.is_nothing())
+                || (finding.relation == Relation::Hidden && (!self.stopped.is_nothing() || all_could_be_seen))
                 || unit_of(finding, ActiveState::Down).is_some_and(|unit| self.going.contains(&unit))
         };
         if !look.scene.blind_spots.contains(&BlindSpot::Unsteady) && !refused.iter().all(may_be_gone) {
@@ -308,7 +319,8 @@ impl Guard<'_> {
     /// Whether one of those that were in the way by then is free. To be asked after it is listened for, and before it is
     /// waited: it may have gone in between.
     fn is_any_free(&self, findings: &[&Finding]) -> bool {
-        findings.iter().any(|finding| probe(&finding.endpoint, self.rules.reuse_address) == Probe::Free)
+        let endpoints: BTreeSet<Endpoint> = findings.iter().map(|finding| finding.endpoint).collect();
+        endpoints.iter().any(|endpoint| probe(endpoint, self.rules.reuse_address) == Probe::Free)
     }
 
     /// Whether this socket is in the way of whoever binds to its own address: beside what is to be stopped after it, the endpoint
@@ -324,8 +336,10 @@ impl Guard<'_> {
     }
 
     fn tell(&mut self, look: &Look, verdict: &Verdict) {
-        if let Some(why) = look.fallback.as_ref().filter(|_| !std::mem::replace(&mut self.told_fallback, true)) {
-            self.report.warn(&format!("systemctl was asked instead of the bus: {why}"));
+        for fallback in &look.fallbacks {
+            if self.told.insert(fallback.clone()) {
+                self.report.warn(fallback);
+            }
         }
         self.report.findings(verdict.findings());
         // What could not be seen matters only to somebody who is not let through, or was for want of an answer; that systemd
@@ -344,12 +358,18 @@ impl Guard<'_> {
         self.findings = verdict.findings().to_vec();
     }
 
-    fn refused(&self, findings: &[Finding]) -> Outcome {
+    fn refused(&self, findings: &[Finding], look: &Look) -> Outcome {
+        let hangs = look.late().find(|pid| self.asked.processes.contains(pid));
         let mut refused =
             findings.iter().filter(|finding| finding.action == Action::Refuse).map(|finding| &finding.relation);
         if refused.clone().all(|relation| matches!(relation, Relation::Unchecked(_))) {
             Outcome::NotPermitted("could not be checked, which on-blind refuses".to_owned())
         } else if refused.all(|relation| matches!(relation, Relation::Hidden | Relation::Unchecked(_))) {
+            if let Some(pid) = hangs {
+                let why = format!("pid {pid} was signalled, and hangs so that nobody can look at it");
+                let hindrance = self.place.hindrance_of(pid).map(|hindrance| (pid, hindrance));
+                return Outcome::StillHeld { took: self.began.elapsed(), why, hindrance };
+            }
             Outcome::NotPermitted("held, and who holds it may not be seen".to_owned())
         } else {
             self.refused_for(None)
@@ -368,9 +388,10 @@ impl Guard<'_> {
         deadlines.tell_manager(budget.extend, &format!("stopping {} processes that hold a port", targets.len()));
         let (place, report) = (self.place, &self.report);
         let closings = closings(findings.iter());
-        let eyes = Eyes { proc_root: &place.roots.proc, closings: closings.as_ref(), interrupt: &self.interrupt };
+        let eyes = Eyes { closings: closings.as_ref(), interrupt: &self.interrupt };
+        let mut again = place.again(&self.interrupt);
         let tell = &mut |step: &Step<'_>| report.step(step, &|process| place.hindrance(process));
-        let count = act::stop(&targets, &eyes, &ladder, &budget, &mut self.asked.processes, tell)?;
+        let count = act::stop(&targets, &eyes, &mut again, &ladder, &budget, &mut self.asked.processes, tell)?;
         self.stopped.processes += count.ended;
         if look.facts.active == ActiveState::Unknown {
             // The manager may tell the unit's own times by now, and those begin anew then.
@@ -401,7 +422,8 @@ impl Guard<'_> {
         let place = self.place;
         let of_unit = findings.iter().filter(|finding| finding.action == Action::StopUnit);
         let of_unit: Vec<&Finding> = of_unit.filter(|finding| finding.relation.unit() == Some(unit)).collect();
-        if !of_unit.iter().any(|finding| still_holds(finding, &look.pins, &place.roots.proc)) {
+        let mut again = place.again(&self.interrupt);
+        if !of_unit.iter().any(|finding| still_holds(finding, &look.pins, &mut again)) {
             self.settle(&pinned(&of_unit, &look.pins), SETTLE)?;
             return Ok(Round::Stopped);
         }
@@ -409,7 +431,7 @@ impl Guard<'_> {
         deadlines.tell_manager(budget.extend, &format!("waiting for {unit} to stop"));
         self.report.step(&Step::StopUnit { unit }, &|_| None);
         let begin = Instant::now();
-        let has_bus = look.fallback.is_none();
+        let has_bus = look.has_bus;
         let patience = budget.patience + budget.grace;
         let result = units::stop(unit, place.scope, &place.roots.run, has_bus, patience, &self.interrupt);
         if result != Err(StopError::NotAsked) && !self.asked.units.contains(unit) {
@@ -444,15 +466,23 @@ impl Guard<'_> {
     /// Waits until a holder has ended, a socket is gone, or an endpoint is free: then the whole has to be judged anew.
     fn wait(&mut self, findings: &[Finding], deadlines: &mut Deadlines, pins: &Pins) -> Result<Round, ActError> {
         let waited_for: Vec<&Finding> = findings.iter().filter(|finding| finding.action == Action::Wait).collect();
-        let closings = closings(waited_for.iter().copied());
+        let was_waiting = deadlines.is_waiting();
         let extend = deadlines.wait_for(waited_for.iter().map(|finding| patience_with(finding, self.rules)).max());
         let holders = pinned(&waited_for, pins);
         deadlines.tell_manager(extend, "waiting for a port that is held");
         // Whoever opens and closes sockets of that port all the time must not have us look all the time.
-        self.settle(&holders, SETTLE.saturating_sub(self.looked.elapsed()))?;
+        let took = self.looked.elapsed();
+        let moment = if was_waiting { took.min(act::LOOK_AGAIN) } else { Duration::ZERO };
+        self.settle(&holders, SETTLE.saturating_sub(took).max(moment))?;
+        let is_beside_others = waited_for.iter().any(|finding| is_no_listeners(finding));
+        let is_new = self.listen_for_closings(awaited(waited_for.iter().copied()));
+        if is_new && is_beside_others {
+            // What has gone since the look and before the first word of the kernel, nobody would tell.
+            return Ok(Round::Waited);
+        }
+        let closings = self.closings.as_ref();
         let time_wait = time_wait_of(&waited_for);
-        let sockets = waited_for.iter().filter_map(|finding| finding.socket.as_ref());
-        let busy: Vec<&Socket> = sockets.filter(|socket| self.is_busy_beside(socket)).collect();
+        let busy = self.busy_beside(&waited_for);
         loop {
             if self.is_any_free(&waited_for) || !busy.iter().all(|socket| self.is_busy_beside(socket)) {
                 return Ok(Round::Waited);
@@ -461,13 +491,30 @@ impl Guard<'_> {
             if left.is_zero() {
                 return Ok(Round::Done(self.still_held("the wait is over")));
             }
-            let Some(untold) = untold(closings.is_some(), time_wait, self.looked.elapsed()) else {
+            let is_told = closings.is_some();
+            let Some(untold) = untold(is_told, is_beside_others, time_wait, self.looked.elapsed()) else {
                 return Ok(Round::Waited);
             };
-            if act::wait_for_one(&holders, closings.as_ref(), &self.interrupt, left.min(untold))? {
+            if act::wait_for_one(&holders, closings, &self.interrupt, left.min(untold))? {
                 return Ok(Round::Waited);
             }
         }
+    }
+
+    /// Hears from now on of the end of these, if not of all of them before; whether that is new.
+    fn listen_for_closings(&mut self, awaited: Awaited) -> bool {
+        if self.closings.as_ref().is_some_and(|closings| closings.awaited().has_all_of(&awaited)) {
+            return false;
+        }
+        self.closings = Closings::of(awaited);
+        self.closings.is_some()
+    }
+
+    /// Of what waits for nobody, what is in the way of whoever binds to its own address; of each address one, and of the first few.
+    fn busy_beside<'a>(&self, findings: &[&'a Finding]) -> Vec<&'a Socket> {
+        let others = findings.iter().filter_map(|finding| finding.socket.as_ref());
+        let each: BTreeMap<_, _> = others.map(|socket| ((socket.local, &socket.device), socket)).collect();
+        each.into_values().take(ASKED_OFTEN).filter(|socket| self.is_busy_beside(socket)).collect()
     }
 
     fn interrupted(&self, by: Interruption) -> Outcome {
@@ -524,9 +571,10 @@ fn time_wait_of(findings: &[&Finding]) -> Option<Duration> {
 
 /// How long a wait can go on without a look, so long after the last one; `None` where the whole has to be judged anew. A timer
 /// tells of a `TIME_WAIT`, but may be late by an eighth of it (Linux `kernel/time/timer.c`), and nobody that a peer's RST has
-/// ended it before its time.
-fn untold(is_told: bool, time_wait: Option<Duration>, since: Duration) -> Option<Duration> {
+/// ended it before its time. `beside_others`: a bind does not tell the end of all that is waited for.
+fn untold(is_told: bool, beside_others: bool, time_wait: Option<Duration>, since: Duration) -> Option<Duration> {
     match time_wait.filter(|_| is_told) {
+        None if beside_others && !is_told && since >= LOOK_ANEW => None,
         None => Some(act::unlooked(is_told)),
         // No timer is that late: what was in FIN_WAIT2 is in TIME_WAIT now, for a time of its own.
         Some(time) if since > time + act::LOOK_AFTER => None,
@@ -534,15 +582,25 @@ fn untold(is_told: bool, time_wait: Option<Duration>, since: Duration) -> Option
     }
 }
 
-/// The kernel's word of the sockets that are gone, from now on: of the ports of these findings, and of connections only
-/// where one is among them, for a busy server closes those all the time.
-fn closings<'a>(findings: impl Iterator<Item = &'a Finding> + Clone) -> Option<Closings> {
-    let is_connection = |finding: &Finding| {
-        let state = finding.socket.as_ref().map(|socket| socket.state);
-        matches!(state, Some(SocketState::Connected | SocketState::TimeWait))
-    };
-    let connections = findings.clone().any(is_connection);
-    Closings::of(findings.map(|finding| finding.endpoint.port).collect(), connections)
+/// The kernel's word of the sockets of these findings that are gone, from now on.
+fn closings<'a>(findings: impl Iterator<Item = &'a Finding>) -> Option<Closings> {
+    Closings::of(awaited(findings))
+}
+
+/// What the kernel tells the end of: not that of a `TIME_WAIT`.
+fn awaited<'a>(findings: impl Iterator<Item = &'a Finding>) -> Awaited {
+    let mut awaited = Awaited::default();
+    for finding in findings {
+        awaited.ports.insert(finding.endpoint.port);
+        let connection = finding.socket.as_ref().filter(|socket| socket.left.is_none());
+        awaited.connections.extend(connection.and_then(|socket| Some((socket.local, socket.peer?))));
+    }
+    awaited
+}
+
+/// Whether it is of a socket that does not wait for anybody.
+fn is_no_listeners(finding: &Finding) -> bool {
+    finding.socket.as_ref().is_some_and(|socket| !socket.state.waits())
 }
 
 /// Whether every process has to be looked at: something may be stopped, or a service manager has a socket.
@@ -557,10 +615,10 @@ fn unit_to_stop(findings: &[Finding]) -> Option<&UnitName> {
 }
 
 /// Whether the holder is there as it was judged: in its cgroup, and with the socket.
-fn still_holds(finding: &Finding, pins: &Pins, proc_root: &Path) -> bool {
+fn still_holds(finding: &Finding, pins: &Pins, again: &mut Again<'_>) -> bool {
     // Without one, the manager was told by the socket's birth.
     let (Some(holder), Some(socket)) = (&finding.holder, &finding.socket) else { return true };
-    act::still_holds(holder, pins.of(holder.pid), &[socket.inode], proc_root)
+    act::still_holds(holder, pins.of(holder.pid), &[socket.inode], again)
 }
 
 /// Each process once, with all of its sockets that are in the way.
@@ -589,17 +647,21 @@ mod tests {
     fn a_time_wait_is_looked_for_when_it_is_to_be_over_or_was_ended_by_its_peer_and_looked_at_anew_when_it_is_another()
     {
         let rows = [
-            (false, None, 0, Some(250)),
-            (false, Some(60_000), 0, Some(250)),
-            (true, None, 90_000, Some(5_000)),
-            (true, Some(60_000), 0, Some(5_000)),
-            (true, Some(60_000), 57_000, Some(3_000)),
-            (true, Some(60_000), 64_000, Some(250)),
-            (true, Some(60_000), 65_001, None),
+            (false, false, None, 0, Some(250)),
+            (false, false, Some(60_000), 0, Some(250)),
+            (false, false, None, 90_000, Some(250)),
+            (false, true, None, 999, Some(250)),
+            (false, true, None, 1_000, None),
+            (false, true, Some(60_000), 1_000, None),
+            (true, true, None, 90_000, Some(5_000)),
+            (true, true, Some(60_000), 0, Some(5_000)),
+            (true, true, Some(60_000), 57_000, Some(3_000)),
+            (true, true, Some(60_000), 64_000, Some(250)),
+            (true, true, Some(60_000), 65_001, None),
         ];
-        for (is_told, time, since, expected) in rows {
-            let found = untold(is_told, time.map(Duration::from_millis), Duration::from_millis(since));
-            assert_eq!(found, expected.map(Duration::from_millis), "{is_told} {time:?} {since}");
+        for (is_told, beside_others, time, since, expected) in rows {
+            let found = untold(is_told, beside_others, time.map(Duration::from_millis), Duration::from_millis(since));
+            assert_eq!(found, expected.map(Duration::from_millis), "{is_told} {beside_others} {time:?} {since}");
         }
     }
 }

@@ -3,9 +3,9 @@
 //! Two sentences rule here: *unknown is never free*, and *what is not proven stale is never stopped*.
 
 use crate::model::{
-    Action, ActiveState, BlindRule, BlindSpot, EndpointScene, Finding, ForeignRule, Guarded, HeldSocket, Invocation,
-    LookalikeRule, Obstacle, Owner, Phase, Probe, Process, Relation, Rules, Scene, Socket, SocketState, StaleRule,
-    UnitName, UnitType, Verdict,
+    Action, ActiveState, Addresses, BlindRule, BlindSpot, EndpointScene, Finding, ForeignRule, Guarded, HeldSocket,
+    Invocation, LookalikeRule, Obstacle, Owner, Phase, Probe, Process, Protocol, Relation, Rules, Scene, Socket,
+    SocketState, StaleRule, UnitName, UnitType, Verdict,
 };
 
 /// Judges everything that is in the way of the guarded unit.
@@ -258,14 +258,17 @@ fn findings_of<'a>(seen: &'a EndpointScene, scene: &'a Scene, rules: &Rules) -> 
     let mut found: Vec<Found<'a>> = waiting.iter().flat_map(|held| found_at(held)).collect();
     if waiting.is_empty() || !waiting.iter().all(is_passed_on) {
         let (bound, connected): (Vec<_>, Vec<_>) = others.into_iter().partition(|held| is_bound(&held.socket));
+        let addresses: Addresses = waiting.iter().chain(&bound).map(|held| &held.socket).collect();
         // A connection by TCP keeps the port of its listener as well: it explains a busy bind only where no listener does.
-        let is_by_itself = |held: &&HeldSocket| {
-            let shares = |other: &&HeldSocket| held.socket.shares_an_address_with(&other.socket);
-            !waiting.iter().chain(&bound).any(shares) && !goes_with(held, &waiting)
-        };
-        let by_itself: Vec<_> =
-            connected.into_iter().filter(|_| seen.probe == Probe::Busy).filter(is_by_itself).collect();
-        found.extend(bound.into_iter().chain(by_itself).flat_map(found_at));
+        let is_by_itself = |held: &HeldSocket| !addresses.meet(&held.socket) && !goes_with(held, &found, scene);
+        let by_itself: Vec<_> = connected.into_iter().filter(|held| is_by_itself(held)).collect();
+        let tells = |held: &&&HeldSocket| seen.probe == Probe::Busy || held.socket.protocol == Protocol::Udp;
+        found.extend(bound.into_iter().chain(by_itself.iter().filter(tells).copied()).flat_map(found_at));
+        // By TCP only a bind tells whether a connection is in the way.
+        let may_be_in_the_way = |held: &&HeldSocket| held.socket.state != SocketState::TimeWait || !rules.reuse_address;
+        if found.is_empty() && seen.probe != Probe::NotLocal && by_itself.iter().any(may_be_in_the_way) {
+            found.push(Found { endpoint: seen, held: None, holder: None, relation: Relation::Unchecked(seen.probe) });
+        }
     }
     if found.is_empty() {
         found.extend(unexplained(seen, scene));
@@ -273,12 +276,16 @@ fn findings_of<'a>(seen: &'a EndpointScene, scene: &'a Scene, rules: &Rules) -> 
     found
 }
 
-/// Whether all who have this are, or are of the units of, those who have what waits there: it is gone with that.
-fn goes_with(held: &HeldSocket, waiting: &[&HeldSocket]) -> bool {
+/// Whether all who have this are those who have what waits there, or are of the units that are stopped with it: it is gone then.
+fn goes_with(held: &HeldSocket, waiting: &[Found<'_>], scene: &Scene) -> bool {
     let is_one = |holder: &Process| {
-        waiting.iter().flat_map(|other| &other.holders).any(|other| {
-            let is_a_unit = matches!(other.owner, Owner::Unit(_) | Owner::UserUnit { .. });
-            other.pid == holder.pid || (is_a_unit && other.owner == holder.owner)
+        waiting.iter().any(|found| match (&found.relation, found.holder) {
+            (_, Some(other)) if other.pid == holder.pid => true,
+            (Relation::Predecessor(unit), _) => scene.guarded.unit_beside(&holder.owner).is_some_and(|own| {
+                let stops_too = scene.units.get(unit).and_then(|state| state.stops_too.as_ref());
+                own == unit || stops_too.is_some_and(|others| others.contains(own))
+            }),
+            _ => false,
         })
     };
     !held.holders.is_empty() && held.holders.iter().all(is_one)
@@ -295,8 +302,8 @@ fn is_bound(socket: &Socket) -> bool {
 fn unexplained<'a>(seen: &'a EndpointScene, scene: &Scene) -> Option<Found<'a>> {
     let tables_unread = scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Sockets(_)));
     let relation = match seen.probe {
+        Probe::NotLocal | Probe::Denied | Probe::Failed(_) if tables_unread => Relation::Unchecked(seen.probe),
         Probe::NotLocal => Relation::NotBindable(seen.probe),
-        Probe::Denied | Probe::Failed(_) if tables_unread => Relation::Unchecked(seen.probe),
         Probe::Busy if tables_unread => Relation::Hidden,
         Probe::Busy => Relation::Unexplained,
         // The tables were read and show nobody: that is a look of its own, and it says free.

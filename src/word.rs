@@ -133,6 +133,11 @@ pub(crate) fn patience(all: Duration, spent: Duration) -> Option<Duration> {
     Some(all.saturating_sub(lost + spent) / 2).filter(|half| *half >= MOMENT)
 }
 
+/// The same for one that has to be asked in any case: as long as one that does not hang takes, and more.
+pub(crate) fn some_patience(all: Duration) -> Duration {
+    patience(all, Duration::ZERO).unwrap_or(MOMENT * 10)
+}
+
 pub(crate) fn wait_was_in_vain(waited: Duration) {
     LOST.fetch_add(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
 }

@@ -8,7 +8,6 @@ pub mod units;
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal as Known;
@@ -17,9 +16,9 @@ use rustix::process::pidfd_send_signal;
 
 use crate::interrupt::Interrupt;
 use crate::model::{ActiveState, Inode, Pid, Process, Signal, StopRules, UnitFacts, UnitName};
-use crate::observe::holders::{self, Sight};
+use crate::observe::again::Again;
+use crate::observe::holders::Sight;
 use crate::observe::pin::has_ended;
-use crate::observe::proc;
 use crate::observe::sock_diag::Closings;
 use crate::sys;
 
@@ -233,8 +232,6 @@ enum Now<'a> {
 /// What is looked at while something is stopped.
 #[derive(Clone, Copy, Debug)]
 pub struct Eyes<'a> {
-    /// procfs.
-    pub proc_root: &'a Path,
     /// The kernel's word of sockets that are gone.
     pub closings: Option<&'a Closings>,
     /// What may end us in the middle.
@@ -261,19 +258,24 @@ pub struct Count {
 pub fn stop<'a>(
     targets: &'a [Target<'a>],
     eyes: &'a Eyes<'a>,
+    again: &mut Again<'_>,
     ladder: &Ladder,
     budget: &Budget,
     signalled: &mut Vec<Pid>,
     tell: &mut dyn FnMut(&Step<'_>),
 ) -> Result<Count, ActError> {
-    let proc_root = eyes.proc_root;
     let mut verified = Vec::new();
     for target in targets {
-        match verify(target, proc_root)? {
+        match verify(target, again)? {
             Now::Same(target) => verified.push(target),
             Now::Gone => {}
+            // Then nothing can be looked at.
+            Now::Changed(_) if eyes.interrupt.has_come() => break,
             Now::Changed(why) => tell(&Step::Changed { process: target.process, why }),
         }
+    }
+    if eyes.interrupt.has_come() {
+        return Ok(Count { ended: 0, alive: targets.len() });
     }
     let all = verified.len();
     let [first, hangup, go_on] = [ladder.first, SIGHUP, SIGCONT].map(kernel_signal);
@@ -283,7 +285,7 @@ pub fn stop<'a>(
         target.may_be_signalled()?;
     }
 
-    let mut watch = Watch { verified, eyes, began: Instant::now(), ended: 0, signalled, tell };
+    let mut watch = Watch { verified, eyes, again, began: Instant::now(), ended: 0, signalled, tell };
     watch.send(ladder.first, first)?;
     if ladder.hangup {
         watch.send(SIGHUP, hangup)?;
@@ -353,18 +355,23 @@ pub fn still_holds(
     process: &Process,
     pidfd: Result<BorrowedFd<'_>, Errno>,
     inodes: &[Inode],
-    proc_root: &Path,
+    again: &mut Again<'_>,
 ) -> bool {
-    let Ok(Some(now)) = proc::process(proc_root, process.pid) else { return false };
-    let holds = !holders::holds(proc_root, process.pid, inodes).inodes.is_empty();
+    let Ok(Some(now)) = again.facts(process.pid) else { return false };
+    let holds = !again.open(process.pid, inodes).inodes.is_empty();
     holds && now.cgroup == process.cgroup && pidfd.is_ok_and(|pidfd| !has_ended(pidfd))
 }
 
 /// Reads again everything that made a process a target.
-fn verify<'a>(target: &'a Target<'a>, proc_root: &Path) -> Result<Now<'a>, ActError> {
+fn verify<'a>(target: &'a Target<'a>, again: &mut Again<'_>) -> Result<Now<'a>, ActError> {
     let process = target.process;
     let pidfd = target.pidfd.map_err(ActError::NoPidfd)?;
-    let Ok(Some(now)) = proc::process(proc_root, process.pid) else { return Ok(Now::Gone) };
+    let facts = again.facts(process.pid);
+    // What was read is of another process, which has its number now.
+    if has_ended(pidfd) {
+        return Ok(Now::Gone);
+    }
+    let Ok(Some(now)) = facts else { return Ok(Now::Changed(UNSEEN)) };
     let why = if now.start != process.start {
         "its number belongs to another process now"
     } else if now.uid != process.uid {
@@ -379,18 +386,20 @@ fn verify<'a>(target: &'a Target<'a>, proc_root: &Path) -> Result<Now<'a>, ActEr
         "its terminal has changed"
     } else if now.invocation != process.invocation {
         "its invocation id has changed"
-    } else if holders::holds(proc_root, process.pid, &target.inodes).inodes.is_empty() {
-        "it has let go of the socket"
-    } else if let Some(why) = process.protection() {
-        why
-    } else if has_ended(pidfd) {
-        // What was read is of another process, which has its number now.
-        return Ok(Now::Gone);
     } else {
-        return Ok(Now::Same(Verified { pidfd, target }));
+        let open = again.open(process.pid, &target.inodes);
+        match (open.inodes.is_empty(), open.sight, process.protection()) {
+            (true, Sight::Hidden, _) => UNSEEN,
+            (true, Sight::Whole | Sight::Gone, _) => "it has let go of the socket",
+            (false, _, Some(why)) => why,
+            (false, ..) if has_ended(pidfd) => return Ok(Now::Gone),
+            (false, ..) => return Ok(Now::Same(Verified { pidfd, target })),
+        }
     };
     Ok(Now::Changed(why))
 }
+
+const UNSEEN: &str = "it cannot be looked at any more";
 
 /// `KillSignal=` may be any signal, a real-time one too.
 fn kernel_signal(signal: Signal) -> Result<rustix::process::Signal, ActError> {
@@ -419,9 +428,10 @@ impl Verified<'_> {
 }
 
 /// The processes that were signalled, as long as they are there and have the sockets.
-struct Watch<'a, 'tell> {
+struct Watch<'a, 'tell, 'look> {
     verified: Vec<Verified<'a>>,
     eyes: &'a Eyes<'a>,
+    again: &'tell mut Again<'look>,
     began: Instant,
     /// So many have ended or let go by now.
     ended: usize,
@@ -429,7 +439,7 @@ struct Watch<'a, 'tell> {
     tell: &'tell mut dyn FnMut(&Step<'_>),
 }
 
-impl<'a> Watch<'a, '_> {
+impl<'a> Watch<'a, '_, '_> {
     fn send(&mut self, signal: Signal, number: rustix::process::Signal) -> Result<(), ActError> {
         let process = |pin: &Verified<'a>| pin.target.process;
         for (nth, pin) in self.verified.iter().enumerate() {
@@ -486,10 +496,11 @@ impl<'a> Watch<'a, '_> {
         let before = self.verified.len();
         let mut kept = Vec::with_capacity(before);
         for target in self.verified.drain(..) {
-            match verify(target.target, self.eyes.proc_root)? {
+            match verify(target.target, self.again)? {
                 Now::Same(same) => kept.push(same),
                 // It is waited for below, and found to have ended.
                 Now::Gone => kept.push(target),
+                Now::Changed(_) if self.eyes.interrupt.has_come() => kept.push(target),
                 Now::Changed(why) => (self.tell)(&Step::Changed { process: target.target.process, why }),
             }
         }
@@ -504,9 +515,9 @@ impl<'a> Watch<'a, '_> {
 
     /// Whoever ends has closed its files a moment before (`do_exit()`, Linux `kernel/exit.c`): it gets [`LAST_MOMENT`].
     fn drop_those_that_let_go(&mut self) -> Result<(), ActError> {
-        let Eyes { proc_root, interrupt, .. } = *self.eyes;
+        let interrupt = self.eyes.interrupt;
         let has_let_go = |pin: &Verified<'_>| {
-            let open = holders::holds(proc_root, pin.target.process.pid, &pin.target.inodes);
+            let open = self.again.open(pin.target.process.pid, &pin.target.inodes);
             open.inodes.is_empty() && open.sight == Sight::Whole
         };
         let done: Vec<bool> = self.verified.iter().map(has_let_go).collect();
@@ -551,10 +562,14 @@ impl<'a> Watch<'a, '_> {
 mod processes;
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::path::Path;
+
     use super::*;
     use crate::model::{CgroupPath, FileId, Invocation, InvocationId, Lineage, Owner, StartTime, Terminal};
     use crate::observe::fixture::{Child, Role, assert_holds_in_a_process_of_its_own, is_alone};
     use crate::observe::pin::Pins;
+    use crate::observe::proc;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -641,8 +656,10 @@ mod tests {
         let mut said = Vec::new();
         let mut tell = |step: &Step<'_>| said.push(format!("{step:?}").split([' ', '{']).next().unwrap().to_owned());
         let interrupt = Interrupt::default();
-        let eyes = Eyes { proc_root: Path::new("/proc"), closings: None, interrupt: &interrupt };
-        (stop(&[target], &eyes, &ladder, &budget, &mut Vec::new(), &mut tell).unwrap(), said)
+        let eyes = Eyes { closings: None, interrupt: &interrupt };
+        let late = RefCell::default();
+        let mut again = Again::new(Path::new("/proc"), &interrupt, &late);
+        (stop(&[target], &eyes, &mut again, &ladder, &budget, &mut Vec::new(), &mut tell).unwrap(), said)
     }
 
     #[test]
@@ -678,8 +695,10 @@ mod tests {
                 let ladder = Ladder { first: Signal(15), hangup: true, patience: SECOND, last: Some(Signal(9)) };
                 let budget = Budget { patience: SECOND, grace: SECOND, extend: None };
                 let (mut said, mut signalled) = (0, Vec::new());
-                let eyes = Eyes { proc_root: Path::new("/proc"), closings: None, interrupt: &interrupt };
-                let stopped = stop(&[target], &eyes, &ladder, &budget, &mut signalled, &mut |_| {
+                let eyes = Eyes { closings: None, interrupt: &interrupt };
+                let late = RefCell::default();
+                let mut again = Again::new(Path::new("/proc"), &interrupt, &late);
+                let stopped = stop(&[target], &eyes, &mut again, &ladder, &budget, &mut signalled, &mut |_| {
                     said += 1;
                     come();
                 });

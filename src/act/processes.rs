@@ -1,12 +1,16 @@
 //! What becomes of real processes, each a child of the test.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::TcpListener;
+use std::path::Path;
 
 use super::*;
 use crate::model::{CgroupPath, FileId, Lineage, Owner};
 use crate::observe::fixture::{Cgroup, Child, NOBODY, Role, assert_holds_in_a_process_of_its_own, is_alone, own_pid};
 use crate::observe::pin::Pins;
+use crate::observe::proc;
+use crate::observe::sock_diag::Awaited;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MOMENT: Duration = Duration::from_millis(300);
@@ -71,7 +75,9 @@ impl Judged {
         let mut said = String::new();
         let mut asked = Vec::new();
         let interrupt = Interrupt::default();
-        let eyes = Eyes { proc_root: Path::new(PROC), closings, interrupt: &interrupt };
+        let eyes = Eyes { closings, interrupt: &interrupt };
+        let late = RefCell::default();
+        let mut again = Again::new(Path::new(PROC), &interrupt, &late);
         let budget = Budget { patience: ladder.patience, grace: SECOND * 10, extend: None };
         let mut hear = |step: &Step<'_>| {
             let word = match step {
@@ -86,7 +92,7 @@ impl Judged {
             said.push_str(&word);
             tell(step);
         };
-        let count = stop(targets, &eyes, ladder, &budget, &mut asked, &mut hear).unwrap();
+        let count = stop(targets, &eyes, &mut again, ladder, &budget, &mut asked, &mut hear).unwrap();
         // Whoever was named was signalled, and nobody else was.
         let signalled = said.contains(['T', 'H', 'K']);
         let all: BTreeSet<Pid> = self.processes.iter().map(|process| process.pid).collect();
@@ -143,7 +149,7 @@ fn whoever_lets_go_of_its_socket_may_live_on() {
 #[test]
 fn whoever_lets_go_of_its_socket_is_known_by_the_kernels_word() {
     let server = Judged::one(Role::LetsGo);
-    let closings = Closings::of(vec![server.children[0].port()], false).unwrap();
+    let closings = Closings::of(Awaited { ports: [server.children[0].port()].into(), ..Awaited::default() }).unwrap();
     let ladder = Ladder { patience: SECOND * 10, ..WHOLE };
     let began = Instant::now();
     let stopped = server.stop_targets(&server.targets(), Some(&closings), &ladder, |_| ());
@@ -157,7 +163,8 @@ fn whoever_lets_go_of_its_socket_as_it_ends_is_said_to_have_ended() {
     let ladder = Ladder { patience: SECOND * 10, ..WHOLE };
     let ends = || {
         let server = Judged::one(Role::LetsGoAndEnds);
-        let closings = Closings::of(vec![server.children[0].port()], false).unwrap();
+        let closings =
+            Closings::of(Awaited { ports: [server.children[0].port()].into(), ..Awaited::default() }).unwrap();
         let (count, said) = server.stop_targets(&server.targets(), Some(&closings), &ladder, |_| ());
         assert_eq!(count, Count { ended: 1, alive: 0 });
         said == "Te"
@@ -206,11 +213,13 @@ fn whoever_may_not_be_signalled_is_not_said_to_be() {
         nix::unistd::setresuid(somebody, somebody, nobody).unwrap();
         nix::unistd::setfsuid(nobody);
         let interrupt = Interrupt::default();
-        let eyes = Eyes { proc_root: Path::new(PROC), closings: None, interrupt: &interrupt };
+        let eyes = Eyes { closings: None, interrupt: &interrupt };
+        let late = RefCell::default();
+        let mut again = Again::new(Path::new(PROC), &interrupt, &late);
         let budget = Budget { patience: MOMENT, grace: SECOND, extend: None };
         let mut said = 0;
         let targets = judged.targets();
-        let stopped = stop(&targets, &eyes, &WHOLE, &budget, &mut Vec::new(), &mut |_| said += 1);
+        let stopped = stop(&targets, &eyes, &mut again, &WHOLE, &budget, &mut Vec::new(), &mut |_| said += 1);
         let is_right = matches!(stopped, Err(ActError::NotPermitted(pid)) if pid == judged.processes[0].pid);
         assert!(is_right && said == 0, "{stopped:?}, {said}");
     });
@@ -260,7 +269,7 @@ fn whoever_waits_for_a_port_is_woken_by_the_end_of_its_socket_and_of_no_other() 
     let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
     let (wanted, other) = (listen(), listen());
     let port = crate::model::Port::new(wanted.local_addr().unwrap().port()).unwrap();
-    let closings = Closings::of(vec![port], false).unwrap();
+    let closings = Closings::of(Awaited { ports: [port].into(), ..Awaited::default() }).unwrap();
     let wait = |closed: TcpListener, patience| {
         let later = std::thread::spawn(move || {
             std::thread::sleep(MOMENT / 3);
@@ -281,7 +290,9 @@ fn whoever_waits_for_a_port_is_woken_by_the_end_of_its_socket_and_of_no_other() 
 fn a_holder_is_there_only_as_it_was_judged() {
     let judged = Judged::one(Role::Listen);
     let (process, inode) = (&judged.processes[0], judged.children[0].inode());
-    let holds = |process: &Process, pidfd, inode| still_holds(process, pidfd, &[inode], Path::new(PROC));
+    let (interrupt, late) = (Interrupt::default(), RefCell::default());
+    let again = RefCell::new(Again::new(Path::new(PROC), &interrupt, &late));
+    let holds = |process: &Process, pidfd, inode| still_holds(process, pidfd, &[inode], &mut again.borrow_mut());
     assert!(holds(process, Ok(judged.pidfd(0)), inode));
     assert!(!holds(process, Ok(judged.pidfd(0)), Inode(u64::MAX)), "another socket");
     assert!(!holds(process, Err(Errno::NOSYS), inode), "no pidfd");

@@ -375,13 +375,14 @@ fn a_socket_without_a_holder_is_hidden_unless_everything_was_seen() {
 
 #[test]
 fn a_probe_that_says_nothing_is_not_free_but_a_table_that_says_nobody_is() {
-    let unread = BlindSpot::Sockets("denied".to_owned());
+    let unread = Some(BlindSpot::Sockets("denied".to_owned()));
     for (probe, blind, relation, action) in [
         (Probe::Busy, None, Relation::Unexplained, Action::Refuse),
-        (Probe::Busy, Some(unread.clone()), Relation::Hidden, Action::Refuse),
-        (Probe::Denied, Some(unread.clone()), Relation::Unchecked(Probe::Denied), Action::Pass),
-        (Probe::Failed(5), Some(unread), Relation::Unchecked(Probe::Failed(5)), Action::Pass),
+        (Probe::Busy, unread.clone(), Relation::Hidden, Action::Refuse),
+        (Probe::Denied, unread.clone(), Relation::Unchecked(Probe::Denied), Action::Pass),
+        (Probe::Failed(5), unread.clone(), Relation::Unchecked(Probe::Failed(5)), Action::Pass),
         (Probe::NotLocal, None, Relation::NotBindable(Probe::NotLocal), Action::Pass),
+        (Probe::NotLocal, unread, Relation::Unchecked(Probe::NotLocal), Action::Pass),
     ] {
         let mut scene = scene(guarded(), Vec::new());
         scene.endpoints[0].probe = probe;
@@ -393,6 +394,38 @@ fn a_probe_that_says_nothing_is_not_free_but_a_table_that_says_nobody_is() {
     let mut denied = scene(guarded(), Vec::new());
     denied.endpoints[0].probe = Probe::Denied;
     assert_eq!(judge(&denied, &rules()), Verdict::Free);
+}
+
+/// By TCP only a bind tells whether it is in the way, which was denied.
+#[test]
+fn a_connection_where_a_bind_is_denied_is_no_free_port() {
+    let (udp, tcp) = (Protocol::Udp, Protocol::Tcp);
+    let rows = [
+        (udp, SocketState::Connected, true, Some((Relation::Client, Action::Refuse, Action::Refuse))),
+        (tcp, SocketState::Connected, true, Some((Relation::Unchecked(Probe::Denied), Action::Pass, Action::Refuse))),
+        (tcp, SocketState::Bound, true, Some((Relation::Client, Action::Refuse, Action::Refuse))),
+        (tcp, SocketState::TimeWait, true, None),
+        (tcp, SocketState::TimeWait, false, Some((Relation::Unchecked(Probe::Denied), Action::Pass, Action::Refuse))),
+    ];
+    for (protocol, state, reuse_address, expected) in rows {
+        let mut client = held(vec![process(Owner::Nobody)]);
+        client.socket = Socket { protocol, state, ..client.socket };
+        let mut scene = scene(guarded(), vec![client]);
+        scene.endpoints[0].endpoint.protocol = protocol;
+        scene.endpoints[0].probe = Probe::Denied;
+        let found = |on_blind| {
+            let verdict = judge(&scene, &Rules { reuse_address, on_blind, ..rules() });
+            verdict.findings().first().map(|finding| (finding.relation.clone(), finding.action))
+        };
+        let (allowed, refused) = (found(BlindRule::Allow), found(BlindRule::Refuse));
+        let row = format!("{protocol} {state:?} {reuse_address}");
+        let Some((relation, allow, refuse)) = expected else {
+            assert_eq!((allowed, refused), (None, None), "{row}");
+            continue;
+        };
+        let relation = if state == SocketState::Bound { Relation::OtherProcess } else { relation };
+        assert_eq!((allowed, refused), (Some((relation.clone(), allow)), Some((relation, refuse))), "{row}");
+    }
 }
 
 #[test]
@@ -449,21 +482,47 @@ fn a_connection_at_an_address_of_none_that_waits_is_in_the_way_by_itself() {
     }
 }
 
-/// It is gone with what its unit has that waits.
+/// Of a leftover one process is stopped, and none of the others of its cgroup.
+#[test]
+fn what_another_of_the_own_unit_has_at_another_address_is_judged_for_itself() {
+    let at = |address: &str, state, holder: Process| {
+        let mut one = held(vec![holder]);
+        one.socket = Socket { protocol: Protocol::Udp, local: address.parse().unwrap(), state, ..one.socket };
+        one
+    };
+    let earlier = |pid| Process { pid: Pid(pid), invocation: Invocation::Known(EARLIER), ..process(own()) };
+    let of_this_start = Process { pid: Pid(501), invocation: Invocation::Known(OURS), ..process(own()) };
+    let rows = [(earlier(500), 1), (earlier(501), 2), (of_this_start, 0)];
+    for (other, stops) in rows {
+        let row = format!("{other:?}");
+        let leftover = at("127.0.0.1:8080", SocketState::Unconnected, earlier(500));
+        let connected = at("127.0.0.2:8080", SocketState::Connected, other);
+        let mut both = scene(guarded(), vec![leftover, connected]);
+        both.endpoints[0].endpoint.protocol = Protocol::Udp;
+        let verdict = judge(&both, &rules());
+        let stopped = verdict.findings().iter().filter(|finding| finding.action == Action::Stop).count();
+        assert_eq!(stopped, stops, "{row}: {verdict:?}");
+        assert_eq!(matches!(verdict, Verdict::Refuse(_)), stops == 0, "{row}: {verdict:?}");
+    }
+}
+
+/// It is gone with what its unit has that waits, or with the unit that takes its own along.
 #[test]
 fn a_connection_of_a_predecessor_at_another_address_is_none_of_a_client() {
-    let rules = Rules { replaces: vec!["old.service".parse().unwrap()], ..rules() };
+    let replaces = ["old.service", "worker.service"].map(|name| name.parse().unwrap()).to_vec();
+    let rules = Rules { replaces, ..rules() };
     let at = |address: &str, state, pid, owner: &str| {
         let mut one = held(vec![Process { pid: Pid(pid), ..process(Owner::Unit(unit(owner))) }]);
         one.birthplace = Some(Owner::Unit(unit(owner)));
         one.socket = Socket { local: address.parse().unwrap(), state, ..one.socket };
         one
     };
-    for (owner, goes) in [("old.service", true), ("web.service", false)] {
+    for (owner, goes) in [("old.service", true), ("worker.service", true), ("web.service", false)] {
         let waiting = at("127.0.0.1:8080", SocketState::Listen, 500, "old.service");
         let connected = at("127.0.0.2:8080", SocketState::Connected, 501, owner);
         let mut both = scene(guarded(), vec![waiting, connected]);
-        let old = UnitState { active: ActiveState::Up, can_stop: true, stops_too: Some(Vec::new()) };
+        let stops_too = Some(vec![unit("worker.service")]);
+        let old = UnitState { active: ActiveState::Up, can_stop: true, stops_too };
         both.units.insert(unit("old.service"), old);
         let verdict = judge(&both, &rules);
         assert_eq!(matches!(verdict, Verdict::Clear(_)), goes, "{owner}: {verdict:?}");
@@ -983,7 +1042,14 @@ proptest! {
 
     #[test]
     fn unknown_is_never_free(scene in any_scene(), rules in any_rules()) {
-        if scene.endpoints[0].probe == Probe::Busy {
+        let EndpointScene { endpoint, probe, sockets } = &scene.endpoints[0];
+        let is_unread = scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Sockets(_)));
+        let may_be_in_the_way = |held: &HeldSocket| {
+            let is_over = held.socket.state == SocketState::TimeWait && rules.reuse_address;
+            endpoint.is_contested_by(&held.socket) && !is_over
+        };
+        let is_known = matches!(probe, Probe::Busy | Probe::NotLocal);
+        if *probe != Probe::Free && (is_known || is_unread || sockets.iter().any(may_be_in_the_way)) {
             prop_assert_ne!(judge(&scene, &rules), Verdict::Free);
         }
     }

@@ -1,5 +1,6 @@
 //! What a service binds: `HOST:PORT/PROTOCOL`, and how a person writes it.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
@@ -150,6 +151,14 @@ impl Reach {
         }
     }
 
+    fn of_socket(socket: &Socket) -> Self {
+        Self::of(socket.local.ip(), socket.v6only)
+    }
+
+    fn each(self) -> impl Iterator<Item = IpAddr> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+
     fn overlaps(self, other: Self) -> bool {
         let v4 =
             matches!((self.v4, other.v4), (Some(a), Some(b)) if a == b || a.is_unspecified() || b.is_unspecified());
@@ -159,13 +168,41 @@ impl Reach {
     }
 }
 
-impl Socket {
-    /// Whether both have a local address, port and protocol in common, of whatever network device they are.
+/// Where several sockets are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    all: HashSet<(Protocol, u16, IpAddr)>,
+    /// Of these families there are some, `true` for IPv6.
+    families: HashSet<(Protocol, u16, bool)>,
+}
+
+impl<'a> FromIterator<&'a Socket> for Addresses {
+    fn from_iter<I: IntoIterator<Item = &'a Socket>>(sockets: I) -> Self {
+        let mut addresses = Self::default();
+        for socket in sockets {
+            for ip in Reach::of_socket(socket).each() {
+                addresses.all.insert((socket.protocol, socket.local.port(), ip));
+                addresses.families.insert((socket.protocol, socket.local.port(), ip.is_ipv6()));
+            }
+        }
+        addresses
+    }
+}
+
+impl Addresses {
+    /// Whether one of them has a local address, port and protocol in common with this one, of whatever network device they are.
+    /// However many they are, it takes the same time.
     #[must_use]
-    pub fn shares_an_address_with(&self, other: &Self) -> bool {
-        let reach = |socket: &Self| Reach::of(socket.local.ip(), socket.v6only);
-        let is_same_port = self.protocol == other.protocol && self.local.port() == other.local.port();
-        is_same_port && reach(self).overlaps(reach(other))
+    pub fn meet(&self, socket: &Socket) -> bool {
+        let (protocol, port) = (socket.protocol, socket.local.port());
+        Reach::of_socket(socket).each().any(|ip| {
+            let all_addresses = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            if ip.is_unspecified() {
+                self.families.contains(&(protocol, port, ip.is_ipv6()))
+            } else {
+                [ip, all_addresses].iter().any(|ip| self.all.contains(&(protocol, port, *ip)))
+            }
+        })
     }
 }
 
@@ -667,8 +704,9 @@ mod tests {
             (tcp("0.0.0.0:80", false, Some("a")), tcp("10.0.0.1:80", false, None), true),
             (tcp("0.0.0.0:80", false, Some("a")), tcp("10.0.0.1:80", false, Some("b")), true),
         ] {
-            assert_eq!(one.shares_an_address_with(&other), meet, "{one:?} {other:?}");
-            assert_eq!(other.shares_an_address_with(&one), meet, "{other:?} {one:?}");
+            for (one, other) in [(&one, &other), (&other, &one)] {
+                assert_eq!([other].into_iter().collect::<Addresses>().meet(one), meet, "{one:?} {other:?}");
+            }
         }
     }
 

@@ -14,7 +14,7 @@ mod unit_pattern;
 mod verdict;
 
 pub use container::{Container, Engine};
-pub use endpoint::{Endpoint, EndpointError, EndpointRange, Host, Port, Protocol};
+pub use endpoint::{Addresses, Endpoint, EndpointError, EndpointRange, Host, Port, Protocol};
 pub use outcome::{Asked, Outcome, Stopped};
 pub use process::{
     FileId, Hindrance, Invocation, InvocationId, Lineage, Owner, Pid, Process, Session, StartTime, Terminal,

@@ -2,6 +2,7 @@
 //!
 //! A child is this very test binary, told to run the one test below in a role of its own.
 
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,9 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
-use super::holders;
+use super::again::Again;
+use super::holders::Open;
+use crate::interrupt::Interrupt;
 use crate::model::{Inode, Pid, Port};
 use crate::sys;
 
@@ -31,6 +34,12 @@ pub(crate) fn is_alone() -> bool {
         run_alone(Command::new(std::env::current_exe().unwrap()));
     }
     alone
+}
+
+/// Which of these sockets a process has open.
+pub(crate) fn holds(pid: Pid, inodes: &[Inode]) -> Open {
+    let (interrupt, late) = (Interrupt::default(), RefCell::default());
+    Again::new(Path::new("/proc"), &interrupt, &late).open(pid, inodes)
 }
 
 /// What strace(1) writes of the calling test, and of all its threads and children, where it runs alone; `None` to that run.
@@ -225,7 +234,7 @@ fn a_child_plays_its_role() {
             nix::unistd::setgid(NOBODY.into()).unwrap();
             nix::unistd::setuid(NOBODY.into()).unwrap();
             let inode = Inode(number("PORTGUARD_TEST_INODE").into());
-            let holders::Open { inodes, sight } = holders::holds(Path::new("/proc"), pid, &[inode]);
+            let Open { inodes, sight } = holds(pid, &[inode]);
             ready(&format!("{inodes:?} {sight:?}"));
         }
         Role::Alarmed => {

@@ -19,9 +19,19 @@ impl Place {
     pub fn hindrance(&self, process: &Process) -> Option<Hindrance> {
         let events = process.cgroup.as_ref().and_then(|path| self.directory(path)).map(|dir| dir.join("cgroup.events"));
         let frozen = events.is_some_and(|file| text(&file).lines().any(|line| line == "frozen 1"));
-        let file = |name: &str| text(&self.roots.proc.join(process.pid.to_string()).join(name));
-        let name_of = |pid: Pid| text(&self.roots.proc.join(pid.to_string()).join("comm")).trim_end().to_owned();
-        told(&file("status"), frozen, &|| self.wchan(process.pid).unwrap_or_default(), &name_of)
+        self.told_of(process.pid, frozen)
+    }
+
+    /// The same of one of which no more is known, and so not whether it is frozen.
+    #[must_use]
+    pub fn hindrance_of(&self, pid: Pid) -> Option<Hindrance> {
+        self.told_of(pid, false)
+    }
+
+    fn told_of(&self, pid: Pid, frozen: bool) -> Option<Hindrance> {
+        let file = |pid: Pid, name: &str| text(&self.roots.proc.join(pid.to_string()).join(name));
+        let name_of = |pid: Pid| file(pid, "comm").trim_end().to_owned();
+        told(&file(pid, "status"), frozen, &|| self.wchan(pid).unwrap_or_default(), &name_of)
     }
 
     /// Whoever asks a process that is in the midst of execve(2) may wait for ever: see [`super::holders`].

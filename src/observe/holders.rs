@@ -106,18 +106,7 @@ pub struct Open {
 }
 
 impl Open {
-    const HIDDEN: Self = Self { inodes: Vec::new(), sight: Sight::Hidden };
-}
-
-/// Which of these sockets a process has open, in any of its threads.
-#[must_use]
-pub fn holds(proc: &Path, pid: Pid, inodes: &[Inode]) -> Open {
-    let mut wanted = inodes.to_vec();
-    wanted.sort_unstable();
-    match open_dir(proc) {
-        Ok(proc) => Scan::new(&proc, &wanted).process(pid, Threads::All),
-        Err(_) => Open::HIDDEN,
-    }
+    pub(super) const HIDDEN: Self = Self { inodes: Vec::new(), sight: Sight::Hidden };
 }
 
 /// Which processes have these sockets open: in the likely cgroups, then PID 1, then anywhere. Each is looked at once.
@@ -129,7 +118,8 @@ pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
     let mut inodes: Vec<Inode> = inodes.iter().copied().filter(|inode| inode.0 != 0).collect();
     inodes.sort_unstable();
     let Ok(proc) = open_dir(search.proc) else { return Holders { hidden: 1, ..Holders::default() } };
-    let mut scan = Aside::new(proc, inodes, search);
+    let mut scan = Aside::new(proc, search.interrupt, search.late);
+    scan.wanted = inodes.into();
     let is_enough = match search.thorough {
         Thorough::UntilFound => Holders::has_somebody,
         Thorough::IfNobodyFound | Thorough::Always => |_: &Holders, _| false,
@@ -242,7 +232,7 @@ enum Threads {
 /// Looks into processes in a thread of its own, as who is in the midst of execve(2) can hold up whoever looks (`ptrace_may_access()`
 /// and `exec_update_lock`, Linux 6.18 `fs/proc/base.c`), for ever if a file that it closes there is of a file server that does
 /// not answer. A thread that is late is left to that process, which then counts as hidden, and the next gets another.
-struct Aside<'a> {
+pub(super) struct Aside<'a> {
     proc: Arc<OwnedFd>,
     wanted: Arc<[Inode]>,
     interrupt: &'a Interrupt,
@@ -297,9 +287,17 @@ enum Answer {
 }
 
 impl<'a> Aside<'a> {
-    fn new(proc: OwnedFd, wanted: Vec<Inode>, search: &Search<'a>) -> Self {
-        let &Search { interrupt, late, .. } = search;
-        Self { proc: Arc::new(proc), wanted: wanted.into(), interrupt, late, worker: None }
+    pub(super) fn new(proc: OwnedFd, interrupt: &'a Interrupt, late: &'a RefCell<Vec<Pid>>) -> Self {
+        Self { proc: Arc::new(proc), wanted: Arc::from([]), interrupt, late, worker: None }
+    }
+
+    /// Which of these sockets a process has open, in any of its threads.
+    pub(super) fn open(&mut self, pid: Pid, inodes: &[Inode]) -> Open {
+        let mut wanted = inodes.to_vec();
+        wanted.sort_unstable();
+        self.wanted = wanted.into();
+        let (seen, _) = self.look(&[pid], Threads::All, || Some(word::some_patience(word::MORE_PATIENCE)));
+        seen.into_iter().next().map_or(Open::HIDDEN, |(_, open)| open)
     }
 
     /// Whether each of the wanted sockets has a holder.
@@ -320,7 +318,7 @@ impl<'a> Aside<'a> {
             if !self.wanted.is_empty() && self.wanted.iter().all(|&inode| is_enough(&holders, inode)) {
                 break;
             }
-            let (seen, hidden) = self.look(some, threads, patience);
+            let (seen, hidden) = self.look(some, threads, || word::patience(patience, Duration::ZERO));
             holders.hidden += hidden.len();
             holders.late.extend(hidden);
             for (pid, Open { inodes, sight }) in seen {
@@ -341,12 +339,17 @@ impl<'a> Aside<'a> {
     }
 
     /// What each of them has open, but for those that were late, now or before.
-    fn look(&mut self, pids: &[Pid], threads: Threads, patience: Duration) -> (Vec<(Pid, Open)>, Vec<Pid>) {
+    fn look(
+        &mut self,
+        pids: &[Pid],
+        threads: Threads,
+        patience: impl Fn() -> Option<Duration>,
+    ) -> (Vec<(Pid, Open)>, Vec<Pid>) {
         let late = self.late;
         let mut late = late.borrow_mut();
         let (mut hidden, mut left): (Vec<Pid>, Vec<Pid>) = pids.iter().partition(|pid| late.contains(pid));
         while !left.is_empty() {
-            match self.ask(&left, threads, patience) {
+            match self.ask(&left, threads, patience()) {
                 Answer::Open(open) => return (left.into_iter().zip(open).collect(), hidden),
                 Answer::Late(nth) => {
                     let pid = left.remove(nth);
@@ -359,11 +362,9 @@ impl<'a> Aside<'a> {
         (Vec::new(), hidden)
     }
 
-    /// As long as it goes on; who is late costs [`word::patience`].
-    fn ask(&mut self, pids: &[Pid], threads: Threads, patience: Duration) -> Answer {
-        let Some(patience) = word::patience(patience, Duration::ZERO).filter(|_| !self.interrupt.has_come()) else {
-            return Answer::None;
-        };
+    /// As long as it goes on; who is late costs so much, and nobody is asked where that is none.
+    fn ask(&mut self, pids: &[Pid], threads: Threads, patience: Option<Duration>) -> Answer {
+        let Some(patience) = patience.filter(|_| !self.interrupt.has_come()) else { return Answer::None };
         let (proc, wanted, progress) =
             (Arc::clone(&self.proc), Arc::clone(&self.wanted), Arc::<AtomicUsize>::default());
         let question = Question { proc, wanted, pids: pids.to_vec(), threads, progress: Arc::clone(&progress) };
@@ -464,8 +465,8 @@ impl<'a> Scan<'a> {
             let mut link = [MaybeUninit::uninit(); LINK_BYTES];
             let link = match readlinkat_raw(dir, entry.file_name(), &mut link[..]) {
                 Ok((link, _)) => &*link,
-                // Closed since it was listed.
-                Err(rustix::io::Errno::NOENT) => continue,
+                // Closed since it was listed; or no socket: its path is longer than the kernel tells, which anybody can make.
+                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NAMETOOLONG) => continue,
                 Err(errno) => return Err(errno.into()),
             };
             let wanted = |inode: &Inode| self.wanted.binary_search(inode).is_ok() && !inodes.contains(inode);
@@ -486,15 +487,16 @@ fn socket_inode(link: &[u8]) -> Option<Inode> {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, UdpSocket};
-    use std::os::fd::OwnedFd;
+    use std::os::fd::{AsRawFd as _, OwnedFd};
     use std::process::{Command, Stdio};
     use std::sync::LazyLock;
 
     use nix::sys::stat::fstat;
+    use rustix::fs::readlinkat;
 
     use super::*;
     use crate::observe::fixture::{
-        Cgroup, Child, Role, assert_holds_in_a_process_of_its_own, is_alone, own_pid, trace_of_itself,
+        Cgroup, Child, Role, assert_holds_in_a_process_of_its_own, holds, is_alone, own_pid, trace_of_itself,
     };
 
     const PROC: &str = "/proc";
@@ -535,15 +537,37 @@ mod tests {
         let (mine, other) = (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
         let wanted = [inode_of(&mine), Inode(u64::MAX)];
         let _second = mine.try_clone().unwrap();
-        let open = holds(Path::new(PROC), own_pid(), &wanted);
+        let open = holds(own_pid(), &wanted);
         assert_eq!(open, Open { inodes: vec![inode_of(&mine)], sight: Sight::Whole });
 
         let mut child = Command::new("sleep").arg("60").stdin(OwnedFd::from(other)).spawn().unwrap();
         let pid = Pid(child.id().try_into().unwrap());
-        assert_eq!(holds(Path::new(PROC), pid, &wanted), Open { inodes: Vec::new(), sight: Sight::Whole });
+        assert_eq!(holds(pid, &wanted), Open { inodes: Vec::new(), sight: Sight::Whole });
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(holds(Path::new(PROC), pid, &wanted), Open { inodes: Vec::new(), sight: Sight::Gone });
+        assert_eq!(holds(pid, &wanted), Open { inodes: Vec::new(), sight: Sight::Gone });
+    }
+
+    /// Longer than the kernel tells of a link (`d_path()`, Linux `fs/d_path.c`); anybody can make one.
+    #[test]
+    fn a_file_with_a_path_that_is_too_long_hides_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (name, mut below) = ("x".repeat(250), open_dir(folder.path()).unwrap());
+        for _ in 0..20 {
+            rustix::fs::mkdirat(&below, &name, rustix::fs::Mode::RWXU).unwrap();
+            below = open_dir_at(&below, &name).unwrap();
+        }
+        // One file before it and one behind, in the order of their numbers.
+        let sockets = [0; 2].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let before = rustix::io::fcntl_dupfd_cloexec(&sockets[0], 1000).unwrap();
+        let long = rustix::io::fcntl_dupfd_cloexec(&below, before.as_raw_fd() + 1).unwrap();
+        let after = rustix::io::fcntl_dupfd_cloexec(&sockets[1], long.as_raw_fd() + 1).unwrap();
+        let link = readlinkat(open_dir(Path::new("/proc/self/fd")).unwrap(), long.as_raw_fd().to_string(), Vec::new());
+        assert_eq!(link, Err(rustix::io::Errno::NAMETOOLONG));
+        let inodes = sockets.map(inode_of);
+        let open = holds(own_pid(), &inodes);
+        assert_eq!((open.inodes.len(), open.sight), (2, Sight::Whole), "{open:?}");
+        drop((before, long, after));
     }
 
     /// Alone, as each child that another test spawns has all that this process has open, until it runs its program.
@@ -571,14 +595,14 @@ mod tests {
     #[test]
     fn a_dead_first_thread_does_not_hide_the_holder() {
         let child = Child::spawn(Role::DeadLeader, &[]);
-        let open = holds(Path::new(PROC), child.pid(), &[child.inode()]);
+        let open = holds(child.pid(), &[child.inode()]);
         assert_eq!(open, Open { inodes: vec![child.inode()], sight: Sight::Whole });
     }
 
     #[test]
     fn a_thread_with_files_of_its_own_does_not_hide_the_holder() {
         let child = Child::spawn(Role::OwnTable, &[]);
-        let open = holds(Path::new(PROC), child.pid(), &[child.inode()]);
+        let open = holds(child.pid(), &[child.inode()]);
         assert_eq!(open, Open { inodes: vec![child.inode()], sight: Sight::Whole });
         let found = holders(&search(&[], Thorough::IfNobodyFound), &[child.inode()]);
         assert_eq!(found.by_inode, HashMap::from([(child.inode(), vec![child.pid()])]));
@@ -609,7 +633,7 @@ mod tests {
         let found = holders(&search(&cgroups, Thorough::IfNobodyFound), &[child.inode()]);
         let expected = HashMap::from([(child.inode(), vec![child.pid()])]);
         // On some machines not even root may look into PID 1.
-        let hidden = usize::from(holds(Path::new(PROC), Pid::INIT, &[]).sight == Sight::Hidden);
+        let hidden = usize::from(holds(Pid::INIT, &[]).sight == Sight::Hidden);
         assert_eq!(found, Holders { by_inode: expected.clone(), hidden, ..Holders::default() });
         let found = holders(&search(&cgroups, Thorough::Always), &[child.inode()]);
         assert_eq!((found.by_inode, found.walked), (expected.clone(), true));

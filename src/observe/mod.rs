@@ -3,6 +3,7 @@
 //! It only looks: nothing here judges, logs or signals. What cannot be seen becomes a blind spot in the scene, never
 //! an empty answer.
 
+pub mod again;
 pub mod cgroup;
 pub mod container;
 mod guarded;
@@ -32,14 +33,16 @@ use std::time::{Duration, Instant};
 use crate::interrupt::Interrupt;
 use crate::manager::Scope;
 use crate::model::{
-    BlindSpot, CgroupId, CgroupPath, Container, Endpoint, EndpointScene, Engine, Guarded, HeldSocket, Host, Inode,
-    InvocationId, Lineage, Owner, Phase, Pid, Port, Probe, Process, Protocol, Rules, Scene, Socket, SocketState,
+    Addresses, BlindSpot, CgroupId, CgroupPath, Container, Endpoint, EndpointScene, Engine, Guarded, HeldSocket, Host,
+    Inode, InvocationId, Lineage, Owner, Phase, Pid, Port, Probe, Process, Protocol, Rules, Scene, Socket, SocketState,
     SocketUnit, UnitFacts, UnitName, UnitType,
 };
 use crate::probe::{probe, probe_beside};
+use again::Again;
 use container::{Docker, Trace};
 use holders::{Holders, Search, Thorough};
 use pin::Pins;
+use proc::ProcError;
 use sock_diag::SockDiagError;
 use systemd::{Answer, Question};
 
@@ -117,10 +120,27 @@ pub struct Look {
     pub pins: Pins,
     /// How long the manager still waits for this start; `None` where it has no bound, or this is no start.
     pub left: Option<Duration>,
-    /// It was not the bus that answered, but `systemctl`; why.
-    pub fallback: Option<String>,
+    /// Whether it was the bus that answered, if anybody was asked.
+    pub has_bus: bool,
+    /// What was asked instead of what is asked first, each in words.
+    pub fallbacks: Vec<String>,
     /// A holder was on its way out: what was read of it may be half of a process.
     pub ending: bool,
+}
+
+impl Look {
+    /// Those that could not be looked into in time.
+    pub fn late(&self) -> impl Iterator<Item = Pid> {
+        let late = |spot: &BlindSpot| if let BlindSpot::Late(pids) = spot { pids.clone() } else { Vec::new() };
+        self.scene.blind_spots.iter().flat_map(late)
+    }
+
+    /// Whether each process that could not be looked into was merely not in time.
+    #[must_use]
+    pub fn hides_only_who_was_late(&self) -> bool {
+        let hidden = self.late().count();
+        hidden > 0 && self.scene.blind_spots.contains(&BlindSpot::Processes { hidden })
+    }
 }
 
 impl Place {
@@ -148,6 +168,12 @@ impl Place {
     #[must_use]
     pub fn is_within(&self) -> bool {
         self.within.is_some()
+    }
+
+    /// For what is to be signalled.
+    #[must_use]
+    pub fn again<'a>(&'a self, interrupt: &'a Interrupt) -> Again<'a> {
+        Again::new(&self.roots.proc, interrupt, &self.late)
     }
 
     fn hierarchy(&self) -> Option<&cgroup::Mount> {
@@ -213,11 +239,11 @@ impl Place {
     fn look_once(&self, wanted: &Wanted<'_>, thorough: Thorough, others: bool) -> (Look, bool) {
         let mut blind_spots = Vec::new();
         let probed = probed(wanted.rules);
-        let tables = self.tables(&probed, wanted, others).unwrap_or_else(|why| {
+        let Tables { sockets, fallback } = self.tables(&probed, wanted, others).unwrap_or_else(|why| {
             blind_spots.push(BlindSpot::Sockets(why));
-            Vec::new()
+            Tables::default()
         });
-        let seen = self.seen(probed, tables, thorough, wanted.interrupt);
+        let seen = Seen { fallback, ..self.seen(probed, sockets, thorough, wanted.interrupt) };
         if seen.holders.hidden > 0 && seen.tables.iter().any(|socket| seen.has_nobody(socket)) {
             blind_spots.push(BlindSpot::Processes { hidden: seen.holders.hidden });
         }
@@ -240,7 +266,7 @@ impl Place {
         }
         let born = self.birthplaces(&tables);
         let holders = self.holders(&tables, &born, thorough, interrupt);
-        Seen { probed, tables, born, holders }
+        Seen { probed, tables, fallback: None, born, holders }
     }
 
     /// Who has the sockets of these ports, or those that are connected through them where none waits there, whatever a
@@ -279,8 +305,8 @@ impl Place {
         if open.is_empty() || open.len() > sock_diag::PORTS_ASKED_ONE_BY_ONE {
             return Ok(waiting);
         }
-        let others =
-            sock_diag::others(&open, &|_| true).or_else(|netlink| self.sockets_of_proc(&open, netlink, interrupt))?;
+        let others = sock_diag::others(&open, interrupt, &|_| true)
+            .or_else(|netlink| self.sockets_of_proc(&open, netlink, interrupt))?;
         Ok(waiting.into_iter().chain(others).collect())
     }
 
@@ -298,6 +324,11 @@ impl Place {
     /// All that is known of what was seen, and whether nothing ended in the middle of it.
     fn picture(&self, wanted: &Wanted<'_>, mut seen: Seen, blind_spots: Vec<BlindSpot>) -> (Look, bool) {
         let probed = std::mem::take(&mut seen.probed);
+        let without_netlink = seen.fallback.map(|why| {
+            format!("/proc/net was read instead of asking netlink ({why}), and does not say where a socket was made")
+        });
+        let without_cgroups = (!seen.tables.is_empty() && self.hierarchy().is_none())
+            .then(|| "no cgroup v2 hierarchy is to be seen here, and so not where a socket was made".to_owned());
         let Known { held, guarded, answer, pins, passing, blind_spots } = self.known(wanted, seen, blind_spots);
         let endpoints: Vec<EndpointScene> = probed
             .into_iter()
@@ -314,7 +345,10 @@ impl Place {
         let left = bounded.then(|| timeout.saturating_sub(self.began.elapsed()));
         let scene = Scene { guarded, endpoints, units: answer.states, blind_spots };
         let ending = passing == Passing::Ending;
-        (Look { scene, facts: answer.unit, pins, left, fallback: answer.fallback, ending }, steady)
+        let has_bus = answer.fallback.is_none();
+        let without_bus = answer.fallback.map(|why| format!("systemctl was asked instead of the bus: {why}"));
+        let fallbacks = [without_netlink, without_cgroups, without_bus].into_iter().flatten().collect();
+        (Look { scene, facts: answer.unit, pins, left, has_bus, fallbacks, ending }, steady)
     }
 
     /// The sockets with their holders, and whose those are.
@@ -357,7 +391,8 @@ impl Place {
         let seen = scene.endpoints.iter().flat_map(|endpoint| &endpoint.sockets);
         let seen: HashSet<_> = seen.map(|held| which(&held.socket)).collect();
         let tables = self.tables(&probed(wanted.rules), wanted, true);
-        tables.map_or(true, |tables| tables.iter().any(|socket| !waits(socket) && !seen.contains(&which(socket))))
+        let is_new = |socket: &Socket| !waits(socket) && !seen.contains(&which(socket));
+        tables.map_or(true, |tables| tables.sockets.iter().any(is_new))
     }
 
     /// The sockets that are in the way of these endpoints: those that wait for somebody. For each busy endpoint that these do not
@@ -368,14 +403,16 @@ impl Place {
         probed: &[(Endpoint, Probe)],
         &Wanted { rules, interrupt, .. }: &Wanted<'_>,
         others: bool,
-    ) -> Result<Vec<Socket>, String> {
+    ) -> Result<Tables, String> {
         let wanted = &wanted(probed)[..];
         if wanted.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Tables::default());
         }
         // A port has many addresses. However many have it at others, it costs no look at any of them.
         let is_contested = |socket: &Socket| probed.iter().any(|(endpoint, _)| endpoint.is_contested_by(socket));
-        let of_proc = |netlink| {
+        let mut fallback = None;
+        let mut of_proc = |netlink| {
+            fallback = Some(netlink);
             let mut all = self.sockets_of_proc(wanted, netlink, interrupt)?;
             all.retain(is_contested);
             Ok::<_, String>(all)
@@ -385,34 +422,18 @@ impl Place {
                 waiting.retain(is_contested);
                 let are_explained = are_explained(probed, &waiting);
                 if are_explained && !others {
-                    return Ok(waiting);
+                    return Ok(Tables { sockets: waiting, fallback });
                 }
                 // However many connections the port has, those of its listeners are not kept.
-                let keep = |socket: &Socket| is_contested(socket) && !(are_explained && shares(socket, &waiting));
-                let rest = sock_diag::others(wanted, &keep).or_else(of_proc)?;
+                let addresses: Addresses = waiting.iter().collect();
+                let keep = |socket: &Socket| is_contested(socket) && !(are_explained && addresses.meet(socket));
+                let rest = sock_diag::others(wanted, interrupt, &keep).or_else(of_proc)?;
                 (waiting, rest)
             }
             Err(netlink) => of_proc(netlink)?.into_iter().partition(waits),
         };
-        let (bound, connected): (Vec<_>, Vec<_>) =
-            rest.into_iter().filter(|socket| !waits(socket)).partition(|socket| socket.state == SocketState::Bound);
-        // Each of these may tell why an endpoint is busy of which none of those does.
-        let may_explain = |socket: &Socket, those: &[&[Socket]]| {
-            let is_open = |seen: &(Endpoint, Probe)| !those.iter().any(|sockets| is_explained(seen, sockets));
-            probed.iter().any(|seen| seen.0.is_contested_by(socket) && is_open(seen))
-        };
-        let mut beside = Beside { rules, interrupt, known: HashMap::new(), until: Instant::now() + PROBING };
-        let is_busy = |(endpoint, seen): &(Endpoint, Probe), socket: &Socket| {
-            *seen == Probe::Busy && endpoint.is_contested_by(socket)
-        };
-        let mut outlasts = |socket: &Socket| {
-            others && probed.iter().any(|seen| is_busy(seen, socket)) && beside.outlasts(socket, &waiting)
-        };
-        let mut kept: Vec<_> =
-            bound.iter().filter(|socket| may_explain(socket, &[&waiting]) || outlasts(socket)).cloned().collect();
-        let is_kept = |socket: &Socket| may_explain(socket, &[&waiting, &bound]) || outlasts(socket);
-        kept.extend(connected.into_iter().filter(is_kept));
-        Ok(waiting.into_iter().chain(kept).collect())
+        let beside = others.then(|| Beside::new(probed, &waiting, rules, interrupt));
+        Ok(Tables { sockets: in_the_way(probed, waiting, rest, beside), fallback })
     }
 
     /// The cgroup in which each socket was born, as far as it is still there.
@@ -462,6 +483,10 @@ impl Place {
             }
             let facts = if pins.add(pid) { reader.process(&self.roots.proc, pid) } else { Ok(None) };
             let Ok(Some(facts)) = facts else {
+                if matches!(facts, Err(ProcError::Late)) {
+                    // The next look says so.
+                    self.late.borrow_mut().push(pid);
+                }
                 passing = passing.max(Passing::Gone);
                 continue;
             };
@@ -625,8 +650,18 @@ impl Place {
 struct Seen {
     probed: Vec<(Endpoint, Probe)>,
     tables: Vec<Socket>,
+    /// See [`Tables`].
+    fallback: Option<SockDiagError>,
     born: HashMap<CgroupId, CgroupPath>,
     holders: Holders,
+}
+
+/// The sockets in the way, as the kernel says.
+#[derive(Default)]
+struct Tables {
+    sockets: Vec<Socket>,
+    /// Why it was not netlink that said so.
+    fallback: Option<SockDiagError>,
 }
 
 /// Whether a holder went while it was looked at.
@@ -674,13 +709,38 @@ fn waits(socket: &Socket) -> bool {
     socket.state.waits()
 }
 
-fn shares(socket: &Socket, waiting: &[Socket]) -> bool {
-    waiting.iter().any(|other| socket.shares_an_address_with(other))
+/// All that wait for somebody, and of the rest what may tell why an endpoint is busy of which none of those does, or is in the way
+/// by itself.
+fn in_the_way(
+    probed: &[(Endpoint, Probe)],
+    waiting: Vec<Socket>,
+    rest: Vec<Socket>,
+    mut beside: Option<Beside<'_>>,
+) -> Vec<Socket> {
+    let (bound, connected): (Vec<_>, Vec<_>) =
+        rest.into_iter().filter(|socket| !waits(socket)).partition(|socket| socket.state == SocketState::Bound);
+    let unexplained = |those: &[&[Socket]]| -> Vec<Endpoint> {
+        let is_open = |seen: &&(Endpoint, Probe)| !those.iter().any(|sockets| is_explained(seen, sockets));
+        probed.iter().filter(is_open).map(|(endpoint, _)| *endpoint).collect()
+    };
+    let without_bound = unexplained(&[&waiting]);
+    let without_both = unexplained(&[&waiting, &bound]);
+    let mut is_kept = |socket: &Socket, unexplained: &[Endpoint]| {
+        unexplained.iter().any(|endpoint| endpoint.is_contested_by(socket))
+            || beside.as_mut().is_some_and(|beside| beside.outlasts(socket))
+    };
+    let mut all = waiting;
+    all.extend(bound.into_iter().filter(|socket| is_kept(socket, &without_bound)));
+    all.extend(connected.into_iter().filter(|socket| is_kept(socket, &without_both)));
+    all
 }
 
 /// Tells which sockets that wait for nobody are in the way by themselves, and not for those that do wait there.
 struct Beside<'a> {
-    rules: &'a Rules,
+    /// Those that are not free for some holder.
+    endpoints: Vec<Endpoint>,
+    waiting: Addresses,
+    reuse_address: bool,
     interrupt: &'a Interrupt,
     /// However many sockets an address has, one of them tells of all.
     known: HashMap<(SocketAddr, Option<String>), bool>,
@@ -688,17 +748,30 @@ struct Beside<'a> {
     until: Instant,
 }
 
-impl Beside<'_> {
+impl<'a> Beside<'a> {
+    fn new(probed: &[(Endpoint, Probe)], waiting: &[Socket], rules: &Rules, interrupt: &'a Interrupt) -> Self {
+        let is_held = |seen: &&(Endpoint, Probe)| !matches!(seen.1, Probe::Free | Probe::NotLocal);
+        Self {
+            endpoints: probed.iter().filter(is_held).map(|(endpoint, _)| *endpoint).collect(),
+            waiting: waiting.iter().collect(),
+            reuse_address: rules.reuse_address,
+            interrupt,
+            known: HashMap::new(),
+            until: Instant::now() + PROBING,
+        }
+    }
+
     /// At an address of one that waits there it is that one's, or lets others bind as that does: by TCP two are in each other's way
-    /// unless both have `SO_REUSEADDR` and neither listens (`inet_csk_bind_conflict()`, Linux `net/ipv4/inet_connection_sock.c`).
-    /// Elsewhere a bind tells whether it has that. By UDP each is in the way of whoever has not.
-    fn outlasts(&mut self, socket: &Socket, waiting: &[Socket]) -> bool {
-        if shares(socket, waiting) {
+    /// unless both have `SO_REUSEADDR` and neither listens, or both `SO_REUSEPORT` and one user (`inet_csk_bind_conflict()`, Linux
+    /// `net/ipv4/inet_connection_sock.c`). Elsewhere a bind tells whether it has that. By UDP each is in the way of whoever has not.
+    fn outlasts(&mut self, socket: &Socket) -> bool {
+        let is_asked = self.endpoints.iter().any(|endpoint| endpoint.is_contested_by(socket));
+        if !is_asked || self.waiting.meet(socket) {
             return false;
         }
-        let Self { rules, interrupt, until, .. } = *self;
+        let Self { reuse_address, interrupt, until, .. } = *self;
         let asked = || {
-            let is_busy = || probe_beside(socket, rules.reuse_address) == Probe::Busy;
+            let is_busy = || probe_beside(socket, reuse_address) == Probe::Busy;
             !interrupt.has_come() && Instant::now() < until && is_busy()
         };
         socket.protocol == Protocol::Udp
@@ -974,18 +1047,24 @@ mod tests {
             ("fe80::7", port, SocketState::Connected, false),
         ];
         let (rules, interrupt) = (rules(Vec::new()), Interrupt::default());
-        let beside =
-            |time| Beside { rules: &rules, interrupt: &interrupt, known: HashMap::new(), until: Instant::now() + time };
+        let outlasts = |socket: &Socket, waiting: &[Socket], probe, time| {
+            let probed = [(any(socket.local, socket.protocol), probe)];
+            let beside = Beside::new(&probed, waiting, &rules, &interrupt);
+            Beside { until: Instant::now() + time, ..beside }.outlasts(socket)
+        };
         let minute = Duration::from_mins(1);
         for (ip, port, state, expected) in rows {
-            let outlasts = beside(minute).outlasts(&seen(Protocol::Tcp, ip, port, state), &waiting);
-            assert_eq!(outlasts, expected, "{ip}:{port} {state:?}");
+            let found = outlasts(&seen(Protocol::Tcp, ip, port, state), &waiting, Probe::Busy, minute);
+            assert_eq!(found, expected, "{ip}:{port} {state:?}");
         }
         let in_the_way = seen(Protocol::Tcp, "127.0.0.2", port, SocketState::Bound);
-        assert!(!beside(Duration::ZERO).outlasts(&in_the_way, &waiting), "no time is left");
+        assert!(!outlasts(&in_the_way, &waiting, Probe::Busy, Duration::ZERO), "no time is left");
+        assert!(!outlasts(&in_the_way, &waiting, Probe::Free, minute), "nobody is in the way");
         let udp = |state| seen(Protocol::Udp, "127.0.0.3", udp.local_addr().unwrap().port(), state);
         let (connected, waiting) = (udp(SocketState::Connected), [udp(SocketState::Unconnected)]);
-        assert!(beside(minute).outlasts(&connected, &[]) && !beside(minute).outlasts(&connected, &waiting));
+        for probe in [Probe::Busy, Probe::Denied] {
+            assert!(outlasts(&connected, &[], probe, minute) && !outlasts(&connected, &waiting, probe, minute));
+        }
     }
 
     #[test]

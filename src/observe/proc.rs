@@ -12,6 +12,7 @@ use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
@@ -57,6 +58,8 @@ pub enum ProcError {
         /// The file.
         path: PathBuf,
     },
+    /// It could not be looked at in time: it hangs in execve(2).
+    Late,
 }
 
 impl fmt::Display for ProcError {
@@ -64,6 +67,7 @@ impl fmt::Display for ProcError {
         match self {
             Self::Read { path, source } => write!(f, "{}: {source}", path.display()),
             Self::Parse { path } => write!(f, "{}: not as proc(5) says", path.display()),
+            Self::Late => f.write_str("not looked at in time"),
         }
     }
 }
@@ -72,7 +76,7 @@ impl std::error::Error for ProcError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Read { source, .. } => Some(source),
-            Self::Parse { .. } => None,
+            Self::Parse { .. } | Self::Late => None,
         }
     }
 }
@@ -158,7 +162,8 @@ impl Facts {
 /// All is read through one open directory, which stays that process's even where its id is given to another.
 ///
 /// # Errors
-/// `stat` or `status` can be opened and not read or parsed (`hidepid=`: proc(5)). What else cannot be read is a value.
+/// `stat` or `status` can be opened and not read or parsed (`hidepid=`: proc(5)), or not in time. What else cannot be read is a
+/// value.
 pub fn process(proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
     Reader::default().process(proc, pid)
 }
@@ -174,34 +179,56 @@ impl Memory {
         let cmdline = read_at(from, "cmdline", ARGV_BYTES + 1);
         Self { cmdline, environ: read_at(from, "environ", ENVIRON_BYTES + 1) }
     }
-
-    /// And how long that took the processor.
-    fn timed(from: &OwnedFd) -> (Self, Duration) {
-        let before = word::on_a_processor();
-        (Self::read(from), word::on_a_processor().saturating_sub(before))
-    }
 }
 
-/// For many processes, one after the other: what is in their memory is read by one thread, which ends with this.
+/// For many processes, one after the other, which are read by one thread that ends with this.
 ///
-/// The kernel waits for whoever has such a memory locked (`mmap_read_lock_killable()` in `access_remote_vm()`, Linux
-/// `mm/memory.c`), which can be for ever. A thread that is late is left to it, and the next process gets another.
+/// The kernel waits for whoever is in the midst of execve(2) (see [`super::holders`]), and for whoever has the memory of one
+/// locked (`mmap_read_lock_killable()` in `access_remote_vm()`, Linux `mm/memory.c`), which can be for ever. A thread that is
+/// late is left to that process, and the next gets another.
 #[derive(Default)]
 pub struct Reader {
-    aside: Option<Worker<OwnedFd, (Memory, Duration)>>,
-    /// What the threads have needed of a processor so far; where they stood still, see [`Worker::ask`].
+    aside: Option<Worker<Question, Answer>>,
+    /// What the threads have needed of a processor for memory so far; where they stood still, see [`Worker::ask`].
     spent: Duration,
     /// Of so many processes the memory was not read: in time, or for want of a thread.
     pub unread: usize,
 }
 
-impl Reader {
-    /// See [`process`].
-    ///
-    /// # Errors
-    /// As that.
-    pub fn process(&mut self, proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
-        let path = proc.join(pid.to_string());
+/// Which process, and whether what is in its memory is wanted as well.
+struct Question {
+    proc: PathBuf,
+    pid: Pid,
+    reads_memory: bool,
+    /// What is known of it before its memory is read.
+    without_memory: Arc<OnceLock<Facts>>,
+}
+
+struct Answer {
+    facts: Result<Option<Facts>, ProcError>,
+    /// How long its memory took the processor; `None` where it was not read.
+    memory_took: Option<Duration>,
+}
+
+impl Question {
+    fn answer(&self) -> Answer {
+        self.read(|_| self.reads_memory)
+    }
+
+    fn read(&self, reads_memory: impl FnOnce(&OwnedFd) -> bool) -> Answer {
+        let mut memory_took = None;
+        let memory = |from: &OwnedFd| {
+            let before = word::on_a_processor();
+            let memory = reads_memory(from).then(|| Memory::read(from))?;
+            memory_took = Some(word::on_a_processor().saturating_sub(before));
+            Some(memory)
+        };
+        let facts = self.facts(memory);
+        Answer { facts, memory_took }
+    }
+
+    fn facts(&self, memory: impl FnOnce(&OwnedFd) -> Option<Memory>) -> Result<Option<Facts>, ProcError> {
+        let path = self.proc.join(self.pid.to_string());
         let Some(dir) = there(open_dir(&path)).map_err(|source| read_error(&path, "", source))? else {
             return Ok(None);
         };
@@ -209,57 +236,72 @@ impl Reader {
         let Some(uid) = uid_of(&dir, &path)? else { return Ok(None) };
         let living = if stat.is_over() { living_thread(&dir) } else { None };
         let from = living.as_ref().unwrap_or(&dir);
-        let kernel_thread = stat.flags & PF_KTHREAD != 0;
-        // An environment that reads as empty is one only if the process had its arguments before (in the midst of execve(2)
-        // it has neither yet: `begin_new_exec()`, `create_elf_tables()`) and its executable after (one that ends has none).
-        let Memory { cmdline, environ } = self.memory_of(from);
-        let argv = cmdline.map(|bytes| parse_argv(&bytes)).unwrap_or_default();
-        let exe = readlinkat(from, "exe", Vec::new()).ok();
-        let had_memory = kernel_thread || (exe.is_some() && !argv.is_empty());
-        let facts = Facts {
-            pid,
+        let exe_of = |from| readlinkat(from, "exe", Vec::new()).ok();
+        let without_memory = self.without_memory.get_or_init(|| Facts {
+            pid: self.pid,
             start: stat.start,
             ppid: stat.ppid,
             uid,
             comm: stat.comm,
-            exe: exe.map(|link| OsString::from_vec(link.into_bytes()).into()),
-            argv,
+            exe: exe_of(from).map(|link| OsString::from_vec(link.into_bytes()).into()),
+            argv: Vec::new(),
             cgroup: read_at(from, "cgroup", FILE_BYTES).ok().and_then(|bytes| parse_cgroup(&bytes)),
-            invocation: match environ {
-                Ok(bytes) if had_memory || !bytes.is_empty() => parse_invocation(&bytes),
-                Ok(_) | Err(_) => Invocation::Unreadable,
-            },
+            invocation: Invocation::Unreadable,
             terminal: stat.terminal,
             program: file_at(from, "exe"),
             folders: file_at(from, "cwd").zip(file_at(from, "root")),
-            kernel_thread,
+            kernel_thread: stat.flags & PF_KTHREAD != 0,
             ending: false,
-        };
+        });
+        let mut facts = without_memory.clone();
+        if let Some(Memory { cmdline, environ }) = memory(from) {
+            facts.argv = cmdline.map(|bytes| parse_argv(&bytes)).unwrap_or_default();
+            // An environment that reads as empty is one only if the process had its arguments before (in the midst of execve(2)
+            // it has neither yet: `begin_new_exec()`, `create_elf_tables()`) and its executable after (one that ends has none).
+            let had_memory = || facts.kernel_thread || (!facts.argv.is_empty() && exe_of(from).is_some());
+            facts.invocation = match environ {
+                Ok(bytes) if !bytes.is_empty() || had_memory() => parse_invocation(&bytes),
+                Ok(_) | Err(_) => Invocation::Unreadable,
+            };
+        }
         // Without its first thread it may go on for long.
         Ok(stat_of(&dir, &path)?.map(|now| Facts { ending: living.is_none() && now.is_ending(), ..facts }))
     }
+}
 
-    /// All together take no longer than is waited in vain: see [`word::patience`].
-    fn memory_of(&mut self, from: &OwnedFd) -> Memory {
-        let Some(patience) = word::patience(word::MORE_PATIENCE, self.spent) else { return self.unread() };
-        let worker = self.aside.take().map_or_else(|| Worker::spawn(Memory::timed), Ok);
-        let (Ok(worker), Ok(dir)) = (worker, from.try_clone()) else {
-            // Without a thread nobody could tell that it takes too long.
-            return if may_have_it_locked(from) { self.unread() } else { Memory::read(from) };
+impl Reader {
+    /// See [`process`]. The memory of all together takes no longer than is waited in vain: see [`word::patience`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn process(&mut self, proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
+        let patience = word::patience(word::MORE_PATIENCE, self.spent);
+        let without_memory = Arc::<OnceLock<Facts>>::default();
+        let question = Question {
+            proc: proc.to_owned(),
+            pid,
+            reads_memory: patience.is_some(),
+            without_memory: Arc::clone(&without_memory),
         };
-        if let Some((worker, (memory, took))) = worker.ask(dir, patience, &Interrupt::default()) {
-            self.aside = Some(worker);
-            self.spent += took;
-            memory
-        } else {
-            self.unread()
+        let patience = patience.unwrap_or_else(|| word::some_patience(word::MORE_PATIENCE));
+        let answer = match self.aside.take().map_or_else(|| Worker::spawn(Question::answer), Ok) {
+            Ok(worker) => worker.ask(question, patience, &Interrupt::default()).map(|(worker, answer)| {
+                self.aside = Some(worker);
+                answer
+            }),
+            // Without a thread nobody could tell that it takes too long.
+            Err(_) => Some(question.read(|from| question.reads_memory && !may_have_it_locked(from))),
+        };
+        let Some(Answer { facts, memory_took }) = answer else {
+            let facts = without_memory.get().cloned().ok_or(ProcError::Late)?;
+            self.unread += 1;
+            return Ok(Some(facts));
+        };
+        match memory_took {
+            Some(took) => self.spent += took,
+            None => self.unread += usize::from(matches!(facts, Ok(Some(_)))),
         }
-    }
-
-    fn unread(&mut self) -> Memory {
-        self.unread += 1;
-        let late = || Err(io::Error::from(io::ErrorKind::TimedOut));
-        Memory { cmdline: late(), environ: late() }
+        facts
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod codec;
 
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::io::IoSliceMut;
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +21,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use self::codec::{Family, Message, Request, States};
+use crate::interrupt::Interrupt;
 use crate::model::{Port, Protocol, Socket, SocketState};
 
 /// How long one receive may take (the kernel answers at once; this is for the case that it never does).
@@ -28,8 +30,10 @@ const RECEIVE_TIMEOUT_SECONDS: i64 = 1;
 const DUMP_DEADLINE: Duration = Duration::from_secs(5);
 /// How often a dump that changed under our eyes, or overran our buffer, is begun again.
 const ATTEMPTS: u32 = 5;
-/// Up to so many ports of a protocol are filtered by the kernel, one dump each; more are one dump filtered here.
+/// Up to so many ports of a protocol are filtered by the kernel, one dump of listeners each; more are one dump filtered here.
 pub const PORTS_ASKED_ONE_BY_ONE: usize = 16;
+/// And so many where each dump is a walk of all connections.
+const OTHERS_ASKED_ONE_BY_ONE: usize = 4;
 /// The kernel never makes a dump's datagram larger (`netlink_dump()`, Linux 4.7 and later, `net/netlink/af_netlink.c`).
 const DATAGRAM_BYTES: usize = 32 * 1024;
 
@@ -88,7 +92,7 @@ pub fn listeners(wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, SockDiagErr
         Protocol::Tcp => States::TCP_LISTENING,
         Protocol::Udp => States::UDP_WAITING,
     };
-    ask(wanted, states, &|_| true)
+    ask(wanted, PORTS_ASKED_ONE_BY_ONE, states, &Wish { keep: &|_| true, interrupt: None })
 }
 
 /// The other sockets that have one of these ports as their own: bound idle ones (Linux 6.8 and later; before, the bit
@@ -102,12 +106,16 @@ pub fn listeners(wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, SockDiagErr
 ///
 /// # Errors
 /// [`SockDiagError`], as for [`listeners`].
-pub fn others(wanted: &[(Protocol, Port)], keep: &dyn Fn(&Socket) -> bool) -> Result<Vec<Socket>, SockDiagError> {
+pub fn others(
+    wanted: &[(Protocol, Port)],
+    interrupt: &Interrupt,
+    keep: &dyn Fn(&Socket) -> bool,
+) -> Result<Vec<Socket>, SockDiagError> {
     let states = |protocol| match protocol {
         Protocol::Tcp => States::TCP_OTHERS,
         Protocol::Udp => States::UDP_CONNECTED,
     };
-    ask(wanted, states, keep)
+    ask(wanted, OTHERS_ASKED_ONE_BY_ONE, states, &Wish { keep, interrupt: Some(interrupt) })
 }
 
 /// The TCP listeners to which connections to these addresses would come. The kernel looks each up in its hash table and
@@ -132,10 +140,20 @@ pub fn listeners_at(addresses: &[SocketAddr]) -> Result<Vec<Socket>, SockDiagErr
     Ok(found)
 }
 
+/// What is wanted of a dump.
+#[derive(Clone, Copy)]
+struct Wish<'a> {
+    /// Which sockets; their device is not known yet.
+    keep: &'a dyn Fn(&Socket) -> bool,
+    /// What ends it in the middle.
+    interrupt: Option<&'a Interrupt>,
+}
+
 fn ask(
     wanted: &[(Protocol, Port)],
+    one_by_one: usize,
     states: impl Fn(Protocol) -> States,
-    keep: &dyn Fn(&Socket) -> bool,
+    wish: &Wish<'_>,
 ) -> Result<Vec<Socket>, SockDiagError> {
     let mut asker = Asker { socket: open()?, sequence: 0 };
     let mut found = Vec::new();
@@ -144,14 +162,11 @@ fn ask(
         ports.sort_unstable();
         ports.dedup();
         let one_each: Vec<Option<Port>> = ports.iter().copied().map(Some).collect();
-        let filters = match ports.len() {
-            0..=PORTS_ASKED_ONE_BY_ONE => &one_each[..],
-            _ => &[None],
-        };
+        let filters = if ports.len() <= one_by_one { &one_each[..] } else { &[None] };
         for &port in filters {
             for &family in families(protocol) {
                 let request = Request { family, protocol, states: states(protocol), port, at: None };
-                found.append(&mut asker.dump(request, &ports, keep)?);
+                found.append(&mut asker.dump(request, &ports, wish)?);
             }
         }
     }
@@ -184,21 +199,43 @@ const MAX_CLOSINGS: usize = 1000;
 #[derive(Debug)]
 pub struct Closings {
     socket: OwnedFd,
-    ports: Vec<Port>,
-    connections: bool,
+    awaited: Awaited,
+}
+
+/// Of which sockets it is to be known when they are gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Awaited {
+    /// Of those without a peer: any of these ports.
+    pub ports: BTreeSet<Port>,
+    /// And these connections, by their addresses and those of their peers: a busy server closes others all the time.
+    pub connections: HashSet<(SocketAddr, SocketAddr)>,
+}
+
+impl Awaited {
+    /// Whether those of the other are all among these.
+    #[must_use]
+    pub fn has_all_of(&self, other: &Self) -> bool {
+        other.ports.is_subset(&self.ports) && other.connections.is_subset(&self.connections)
+    }
 }
 
 impl Closings {
-    /// From now on, for these ports; `connections`: also those with a peer. `None` where the kernel does not tell (netlink denied, Linux before 4.6).
+    /// From now on. `None` where the kernel does not tell (netlink denied, Linux before 4.6).
     #[must_use]
-    pub fn of(ports: Vec<Port>, connections: bool) -> Option<Self> {
+    pub fn of(awaited: Awaited) -> Option<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag).ok()?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, DESTROY_GROUPS)).ok()?;
-        Some(Self { socket, ports, connections })
+        Some(Self { socket, awaited })
     }
 
-    /// Takes all that has come, and says whether a socket of one of the ports was among it, or may have been.
+    /// Which they are.
+    #[must_use]
+    pub fn awaited(&self) -> &Awaited {
+        &self.awaited
+    }
+
+    /// Takes all that has come, and says whether one of them was among it, or may have been.
     #[must_use]
     pub fn was_wanted(&self) -> bool {
         let mut buffer = vec![0; DATAGRAM_BYTES];
@@ -218,11 +255,10 @@ impl Closings {
 
     fn has_wanted(&self, datagram: &[u8]) -> bool {
         codec::messages(datagram).any(|message| match message.map(|envelope| envelope.content) {
-            Ok(Message::Socket(payload)) => {
-                let gone = codec::decode(payload).ok().filter(|gone| self.connections || gone.peer.port() == 0);
-                let port = gone.and_then(|gone| Port::new(gone.local.port()));
-                port.is_some_and(|port| self.ports.contains(&port))
-            }
+            Ok(Message::Socket(payload)) => codec::decode(payload).is_ok_and(|gone| match gone.peer.port() {
+                0 => Port::new(gone.local.port()).is_some_and(|port| self.awaited.ports.contains(&port)),
+                _ => self.awaited.connections.contains(&(gone.local, gone.peer)),
+            }),
             Ok(Message::Overrun) => true,
             Ok(Message::Done(_) | Message::Error(_) | Message::Other) | Err(codec::Malformed) => false,
         })
@@ -243,18 +279,13 @@ struct Asker {
 
 impl Asker {
     /// The sockets of one dump, begun again where it was inconsistent.
-    fn dump(
-        &mut self,
-        request: Request,
-        ports: &[Port],
-        keep: &dyn Fn(&Socket) -> bool,
-    ) -> Result<Vec<Socket>, SockDiagError> {
+    fn dump(&mut self, request: Request, ports: &[Port], wish: &Wish<'_>) -> Result<Vec<Socket>, SockDiagError> {
         for attempt in 1..=ATTEMPTS {
             if attempt > 1 {
                 // A dump that was left half-way blocks the next one on its socket with EBUSY.
                 self.socket = open()?;
             }
-            match self.try_dump(request, ports, keep)? {
+            match self.try_dump(request, ports, wish)? {
                 Outcome::Complete(sockets) => return Ok(sockets),
                 Outcome::Inconsistent => (),
             }
@@ -281,17 +312,12 @@ impl Asker {
         looked_up(&receive(&self.socket, buffer)?, Dump::new(self.sequence, request, &ports), family)
     }
 
-    fn try_dump(
-        &mut self,
-        request: Request,
-        ports: &[Port],
-        keep: &dyn Fn(&Socket) -> bool,
-    ) -> Result<Outcome, SockDiagError> {
+    fn try_dump(&mut self, request: Request, ports: &[Port], wish: &Wish<'_>) -> Result<Outcome, SockDiagError> {
         self.send(request)?;
-        let mut dump = Dump { keep, ..Dump::new(self.sequence, request, ports) };
+        let mut dump = Dump { keep: wish.keep, ..Dump::new(self.sequence, request, ports) };
         let deadline = Instant::now() + DUMP_DEADLINE;
         let mut buffer = vec![0; DATAGRAM_BYTES];
-        while Instant::now() < deadline {
+        while Instant::now() < deadline && !wish.interrupt.is_some_and(Interrupt::has_come) {
             match receive(&self.socket, &mut buffer)? {
                 Received::FromKernel(datagram) => {
                     if let Step::Last(outcome) = dump.take(datagram)? {
@@ -411,10 +437,10 @@ impl<'a> Dump<'a> {
         let Some(state) = socket_state(self.protocol, reply.state, reply.inode) else { return Ok(()) };
         let wanted = Port::new(reply.local.port()).is_some_and(|port| self.ports.binary_search(&port).is_ok());
         if wanted && self.states.contains(reply.state) {
-            let device = (reply.device != 0).then(|| device_name(reply.device));
-            let socket = Socket { device, ..reply.into_socket(self.protocol, state) };
+            let socket = reply.into_socket(self.protocol, state);
             if (self.keep)(&socket) {
-                self.sockets.push(socket);
+                let device = (reply.device != 0).then(|| device_name(reply.device));
+                self.sockets.push(Socket { device, ..socket });
             }
         }
         Ok(())

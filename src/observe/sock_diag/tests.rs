@@ -260,8 +260,12 @@ fn a_socket_of_one_device_is_found_with_its_name() {
 fn the_kernel_tells_when_a_socket_of_a_wanted_port_is_gone_and_of_no_other() {
     let bind = || (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("[::1]:0").unwrap());
     let (wanted, other) = (bind(), bind());
-    let ports = vec![port_of(wanted.0.local_addr().unwrap()), port_of(wanted.1.local_addr().unwrap())];
-    let closings = Closings::of(ports, false).unwrap();
+    let ports = [port_of(wanted.0.local_addr().unwrap()), port_of(wanted.1.local_addr().unwrap())].into();
+    // One of many connections.
+    let client = TcpStream::connect(wanted.0.local_addr().unwrap()).unwrap();
+    let served = wanted.0.accept().unwrap().0;
+    let connections = [(served.local_addr().unwrap(), served.peer_addr().unwrap())].into();
+    let closings = Closings::of(Awaited { ports, connections }).unwrap();
     let told_soon = || {
         let mut fds = [PollFd::new(&closings, PollFlags::IN)];
         poll(&mut fds, Some(&crate::timespan::timespec(Duration::from_secs(5)))).unwrap() == 1
@@ -270,9 +274,9 @@ fn the_kernel_tells_when_a_socket_of_a_wanted_port_is_gone_and_of_no_other() {
     assert!(told_soon());
     assert!(!closings.was_wanted());
     // What a busy server does all the time.
-    let client = TcpStream::connect(wanted.0.local_addr().unwrap()).unwrap();
-    let served = wanted.0.accept().unwrap();
-    drop((client, served));
+    let another_client = TcpStream::connect(wanted.0.local_addr().unwrap()).unwrap();
+    let also_served = wanted.0.accept().unwrap();
+    drop((another_client, also_served));
     assert!(told_soon());
     assert!(!closings.was_wanted());
     // Other tests close sockets as well.
@@ -283,6 +287,10 @@ fn the_kernel_tells_when_a_socket_of_a_wanted_port_is_gone_and_of_no_other() {
             told_soon();
         }
     };
+    // The peer first, so that nothing is left of it.
+    drop(client);
+    drop(served);
+    told_of_a_wanted_one();
     drop(wanted.0);
     told_of_a_wanted_one();
     drop(wanted.1);
@@ -300,7 +308,7 @@ fn a_udp_socket_is_found_among_the_waiting_and_with_a_peer_among_the_others() {
 
         let peer = if address.starts_with("127") { "127.0.0.1:9" } else { "[::1]:9" };
         socket.connect(peer).unwrap();
-        let found = find(others(&wanted, &|_| true).unwrap(), inode_of(&socket));
+        let found = find(others(&wanted, &Interrupt::default(), &|_| true).unwrap(), inode_of(&socket));
         assert_eq!((found.state, found.peer), (SocketState::Connected, Some(peer.parse().unwrap())));
     }
 }
@@ -330,7 +338,7 @@ fn ipv6_alone_is_told_from_dual_stack() {
 fn a_bound_idle_socket_is_found() {
     // Linux 6.8 and later, which the machines that run the tests have.
     let (held, port) = special(None, false);
-    let found = find(others(&[(Protocol::Tcp, port)], &|_| true).unwrap(), inode_of(&held));
+    let found = find(others(&[(Protocol::Tcp, port)], &Interrupt::default(), &|_| true).unwrap(), inode_of(&held));
     assert_eq!((found.state, found.v6only, found.cgroup), (SocketState::Bound, true, own_cgroup()));
 }
 
@@ -364,9 +372,15 @@ fn connections_and_what_is_left_of_them_are_found_by_their_local_port() {
     let client_address = client.local_addr().unwrap();
     let (accepted, _) = server.accept().unwrap();
 
-    let found = find(others(&[(Protocol::Tcp, port_of(client_address))], &|_| true).unwrap(), inode_of(&client));
+    let found = find(
+        others(&[(Protocol::Tcp, port_of(client_address))], &Interrupt::default(), &|_| true).unwrap(),
+        inode_of(&client),
+    );
     assert_eq!((found.state, found.peer, found.left), (SocketState::Connected, Some(address), None));
-    let found = find(others(&[(Protocol::Tcp, port_of(address))], &|_| true).unwrap(), inode_of(&accepted));
+    let found = find(
+        others(&[(Protocol::Tcp, port_of(address))], &Interrupt::default(), &|_| true).unwrap(),
+        inode_of(&accepted),
+    );
     assert_eq!((found.local, found.peer), (address, Some(client_address)));
 
     // The side that closes first waits: as FIN_WAIT2 while the other is open, then as TIME_WAIT.
@@ -375,7 +389,7 @@ fn connections_and_what_is_left_of_them_are_found_by_their_local_port() {
         // In the moment in which TIME_WAIT takes the place of the socket, a dump has neither: it is in the table before
         // anybody may refer to it (`inet_twsk_hashdance_schedule()`, Linux 6.18 `net/ipv4/inet_timewait_sock.c`).
         let of_client = || {
-            let found = others(&[(Protocol::Tcp, port_of(address))], &|_| true).unwrap();
+            let found = others(&[(Protocol::Tcp, port_of(address))], &Interrupt::default(), &|_| true).unwrap();
             found.into_iter().find(|socket| socket.peer == Some(client_address))
         };
         let found = (0..1000).find_map(|_| of_client()).unwrap();

@@ -1,7 +1,7 @@
 """The guarded service of most scenarios: a main process that binds, and forked workers that serve.
 
 usage: app.py PORT/tcp|udp [WORKERS] [plain|stubborn|reforking|endless|leaderless|draining|lingering|calling] [CGROUP]
-       app.py PORT/tcp|udp [WORKERS] [executing|relaying|hanging|moving|passing] [ELSEWHERE]
+       app.py PORT/tcp|udp [WORKERS] [executing|relaying|hanging|clinging|moving|passing] [ELSEWHERE]
 
 The workers inherit the socket, as those of any pre-forking server do. Under KillMode=process systemd stops the main
 process alone: the workers stay behind and hold the port, and the next start dies of EADDRINUSE.
@@ -17,6 +17,7 @@ leaderless  their main thread has ended, another one serves: /proc/PID/fd is emp
 executing   at SIGTERM they execute another program, which has the socket and ignores SIGTERM
 relaying    each lives for a thousandth of a second, and leaves a successor that has the socket
 hanging     they ask for the file ELSEWHERE, see hang.py
+clinging    they have the file ELSEWHERE open, and at SIGTERM they execute another program, which closes it: see inexec.py
 moving      at SIGTERM they move to the cgroup whose folder is ELSEWHERE, and live on
 passing     at SIGTERM they hand the socket to whoever waits at the UNIX socket ELSEWHERE, and exit
 CGROUP      the folder of a cgroup that the workers move to once they are there; it is made if it is not
@@ -79,13 +80,16 @@ def work(listener, kind, elsewhere, in_position):
         signal.signal(signal.SIGUSR1, call_portguard)
     if kind == "executing":
         signal.signal(signal.SIGTERM, lambda *_: execute(listener))
+    if kind == "clinging":
+        os.open(elsewhere, os.O_RDONLY)
+        signal.signal(signal.SIGTERM, lambda *_: execute(listener))
     if kind == "moving":
         signal.signal(signal.SIGTERM, lambda *_: move(elsewhere))
     if kind == "passing":
         signal.signal(signal.SIGTERM, lambda *_: pass_on(listener, elsewhere))
     if kind == "lingering":
         linger(listener)
-    if elsewhere and kind not in ("hanging", "moving", "passing"):
+    if elsewhere and kind not in ("hanging", "clinging", "moving", "passing"):
         move(elsewhere)
     if kind == "leaderless":
         threading.Thread(target=serve, args=(listener,)).start()

@@ -2,6 +2,8 @@
 one waits as long as this process, which is the file system, is there; or SECONDS, and the process does it again and again.
 
 usage: inexec.py FILE PIDFILE [COUNT [SECONDS]]
+
+COUNT 0: others may have the file open, and hang as they close it.
 """
 
 import errno

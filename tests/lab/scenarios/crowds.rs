@@ -48,6 +48,26 @@ pub(super) fn leftover_is_not_stopped_beside_a_foreign_socket_that_has_a_peer_by
     leftover_beside_idle_web(m, "127.0.0.1:8080/udp", "127.0.0.2:8080/udp,connected", "8080/udp");
 }
 
+/// One process of the cgroup is a leftover, and none of the others is stopped with it.
+pub(super) fn leftover_is_not_stopped_beside_another_socket_of_its_own_unit(m: &Machine) {
+    m.given("a leftover on 127.0.0.1:8080, and an ExecStartPre= before the guard's that leaves a socket with a peer at 127.0.0.2:8080");
+    let old = leftover_of_app(m, "127.0.0.1:8080/udp", "8080/udp");
+    m.unit(
+        &format!("{APP}.d/05-helper.conf"),
+        "[Service]\nExecStartPre=/usr/bin/env -u NOTIFY_SOCKET python3 /opt/lab/stand.py 127.0.0.2:8080/udp,connected\n",
+    );
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("it is refused for what this start has left, and the leftover is as it was");
+    assert!(!start.status.success(), "{start:?}");
+    refused(m, APP, &[("ENDPOINT", "8080/udp"), ("RELATION", "own-start")]);
+    finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "spare"), ("HOLDER_PID", &old.to_string())]);
+    assert_unharmed(m, "8080/udp", old);
+    assert_nobody_signalled(m, APP);
+}
+
 fn leftover_beside_idle_web(m: &Machine, own: &str, other: &str, endpoint: &str) {
     m.given(&format!("a leftover on {own}, and web.service on {other}"));
     let old = leftover_of_app(m, own, endpoint);

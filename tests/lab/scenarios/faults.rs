@@ -14,13 +14,13 @@ use crate::machine::Machine;
 
 /// What a fault may cost a start beyond what the policy and the stop itself take. The leftovers of these scenarios end
 /// at once.
-const BOUND: Duration = Duration::from_secs(2);
+pub(super) const BOUND: Duration = Duration::from_secs(2);
 
 /// What a Python takes to be up on a busy machine, where a start can only be measured as a whole.
 const PYTHON: Duration = Duration::from_secs(1);
 
 /// How long portguard took in the last start of app.service, by systemd's own clock. The bus has to be there for it.
-fn guard_took(m: &Machine) -> Duration {
+pub(super) fn guard_took(m: &Machine) -> Duration {
     let text = m.ok("busctl get-property org.freedesktop.systemd1 /org/freedesktop/systemd1/unit/app_2eservice \
          org.freedesktop.systemd1.Service ExecStartPre");
     // … "--unit" "app.service" IGNORE BEGIN BEGIN-MONOTONIC END END-MONOTONIC PID CODE STATUS: org.freedesktop.systemd1(5).
@@ -240,6 +240,10 @@ pub(super) fn denied_netlink_leaves_the_tables_of_proc(m: &Machine) {
     m.then("the leftover is found all the same, and the service is up in time");
     assert_restarts(m, &old, || {});
     finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop")]);
+    assert_names(
+        &m.journal(APP),
+        &["/proc/net was read instead of asking netlink (no sock_diag netlink socket: EAFNOSUPPORT"],
+    );
 
     assert_refuses_another_unit(m, &guard);
 }
@@ -333,9 +337,12 @@ pub(super) fn missing_cgroups_leave_what_processes_say(m: &Machine) {
     m.then("the leftover is found all the same, and the service is up in time");
     assert_restarts(m, &old, || {});
     finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop"), ("HOLDER_PID", &old[0].to_string())]);
+    assert_names(&m.journal(APP), &[NO_CGROUPS]);
 
     assert_refuses_another_unit(m, &guard);
 }
+
+const NO_CGROUPS: &str = "no cgroup v2 hierarchy is to be seen here, and so not where a socket was made";
 
 pub(super) fn hybrid_cgroups_tell_whose_a_process_is(m: &Machine) {
     m.given("a host with systemd's hierarchy of cgroup v1 beside v2");
@@ -347,6 +354,7 @@ pub(super) fn legacy_cgroups_tell_whose_a_process_is(m: &Machine) {
     m.given("a host with cgroup v1 alone");
     m.ok("test -d /sys/fs/cgroup/systemd/system.slice && ! grep -w cgroup2 /proc/self/mountinfo");
     assert_tells_whose_a_process_is(m);
+    assert_names(&m.journal(APP), &[NO_CGROUPS]);
 }
 
 fn assert_tells_whose_a_process_is(m: &Machine) {

@@ -316,3 +316,31 @@ pub(super) fn ledger_of_others_proves_nothing_and_holds_up_nothing(m: &Machine) 
     assert!(start.status.success(), "{start:?}");
     assert!(!workers(m).contains(&victim) && !m.holders("8080/tcp").contains(&victim));
 }
+
+/// The kernel does not tell where its path is so long.
+pub(super) fn file_with_a_path_that_is_too_long_hides_no_holder(m: &Machine) {
+    m.given("alice's process, which has a file with a path of 5000 bytes open, and then the port");
+    m.ok("useradd -m alice");
+    m.write(
+        "/opt/lab/deep.py",
+        "import os, runpy, sys\nfor _ in range(20):\n    os.mkdir('x' * 250)\n    os.chdir('x' * 250)\n\
+         os.set_inheritable(os.open('.', os.O_RDONLY), True)\nrunpy.run_path('/opt/lab/listener.py')\n",
+    );
+    m.unit(
+        "web.service",
+        "[Service]\nType=forking\nUser=alice\nWorkingDirectory=~\nExecStart=/usr/bin/python3 /opt/lab/deep.py 8080\n",
+    );
+    m.ok("systemctl start web.service");
+    let web = m.main_pid("web.service");
+    assert!(!m.sh(&format!("cd /proc/{web}/fd && for fd in *; do readlink $fd || exit 1; done")).status.success());
+    policy_for_app(m, "8080/tcp");
+    app_service(m, "8080/tcp");
+    guard(m, APP);
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("it is refused, and that process and its unit are named");
+    assert!(!start.status.success(), "{start:?}");
+    refused(m, APP, &[("RELATION", "other-unit"), ("HOLDER_UNIT", "web.service"), ("HOLDER_PID", &web.to_string())]);
+}

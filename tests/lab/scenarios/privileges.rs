@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::addresses::standing;
 use super::lookalikes::{by_hand, stopping_lookalikes};
 use super::predecessors::replaces;
 use super::users::{alices_manager, as_alice, user_unit};
@@ -44,7 +45,9 @@ const ROWS: &[Row] = &[
     row("a socket that it made and root's process has", heir, "heir", "refused"),
     row("its namesake in a user's manager", twin, "twin", "refused"),
     row("a login session", session, "session", "refused"),
-    row("a client of root's", client, "client", "refused"),
+    row("a client of root's", |m| client(m, "8080"), "client", "refused"),
+    Row { endpoint: "80/tcp", ..row("the same, at a port below 1024", |m| client(m, "80"), "client", "refused") },
+    Row { endpoint: "80/udp", ..row("the same, by UDP", udp_client, "client", "refused") },
     row("its own socket unit", own_socket, "own-socket-unit", "passed"),
 ];
 
@@ -112,9 +115,15 @@ fn session(m: &Machine) {
     m.ok("setsid su -l alice -c 'python3 /opt/lab/listener.py 8080' </dev/null >/dev/null 2>&1");
 }
 
-fn client(m: &Machine) {
-    app_service(m, "8080/tcp");
-    for (unit, runs) in [("peer.service", "listener.py 9000"), ("web.service", "client.py 9000 8080")] {
+fn udp_client(m: &Machine) {
+    app_service(m, "80/udp");
+    m.unit("web.service", &standing("127.0.0.1:80/udp,connected"));
+    m.ok("systemctl start web.service");
+}
+
+fn client(m: &Machine, port: &str) {
+    app_service(m, &format!("{port}/tcp"));
+    for (unit, runs) in [("peer.service", "listener.py 9000"), ("web.service", &format!("client.py 9000 {port}"))] {
         m.unit(unit, &format!("[Service]\nType=forking\nExecStart=/usr/bin/python3 /opt/lab/{runs}\n"));
         m.ok(&format!("systemctl start {unit}"));
     }

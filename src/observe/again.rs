@@ -1,0 +1,49 @@
+//! Single processes once more, before they are signalled: what is read of them, and what they have open, each in time.
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use super::holders::{Aside, Open};
+use super::proc::{self, Facts, ProcError};
+use crate::interrupt::Interrupt;
+use crate::model::{Inode, Pid};
+
+/// Looks at one after the other. Who is late is not looked at any more, here or in a later look.
+pub struct Again<'a> {
+    proc: &'a Path,
+    interrupt: &'a Interrupt,
+    late: &'a RefCell<Vec<Pid>>,
+    reader: proc::Reader,
+    files: Option<Aside<'a>>,
+}
+
+impl<'a> Again<'a> {
+    /// `proc`: the mount of procfs; `late`: those that were late so far.
+    #[must_use]
+    pub fn new(proc: &'a Path, interrupt: &'a Interrupt, late: &'a RefCell<Vec<Pid>>) -> Self {
+        Self { proc, interrupt, late, reader: proc::Reader::default(), files: None }
+    }
+
+    /// See [`proc::process`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn facts(&mut self, pid: Pid) -> Result<Option<Facts>, ProcError> {
+        if self.late.borrow().contains(&pid) {
+            return Err(ProcError::Late);
+        }
+        let facts = self.reader.process(self.proc, pid);
+        if matches!(facts, Err(ProcError::Late)) {
+            self.late.borrow_mut().push(pid);
+        }
+        facts
+    }
+
+    /// Which of these sockets it has open, in any of its threads.
+    pub fn open(&mut self, pid: Pid, inodes: &[Inode]) -> Open {
+        if self.files.is_none() {
+            self.files = proc::open_dir(self.proc).ok().map(|proc| Aside::new(proc, self.interrupt, self.late));
+        }
+        self.files.as_mut().map_or(Open::HIDDEN, |files| files.open(pid, inodes))
+    }
+}
