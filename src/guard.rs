@@ -359,14 +359,14 @@ impl Guard<'_> {
     }
 
     fn refused(&self, findings: &[Finding], look: &Look) -> Outcome {
-        let hangs = look.late().find(|pid| self.asked.processes.contains(pid));
+        let unseen = look.late().find(|pid| self.asked.processes.contains(pid));
         let mut refused =
             findings.iter().filter(|finding| finding.action == Action::Refuse).map(|finding| &finding.relation);
         if refused.clone().all(|relation| matches!(relation, Relation::Unchecked(_))) {
             Outcome::NotPermitted("could not be checked, which on-blind refuses".to_owned())
         } else if refused.all(|relation| matches!(relation, Relation::Hidden | Relation::Unchecked(_))) {
-            if let Some(pid) = hangs {
-                let why = format!("pid {pid} was signalled, and hangs so that nobody can look at it");
+            if let Some(pid) = unseen {
+                let why = format!("pid {pid} was signalled, and cannot be looked at any more in time");
                 let hindrance = self.place.hindrance_of(pid).map(|hindrance| (pid, hindrance));
                 return Outcome::StillHeld { took: self.began.elapsed(), why, hindrance };
             }
@@ -472,14 +472,13 @@ impl Guard<'_> {
         deadlines.tell_manager(extend, "waiting for a port that is held");
         // Whoever opens and closes sockets of that port all the time must not have us look all the time.
         let took = self.looked.elapsed();
-        let moment = if was_waiting { took.min(act::LOOK_AGAIN) } else { Duration::ZERO };
-        self.settle(&holders, SETTLE.saturating_sub(took).max(moment))?;
-        let is_beside_others = waited_for.iter().any(|finding| is_no_listeners(finding));
-        let is_new = self.listen_for_closings(awaited(waited_for.iter().copied()));
-        if is_new && is_beside_others {
+        let rest = if was_waiting { took.clamp(SETTLE, LOOK_ANEW) } else { SETTLE.saturating_sub(took) };
+        self.settle(if was_waiting { &[] } else { &holders }, rest.min(deadlines.wait_left()))?;
+        if self.listen_for_closings(awaited(waited_for.iter().copied())) {
             // What has gone since the look and before the first word of the kernel, nobody would tell.
             return Ok(Round::Waited);
         }
+        let is_beside_others = waited_for.iter().any(|finding| is_no_listeners(finding));
         let closings = self.closings.as_ref();
         let time_wait = time_wait_of(&waited_for);
         let busy = self.busy_beside(&waited_for);
@@ -501,9 +500,10 @@ impl Guard<'_> {
         }
     }
 
-    /// Hears from now on of the end of these, if not of all of them before; whether that is new.
+    /// Hears of the end of these, and keeps what it has not heard yet; whether it begins to hear just now.
     fn listen_for_closings(&mut self, awaited: Awaited) -> bool {
-        if self.closings.as_ref().is_some_and(|closings| closings.awaited().has_all_of(&awaited)) {
+        if let Some(closings) = &mut self.closings {
+            closings.awaited = awaited;
             return false;
         }
         self.closings = Closings::of(awaited);
@@ -573,13 +573,12 @@ fn time_wait_of(findings: &[&Finding]) -> Option<Duration> {
 /// tells of a `TIME_WAIT`, but may be late by an eighth of it (Linux `kernel/time/timer.c`), and nobody that a peer's RST has
 /// ended it before its time. `beside_others`: a bind does not tell the end of all that is waited for.
 fn untold(is_told: bool, beside_others: bool, time_wait: Option<Duration>, since: Duration) -> Option<Duration> {
-    match time_wait.filter(|_| is_told) {
-        None if beside_others && !is_told && since >= LOOK_ANEW => None,
-        None => Some(act::unlooked(is_told)),
-        // No timer is that late: what was in FIN_WAIT2 is in TIME_WAIT now, for a time of its own.
-        Some(time) if since > time + act::LOOK_AFTER => None,
-        Some(time) => Some(time.saturating_sub(since).clamp(act::LOOK_AGAIN, act::LOOK_AFTER)),
-    }
+    let anew = if is_told || !beside_others { act::LOOK_AFTER } else { LOOK_ANEW };
+    let left = anew.checked_sub(since).filter(|left| !left.is_zero())?;
+    let turn = time_wait
+        .filter(|_| is_told)
+        .map_or(act::unlooked(is_told), |time| time.saturating_sub(since).clamp(act::LOOK_AGAIN, act::LOOK_AFTER));
+    Some(turn.min(left))
 }
 
 /// The kernel's word of the sockets of these findings that are gone, from now on.
@@ -644,20 +643,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_wait_is_looked_for_when_it_is_to_be_over_or_was_ended_by_its_peer_and_looked_at_anew_when_it_is_another()
-    {
+    fn a_time_wait_is_looked_for_when_it_is_to_be_over_and_all_is_looked_at_anew_in_time() {
         let rows = [
             (false, false, None, 0, Some(250)),
             (false, false, Some(60_000), 0, Some(250)),
-            (false, false, None, 90_000, Some(250)),
-            (false, true, None, 999, Some(250)),
+            (false, false, None, 4_900, Some(100)),
+            (false, false, None, 5_000, None),
+            (false, true, None, 900, Some(100)),
             (false, true, None, 1_000, None),
             (false, true, Some(60_000), 1_000, None),
-            (true, true, None, 90_000, Some(5_000)),
+            (true, true, None, 0, Some(5_000)),
+            (true, true, None, 4_000, Some(1_000)),
+            (true, true, None, 5_000, None),
             (true, true, Some(60_000), 0, Some(5_000)),
-            (true, true, Some(60_000), 57_000, Some(3_000)),
-            (true, true, Some(60_000), 64_000, Some(250)),
-            (true, true, Some(60_000), 65_001, None),
+            (true, true, Some(3_000), 0, Some(3_000)),
+            (true, true, Some(3_000), 2_900, Some(250)),
+            (true, true, Some(3_000), 4_900, Some(100)),
         ];
         for (is_told, beside_others, time, since, expected) in rows {
             let found = untold(is_told, beside_others, time.map(Duration::from_millis), Duration::from_millis(since));

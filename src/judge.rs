@@ -261,14 +261,24 @@ fn findings_of<'a>(seen: &'a EndpointScene, scene: &'a Scene, rules: &Rules) -> 
         let addresses: Addresses = waiting.iter().chain(&bound).map(|held| &held.socket).collect();
         // A connection by TCP keeps the port of its listener as well: it explains a busy bind only where no listener does.
         let is_by_itself = |held: &HeldSocket| !addresses.meet(&held.socket) && !goes_with(held, &found, scene);
-        let by_itself: Vec<_> = connected.into_iter().filter(|held| is_by_itself(held)).collect();
-        let tells = |held: &&&HeldSocket| seen.probe == Probe::Busy || held.socket.protocol == Protocol::Udp;
-        found.extend(bound.into_iter().chain(by_itself.iter().filter(tells).copied()).flat_map(found_at));
-        // By TCP only a bind tells whether a connection is in the way.
-        let may_be_in_the_way = |held: &&HeldSocket| held.socket.state != SocketState::TimeWait || !rules.reuse_address;
-        if found.is_empty() && seen.probe != Probe::NotLocal && by_itself.iter().any(may_be_in_the_way) {
-            found.push(Found { endpoint: seen, held: None, holder: None, relation: Relation::Unchecked(seen.probe) });
-        }
+        let is_told = |held: &HeldSocket| match (seen.probe, held.socket.protocol, held.socket.state) {
+            (Probe::Busy, ..) | (_, Protocol::Udp, _) => Some(true),
+            (_, Protocol::Tcp, SocketState::TimeWait) => Some(!rules.reuse_address),
+            // Only a bind tells whether it is in the way.
+            (_, Protocol::Tcp, _) => None,
+        };
+        let at_an_own_address = seen.probe != Probe::NotLocal;
+        let by_itself: Vec<_> = connected.into_iter().filter(|held| at_an_own_address && is_by_itself(held)).collect();
+        let in_the_way = by_itself.iter().filter(|held| is_told(held) == Some(true)).copied();
+        found.extend(bound.into_iter().chain(in_the_way).flat_map(found_at));
+        let relation = Relation::Unchecked(seen.probe);
+        // One of them, whatever their order.
+        let which = |held: &&&HeldSocket| {
+            let Socket { local, peer, inode, uid, cgroup, .. } = &held.socket;
+            (*local, *peer, *inode, *uid, cgroup.map(|id| id.0))
+        };
+        let untold = by_itself.iter().filter(|held| is_told(held).is_none()).min_by_key(which);
+        found.extend(untold.map(|held| Found { endpoint: seen, held: Some(held), holder: None, relation }));
     }
     if found.is_empty() {
         found.extend(unexplained(seen, scene));

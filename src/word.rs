@@ -6,7 +6,7 @@ use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::marker::PhantomData;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
@@ -119,6 +119,16 @@ impl<T: 'static> Conversation<T> {
 /// What was waited in vain for other threads, in microseconds, by all that have asked them in this run.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
+/// So many threads were left to what they hang with.
+static LEFT: AtomicUsize = AtomicUsize::new(0);
+/// No more than so many: each keeps some files open, and counts in the unit's `TasksMax=`.
+const MOST_LEFT: usize = 32;
+
+/// Whether a thread was left to what it hangs with: then there is one like that, and nothing may be asked without a thread.
+pub(crate) fn has_left_any() -> bool {
+    LEFT.load(Ordering::Relaxed) > 0
+}
+
 /// So long is waited in vain, all together.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 /// And so long for those that matter most, which come first, but may be asked again when the others have cost all of that.
@@ -135,7 +145,7 @@ pub(crate) fn patience(all: Duration, spent: Duration) -> Option<Duration> {
 
 /// The same for one that has to be asked in any case: as long as one that does not hang takes, and more.
 pub(crate) fn some_patience(all: Duration) -> Duration {
-    patience(all, Duration::ZERO).unwrap_or(MOMENT * 10)
+    patience(all, Duration::ZERO).unwrap_or(MOMENT * 25)
 }
 
 pub(crate) fn wait_was_in_vain(waited: Duration) {
@@ -154,8 +164,11 @@ pub(crate) struct Worker<Q, A> {
 
 impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
     /// # Errors
-    /// There is no thread to be had.
+    /// There is no thread to be had, or too many hang already.
     pub(crate) fn spawn(answer: fn(&Q) -> A) -> Result<Self, String> {
+        if LEFT.load(Ordering::Relaxed) >= MOST_LEFT {
+            return Err(format!("{MOST_LEFT} threads hang"));
+        }
         let question = Arc::new(Mutex::new(None));
         let asked = Arc::clone(&question);
         let task = Arc::new(OnceLock::new());
@@ -202,7 +215,10 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
             }
             wait = patience.saturating_sub(stood_still).max(MOMENT);
         };
-        let (answer, stood_still) = told?;
+        let Some((answer, stood_still)) = told else {
+            LEFT.fetch_add(1, Ordering::Relaxed);
+            return None;
+        };
         if !stood_still.is_zero() {
             wait_was_in_vain(stood_still);
         }

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::process::pidfd_send_signal;
 
 use crate::interrupt::Interrupt;
-use crate::model::{ActiveState, Inode, Pid, Process, Signal, StopRules, UnitFacts, UnitName};
+use crate::model::{ActiveState, Inode, Invocation, Pid, Process, Signal, StopRules, UnitFacts, UnitName};
 use crate::observe::again::Again;
 use crate::observe::holders::Sight;
 use crate::observe::pin::has_ended;
@@ -384,6 +384,8 @@ fn verify<'a>(target: &'a Target<'a>, again: &mut Again<'_>) -> Result<Now<'a>, 
         "it runs another program now"
     } else if now.terminal != process.terminal {
         "its terminal has changed"
+    } else if now.invocation == Invocation::Unreadable && process.invocation != now.invocation {
+        UNSEEN
     } else if now.invocation != process.invocation {
         "its invocation id has changed"
     } else {

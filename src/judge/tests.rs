@@ -405,10 +405,11 @@ fn a_connection_where_a_bind_is_denied_is_no_free_port() {
         (tcp, SocketState::Connected, true, Some((Relation::Unchecked(Probe::Denied), Action::Pass, Action::Refuse))),
         (tcp, SocketState::Bound, true, Some((Relation::Client, Action::Refuse, Action::Refuse))),
         (tcp, SocketState::TimeWait, true, None),
-        (tcp, SocketState::TimeWait, false, Some((Relation::Unchecked(Probe::Denied), Action::Pass, Action::Refuse))),
+        (tcp, SocketState::TimeWait, false, Some((Relation::TimeWait, Action::Wait, Action::Wait))),
     ];
     for (protocol, state, reuse_address, expected) in rows {
-        let mut client = held(vec![process(Owner::Nobody)]);
+        let holders = if state == SocketState::TimeWait { Vec::new() } else { vec![process(Owner::Nobody)] };
+        let mut client = held(holders);
         client.socket = Socket { protocol, state, ..client.socket };
         let mut scene = scene(guarded(), vec![client]);
         scene.endpoints[0].endpoint.protocol = protocol;
@@ -426,6 +427,36 @@ fn a_connection_where_a_bind_is_denied_is_no_free_port() {
         let relation = if state == SocketState::Bound { Relation::OtherProcess } else { relation };
         assert_eq!((allowed, refused), (Some((relation.clone(), allow)), Some((relation, refuse))), "{row}");
     }
+}
+
+/// Nor is a leftover stopped, where the start may be refused for it then.
+#[test]
+fn a_connection_at_another_address_where_a_bind_is_denied_is_left_to_on_blind_before_a_leftover_is_stopped() {
+    let leftover = HeldSocket {
+        socket: Socket { local: "127.0.0.1:8080".parse().unwrap(), ..held(Vec::new()).socket },
+        ..held(vec![Process { invocation: Invocation::Known(EARLIER), ..process(own()) }])
+    };
+    let mut client = held(vec![Process { pid: Pid(501), ..process(Owner::Nobody) }]);
+    let (local, state) = ("127.0.0.2:8080".parse().unwrap(), SocketState::Connected);
+    client.socket = Socket { local, state, ..client.socket };
+    let mut both = scene(guarded(), vec![leftover, client]);
+    both.endpoints[0].probe = Probe::Denied;
+    let judged = |scene: &Scene, on_blind| judge(scene, &Rules { on_blind, ..rules() });
+    assert!(matches!(judged(&both, BlindRule::Allow), Verdict::Clear(_)));
+    assert!(matches!(judged(&both, BlindRule::Refuse), Verdict::Refuse(_)));
+}
+
+/// An address that this host does not have is nobody's.
+#[test]
+fn a_connection_at_an_address_that_is_gone_is_in_nobodys_way() {
+    let mut connected = held(vec![process(Owner::Nobody)]);
+    let (protocol, state) = (Protocol::Udp, SocketState::Connected);
+    connected.socket = Socket { protocol, state, ..connected.socket };
+    let mut gone = scene(guarded(), vec![connected]);
+    (gone.endpoints[0].endpoint.protocol, gone.endpoints[0].probe) = (protocol, Probe::NotLocal);
+    let verdict = judge(&gone, &rules());
+    let [finding] = verdict.findings() else { panic!("{verdict:?}") };
+    assert_eq!((&finding.relation, finding.action), (&Relation::NotBindable(Probe::NotLocal), Action::Pass));
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub struct Again<'a> {
     proc: &'a Path,
     interrupt: &'a Interrupt,
     late: &'a RefCell<Vec<Pid>>,
-    reader: proc::Reader,
+    reader: proc::Reader<'a>,
     files: Option<Aside<'a>>,
 }
 
@@ -21,7 +21,7 @@ impl<'a> Again<'a> {
     /// `proc`: the mount of procfs; `late`: those that were late so far.
     #[must_use]
     pub fn new(proc: &'a Path, interrupt: &'a Interrupt, late: &'a RefCell<Vec<Pid>>) -> Self {
-        Self { proc, interrupt, late, reader: proc::Reader::default(), files: None }
+        Self { proc, interrupt, late, reader: proc::Reader::new(interrupt), files: None }
     }
 
     /// See [`proc::process`].

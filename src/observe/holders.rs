@@ -369,6 +369,9 @@ impl<'a> Aside<'a> {
             (Arc::clone(&self.proc), Arc::clone(&self.wanted), Arc::<AtomicUsize>::default());
         let question = Question { proc, wanted, pids: pids.to_vec(), threads, progress: Arc::clone(&progress) };
         let Ok(worker) = self.worker.take().map_or_else(|| Worker::spawn(Question::answer), Ok) else {
+            if word::has_left_any() {
+                return Answer::None;
+            }
             // Without a thread nobody could tell that it takes too long.
             return Answer::Open(question.answer());
         };

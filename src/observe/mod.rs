@@ -359,7 +359,7 @@ impl Place {
             blind_spots.push(BlindSpot::Late(holders.late.clone()));
         }
         let mut pins = Pins::default();
-        let mut reader = proc::Reader::default();
+        let mut reader = proc::Reader::new(interrupt);
         let (processes, passing) = self.processes(&holders, &tables, &mut pins, &mut reader, interrupt);
         if reader.unread > 0 {
             blind_spots.push(BlindSpot::Memory { unread: reader.unread });
@@ -468,7 +468,7 @@ impl Place {
         holders: &Holders,
         tables: &[Socket],
         pins: &mut Pins,
-        reader: &mut proc::Reader,
+        reader: &mut proc::Reader<'_>,
         interrupt: &Interrupt,
     ) -> (HashMap<Pid, Process>, Passing) {
         let own = own_pid();
@@ -529,7 +529,7 @@ impl Place {
                 Engine::Docker,
                 Some(docker.map_or_else(|| container::short_id(&id), |docker| docker.name_of(&id, interrupt))),
             ),
-            Trace::PodmanId(id) => (Engine::Podman, Some(self.podman_name(pid, &id))),
+            Trace::PodmanId(id) => (Engine::Podman, Some(self.podman_name(pid, &id, interrupt))),
             Trace::DockerPort { address, certain } => {
                 let mut ports = held.filter_map(|socket| Some((socket.protocol, Port::new(socket.local.port())?)));
                 let name = docker.and_then(|docker| {
@@ -542,11 +542,10 @@ impl Place {
     }
 
     /// What conmon, above the process or the process itself, calls the container; else the id as Podman prints it.
-    fn podman_name(&self, pid: Pid, id: &str) -> String {
-        let above = proc::ancestors(&self.roots.proc, pid).into_iter().take(CONMON_ABOVE);
-        let mut reader = proc::Reader::default();
-        let mut argv =
-            std::iter::once(pid).chain(above).filter_map(|pid| Some(reader.process(&self.roots.proc, pid).ok()??.argv));
+    fn podman_name(&self, pid: Pid, id: &str, interrupt: &Interrupt) -> String {
+        let mut again = self.again(interrupt);
+        let chain = std::iter::successors(again.facts(pid).ok().flatten(), |facts| again.facts(facts.ppid).ok()?);
+        let mut argv = chain.take(1 + CONMON_ABOVE).map(|facts| facts.argv);
         argv.find_map(|argv| container::name_by_conmon(&argv, id)).unwrap_or_else(|| container::short_id(id))
     }
 
@@ -771,7 +770,8 @@ impl<'a> Beside<'a> {
         }
         let Self { reuse_address, interrupt, until, .. } = *self;
         let asked = || {
-            let is_busy = || probe_beside(socket, reuse_address) == Probe::Busy;
+            // Where that is denied it is not known.
+            let is_busy = || matches!(probe_beside(socket, reuse_address), Probe::Busy | Probe::Denied);
             !interrupt.has_come() && Instant::now() < until && is_busy()
         };
         socket.protocol == Protocol::Udp

@@ -165,7 +165,7 @@ impl Facts {
 /// `stat` or `status` can be opened and not read or parsed (`hidepid=`: proc(5)), or not in time. What else cannot be read is a
 /// value.
 pub fn process(proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
-    Reader::default().process(proc, pid)
+    Reader::new(&Interrupt::default()).process(proc, pid)
 }
 
 /// What the kernel reads in the memory of the process itself.
@@ -186,8 +186,8 @@ impl Memory {
 /// The kernel waits for whoever is in the midst of execve(2) (see [`super::holders`]), and for whoever has the memory of one
 /// locked (`mmap_read_lock_killable()` in `access_remote_vm()`, Linux `mm/memory.c`), which can be for ever. A thread that is
 /// late is left to that process, and the next gets another.
-#[derive(Default)]
-pub struct Reader {
+pub struct Reader<'a> {
+    interrupt: &'a Interrupt,
     aside: Option<Worker<Question, Answer>>,
     /// What the threads have needed of a processor for memory so far; where they stood still, see [`Worker::ask`].
     spent: Duration,
@@ -269,7 +269,13 @@ impl Question {
     }
 }
 
-impl Reader {
+impl<'a> Reader<'a> {
+    /// `interrupt`: what ends the reading of one; it is late then.
+    #[must_use]
+    pub fn new(interrupt: &'a Interrupt) -> Self {
+        Self { interrupt, aside: None, spent: Duration::ZERO, unread: 0 }
+    }
+
     /// See [`process`]. The memory of all together takes no longer than is waited in vain: see [`word::patience`].
     ///
     /// # Errors
@@ -285,10 +291,11 @@ impl Reader {
         };
         let patience = patience.unwrap_or_else(|| word::some_patience(word::MORE_PATIENCE));
         let answer = match self.aside.take().map_or_else(|| Worker::spawn(Question::answer), Ok) {
-            Ok(worker) => worker.ask(question, patience, &Interrupt::default()).map(|(worker, answer)| {
+            Ok(worker) => worker.ask(question, patience, self.interrupt).map(|(worker, answer)| {
                 self.aside = Some(worker);
                 answer
             }),
+            Err(_) if word::has_left_any() => return Err(ProcError::Late),
             // Without a thread nobody could tell that it takes too long.
             Err(_) => Some(question.read(|from| question.reads_memory && !may_have_it_locked(from))),
         };
@@ -305,7 +312,7 @@ impl Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for Reader<'_> {
     /// Who exits while another of its threads is there pays for that: see `Conversation::answer` in `word`.
     fn drop(&mut self) {
         if let Some(worker) = self.aside.take() {
@@ -596,13 +603,67 @@ mod tests {
         if !is_alone() {
             return;
         }
-        let (mut reader, proc) = (Reader::default(), Path::new("/proc"));
+        let interrupt = Interrupt::default();
+        let (mut reader, proc) = (Reader::new(&interrupt), Path::new("/proc"));
         let mut own = || reader.process(proc, own_pid()).unwrap().unwrap().invocation;
         assert_ne!(own(), Invocation::Unreadable);
         // More than may be.
         word::wait_was_in_vain(Duration::from_mins(1));
         assert_eq!([own(), own()], [Invocation::Unreadable; 2]);
         assert_eq!(reader.unread, 2);
+    }
+
+    /// Files that nobody writes stand for those of a process that hangs: whoever opens one waits. Alone, as above.
+    #[test]
+    fn a_process_that_hangs_is_late_and_one_whose_memory_alone_does_is_read_without() {
+        if !is_alone() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let process = |pid: i32, hangs: &str| {
+            let dir = folder.path().join(pid.to_string());
+            fs::create_dir(&dir).unwrap();
+            let status = "Name:\tx\nUid:\t7\t7\t7\t7\n";
+            let files: [(&str, Vec<u8>); 5] = [
+                ("stat", stat_line(b"x", STAT_TAIL)),
+                ("status", status.into()),
+                ("cgroup", b"0::/a.service\n".into()),
+                ("cmdline", b"x\0".into()),
+                ("environ", b"INVOCATION_ID=".into()),
+            ];
+            for (name, text) in files {
+                if name == hangs {
+                    nix::unistd::mkfifo(&dir.join(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+                } else {
+                    fs::write(dir.join(name), text).unwrap();
+                }
+            }
+            Pid(pid)
+        };
+        let (began, interrupt) = (std::time::Instant::now(), Interrupt::default());
+        let mut reader = Reader::new(&interrupt);
+        let mut read = |pid| {
+            let facts = reader.process(folder.path(), pid);
+            (facts, reader.unread)
+        };
+        for (pid, hangs) in [(7, "stat"), (8, "status"), (9, "cgroup")] {
+            let (facts, unread) = read(process(pid, hangs));
+            assert!(matches!(facts, Err(ProcError::Late)) && unread == 0, "{hangs}: {facts:?}");
+        }
+        let (facts, unread) = read(process(10, "environ"));
+        let facts = facts.unwrap().unwrap();
+        assert_eq!((facts.uid, facts.invocation, facts.argv, unread), (7, Invocation::Unreadable, Vec::new(), 1));
+        assert_eq!(facts.cgroup, Some(CgroupPath("/a.service".to_owned())));
+        let (facts, unread) = read(process(11, "none"));
+        assert_eq!((facts.unwrap().unwrap().argv, unread), (vec!["x".to_owned()], 1));
+        assert!(word::has_left_any());
+        // There is no end of those that hang, and there is one of the time and of the threads.
+        for pid in 100..150 {
+            let late = read(process(pid, "stat")).0;
+            assert!(matches!(late, Err(ProcError::Late)), "{late:?}");
+        }
+        let threads = fs::read_dir("/proc/self/task").unwrap().count();
+        assert!(threads < 40 && began.elapsed() < Duration::from_secs(10), "{threads}, {:?}", began.elapsed());
     }
 
     #[test]

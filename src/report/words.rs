@@ -199,7 +199,8 @@ fn relation(finding: &Finding, unit: &UnitName) -> String {
         Relation::Unchecked(Probe::Busy) => {
             format!("{}; whether that is for {unit} could not be asked", by_init(finding))
         }
-        Relation::Unchecked(probe) | Relation::NotBindable(probe) => not_bindable(*probe),
+        Relation::Unchecked(probe) => format!("{}{}", not_bindable(*probe), connection_there(finding)),
+        Relation::NotBindable(probe) => not_bindable(*probe),
     };
     format!("{phrase} ({word})")
 }
@@ -223,6 +224,12 @@ fn not_bindable(probe: Probe) -> String {
         Probe::Failed(errno) => format!(" could not be tried: {}", std::io::Error::from_raw_os_error(errno)),
         Probe::Free | Probe::Busy => " could not be tried".to_owned(),
     }
+}
+
+/// Where a connection has the port, of which only a bind tells whether it is in the way.
+fn connection_there(finding: &Finding) -> String {
+    let peer = finding.socket.as_ref().and_then(|socket| socket.peer);
+    peer.map(|peer| format!("; a connection to {peer} has it")).unwrap_or_default()
 }
 
 fn client(finding: &Finding) -> String {

@@ -199,7 +199,8 @@ const MAX_CLOSINGS: usize = 1000;
 #[derive(Debug)]
 pub struct Closings {
     socket: OwnedFd,
-    awaited: Awaited,
+    /// Which they are. What has come and was not taken yet is told by those of then.
+    pub awaited: Awaited,
 }
 
 /// Of which sockets it is to be known when they are gone.
@@ -211,14 +212,6 @@ pub struct Awaited {
     pub connections: HashSet<(SocketAddr, SocketAddr)>,
 }
 
-impl Awaited {
-    /// Whether those of the other are all among these.
-    #[must_use]
-    pub fn has_all_of(&self, other: &Self) -> bool {
-        other.ports.is_subset(&self.ports) && other.connections.is_subset(&self.connections)
-    }
-}
-
 impl Closings {
     /// From now on. `None` where the kernel does not tell (netlink denied, Linux before 4.6).
     #[must_use]
@@ -227,12 +220,6 @@ impl Closings {
         let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag).ok()?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, DESTROY_GROUPS)).ok()?;
         Some(Self { socket, awaited })
-    }
-
-    /// Which they are.
-    #[must_use]
-    pub fn awaited(&self) -> &Awaited {
-        &self.awaited
     }
 
     /// Takes all that has come, and says whether one of them was among it, or may have been.

@@ -358,7 +358,10 @@ pub(super) fn holder_that_hangs_in_execve_when_it_is_stopped_is_given_up(m: &Mac
     m.ok(&format!("kill -KILL {stuck}"));
     m.wait_until("it goes on, as the file system is gone", SOON, || !m.sh(&hangs).status.success());
     let last = finding(m, APP, &[("VERDICT", "still-held"), ("EXIT_STATUS", "75")]);
-    assert_names(message(&last), &["8080/tcp", &format!("pid {old} was signalled, and hangs")]);
+    assert_names(
+        message(&last),
+        &["8080/tcp", &format!("pid {old} was signalled, and cannot be looked at any more in time")],
+    );
     let at =
         |entry: &Entry| field(entry, "_SOURCE_REALTIME_TIMESTAMP").parse().map(Duration::from_micros).expect("a time");
     let took = at(&last).checked_sub(at(&signals(m)[0])).expect("the verdict comes last");
@@ -375,6 +378,8 @@ pub(super) fn holder_that_hangs_in_execve_when_it_is_stopped_is_given_up(m: &Mac
     m.then("it is stopped, and the service is up");
     assert!(start.status.success(), "{start:?}");
     assert_up_without(m, "8080/tcp", &[old]);
+    assert_eq!(signals(m).len(), 3, "again SIGTERM, and SIGKILL");
+    finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop"), ("HOLDER_PID", &old.to_string())]);
 }
 
 pub(super) fn holder_that_moves_to_another_cgroup_is_looked_at_again_before_it_is_killed(m: &Machine) {

@@ -49,12 +49,15 @@ const ROWS: &[Row] = &[
     Row { endpoint: "80/tcp", ..row("the same, at a port below 1024", |m| client(m, "80"), "client", "refused") },
     Row { endpoint: "80/udp", ..row("the same, by UDP", udp_client, "client", "refused") },
     row("its own socket unit", own_socket, "own-socket-unit", "passed"),
+    row("another socket unit", other_socket, "other-socket-unit", "refused"),
+    row("a container of root's", container, "container", "refused"),
 ];
 
 fn leftover_of(m: &Machine, user: &str) {
     app_service(m, "8080/tcp");
     m.unit(&format!("{APP}.d/user.conf"), &format!("[Service]\nUser={user}\n"));
-    m.ok(&format!("systemctl start {APP} && systemctl stop {APP}"));
+    // It is told by its age, in hundredths of a second.
+    m.ok(&format!("systemctl start {APP} && sleep 0.1 && systemctl stop {APP}"));
 }
 
 fn escaped(m: &Machine) {
@@ -135,6 +138,21 @@ fn own_socket(m: &Machine) {
     m.ok("systemctl start app.socket");
 }
 
+fn other_socket(m: &Machine) {
+    app_service(m, "8080/tcp");
+    m.unit("other.socket", "[Socket]\nListenStream=8080\n");
+    m.unit("other.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    m.ok("systemctl start other.socket");
+}
+
+fn container(m: &Machine) {
+    app_service(m, "8080/tcp");
+    m.ok(&format!(
+        "systemd-run --scope --unit=cri-containerd-{}.scope python3 /opt/lab/listener.py 8080",
+        ID.repeat(2)
+    ));
+}
+
 /// What comes of a start whose guard has no more than these capabilities.
 fn outcome(m: &Machine, row: &Row, command: &str) -> (String, String) {
     m.ok(&format!("rm -rf /etc/systemd/system/{APP}.d && systemctl daemon-reload"));
@@ -152,12 +170,12 @@ fn outcome(m: &Machine, row: &Row, command: &str) -> (String, String) {
     };
     let outcome = (first("PORTGUARD_RELATION"), first("PORTGUARD_VERDICT"));
     // Of a connection the end that closes first waits; it is not to be the client's.
-    m.sh(&format!("systemctl stop peer.service; systemctl stop app.socket web.service; systemctl kill -s KILL --kill-who=all {APP} web.service"));
+    m.sh(&format!("for unit in peer.service app.socket other.socket web.service; do systemctl stop $unit; done; systemctl kill -s KILL --kill-who=all {APP} web.service"));
     for pid in m.holders(row.endpoint) {
         m.sh(&format!("kill -KILL {pid}"));
     }
     m.sh(&format!(
-        "systemctl stop {APP}; systemctl reset-failed; rm -rf /run/portguard /etc/systemd/system/app.socket"
+        "systemctl stop {APP}; systemctl reset-failed; rm -rf /run/portguard /etc/systemd/system/app.socket /etc/systemd/system/other.socket"
     ));
     m.wait_until("all are gone", SOON, || m.holders(row.endpoint).is_empty() && m.show(APP, "SubState") == "dead");
     outcome

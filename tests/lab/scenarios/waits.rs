@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::addresses::{leftover_of_app, somebody_stands_on, web_stands_on};
-use super::{APP, SOON, app_service, assert_names, field, finding, guard, message, policy, policy_for_app};
+use super::faults::{BOUND, guard_took};
+use super::{
+    APP, SOON, app_service, assert_names, assert_unharmed, field, finding, guard, message, policy, policy_for_app,
+};
 use crate::machine::{Entry, Machine};
 
 /// How often a wait looks by itself (`LOOK_AGAIN`, src/guard.rs), in microseconds.
@@ -210,4 +213,27 @@ pub(super) fn two_guards_of_one_port_stop_the_leftover_of_its_own_unit_alone(m: 
             finding(m, unit, &holder);
         }
     }
+}
+
+/// Each look finds another connection than the last.
+pub(super) fn wait_for_one_connection_after_another_ends_in_its_time(m: &Machine) {
+    m.given(
+        "web.service, which has one connection after the other from 127.0.0.1:8080, and a policy that waits for it",
+    );
+    m.unit("web.service", "[Service]\nExecStart=/usr/bin/python3 /opt/lab/changing.py 127.0.0.1 8080\n");
+    m.ok("systemctl start web.service");
+    m.wait_until("it is connected", SOON, || m.sh("ss -Htan 'src 127.0.0.1:8080' | grep -q ESTAB").status.success());
+    app_service(m, "8080/tcp");
+    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\non-foreign = \"wait\"\nwait = \"3s\"\n"));
+    guard(m, APP);
+
+    m.when("the guarded service is started");
+    m.start(APP);
+
+    m.then("it is waited for as long as the policy says, in vain");
+    finding(m, APP, &[("RELATION", "client"), ("ACTION", "wait"), ("HOLDER_UNIT", "web.service")]);
+    finding(m, APP, &[("VERDICT", "still-held"), ("EXIT_STATUS", "75")]);
+    let took = guard_took(m);
+    let allowed = Duration::from_secs(3);
+    assert!(took >= allowed && took < allowed + BOUND, "portguard took {took:?}");
 }
