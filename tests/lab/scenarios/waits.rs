@@ -4,9 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::addresses::{leftover_of_app, somebody_stands_on, web_stands_on};
 use super::faults::{BOUND, guard_took};
-use super::{
-    APP, SOON, app_service, assert_names, assert_unharmed, field, finding, guard, message, policy, policy_for_app,
-};
+use super::{APP, SOON, app_service, assert_names, field, finding, guard, message, policy, policy_for_app};
 use crate::machine::{Entry, Machine};
 
 /// How often a wait looks by itself (`LOOK_AGAIN`, src/guard.rs), in microseconds.
