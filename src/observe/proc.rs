@@ -276,7 +276,7 @@ impl<'a> Reader<'a> {
         Self { interrupt, aside: None, spent: Duration::ZERO, unread: 0 }
     }
 
-    /// See [`process`]. The memory of all together takes no longer than is waited in vain: see [`word::patience`].
+    /// See [`process`]. The memory of all together takes no longer than is waited in vain: see `word::patience`.
     ///
     /// # Errors
     /// As that.
