@@ -296,7 +296,8 @@ impl Guard<'_> {
         self.going.extend(verdict.findings().iter().filter_map(|finding| unit_of(finding, ActiveState::Stopping)));
         let Verdict::Refuse(findings) = verdict else { return Ok(false) };
         let refused: Vec<&Finding> = findings.iter().filter(|finding| finding.action == Action::Refuse).collect();
-        let all_could_be_seen = look.hides_only_who_was_late();
+        let is_asked = |pid| self.asked.processes.contains(&pid);
+        let all_could_be_seen = look.hides_only_who_was_late() && !look.late().any(is_asked);
         let may_be_gone = |finding: &&Finding| {
             finding.relation == Relation::KernelHeld
                 || (finding.relation == Relation::Hidden && (!self.stopped.is_nothing() || all_could_be_seen))

@@ -20,6 +20,9 @@ use crate::start::Start;
 
 const PORT: u16 = 8080;
 
+/// A start is not held up for so long by what was before it.
+const BOUND: Duration = Duration::from_secs(2);
+
 /// Longer than any run takes here, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -124,8 +127,10 @@ impl<'a> Host<'a> {
     /// How a start ends.
     fn guarded(&self) -> ExitStatus {
         self.next_run();
-        let mut command = self.command();
-        command.args(self.guard()).status().unwrap()
+        let (mut command, began) = (self.command(), Instant::now());
+        let status = command.args(self.guard()).status().unwrap();
+        assert!(began.elapsed() < BOUND, "it took {:?}", began.elapsed());
+        status
     }
 
     fn guard(&self) -> [OsString; 3] {
@@ -136,7 +141,7 @@ impl<'a> Host<'a> {
     fn strace(&self, options: &[&str], written: &Path) -> ExitStatus {
         self.next_run();
         let mut command = self.command();
-        // Its threads only ask the manager.
+        // Its threads only ask the manager, and look at processes.
         command.arg("strace").args(options).arg("-o").arg(written).args(self.guard()).status().unwrap()
     }
 

@@ -77,6 +77,11 @@ pub enum Step<'a> {
         /// In what.
         why: &'static str,
     },
+    /// So many more are no longer what was judged.
+    ChangedMore {
+        /// So many.
+        count: usize,
+    },
     /// The manager is about to be asked to stop a unit.
     StopUnit {
         /// Which.
@@ -264,16 +269,17 @@ pub fn stop<'a>(
     signalled: &mut Vec<Pid>,
     tell: &mut dyn FnMut(&Step<'_>),
 ) -> Result<Count, ActError> {
-    let mut verified = Vec::new();
+    let (mut verified, mut changed) = (Vec::new(), Changed::default());
     for target in targets {
         match verify(target, again)? {
             Now::Same(target) => verified.push(target),
             Now::Gone => {}
             // Then nothing can be looked at.
             Now::Changed(_) if eyes.interrupt.has_come() => break,
-            Now::Changed(why) => tell(&Step::Changed { process: target.process, why }),
+            Now::Changed(why) => changed.tell(target.process, why, tell),
         }
     }
+    changed.tell_of_more(tell);
     if eyes.interrupt.has_come() {
         return Ok(Count { ended: 0, alive: targets.len() });
     }
@@ -394,7 +400,6 @@ fn verify<'a>(target: &'a Target<'a>, again: &mut Again<'_>) -> Result<Now<'a>, 
             (true, Sight::Hidden, _) => UNSEEN,
             (true, Sight::Whole | Sight::Gone, _) => "it has let go of the socket",
             (false, _, Some(why)) => why,
-            (false, ..) if has_ended(pidfd) => return Ok(Now::Gone),
             (false, ..) => return Ok(Now::Same(Verified { pidfd, target })),
         }
     };
@@ -425,6 +430,25 @@ impl Verified<'_> {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(Errno::PERM) => Err(ActError::NotPermitted(self.target.process.pid)),
             Err(errno) => Err(ActError::NoPidfd(errno)),
+        }
+    }
+}
+
+/// Those that are no longer what was judged, of which the first [`NAMED`] are spoken of each.
+#[derive(Default)]
+struct Changed(usize);
+
+impl Changed {
+    fn tell(&mut self, process: &Process, why: &'static str, tell: &mut dyn FnMut(&Step<'_>)) {
+        self.0 += 1;
+        if self.0 <= NAMED {
+            tell(&Step::Changed { process, why });
+        }
+    }
+
+    fn tell_of_more(&self, tell: &mut dyn FnMut(&Step<'_>)) {
+        if let Some(count @ 1..) = self.0.checked_sub(NAMED) {
+            tell(&Step::ChangedMore { count });
         }
     }
 }
@@ -496,16 +520,17 @@ impl<'a> Watch<'a, '_, '_> {
     fn drop_those_that_changed(&mut self) -> Result<usize, ActError> {
         self.drop_those_that_let_go()?;
         let before = self.verified.len();
-        let mut kept = Vec::with_capacity(before);
+        let (mut kept, mut changed) = (Vec::with_capacity(before), Changed::default());
         for target in self.verified.drain(..) {
             match verify(target.target, self.again)? {
                 Now::Same(same) => kept.push(same),
                 // It is waited for below, and found to have ended.
                 Now::Gone => kept.push(target),
                 Now::Changed(_) if self.eyes.interrupt.has_come() => kept.push(target),
-                Now::Changed(why) => (self.tell)(&Step::Changed { process: target.target.process, why }),
+                Now::Changed(why) => changed.tell(target.target.process, why, self.tell),
             }
         }
+        changed.tell_of_more(self.tell);
         self.verified = kept;
         Ok(before - self.verified.len())
     }

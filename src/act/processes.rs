@@ -87,6 +87,7 @@ impl Judged {
                 Step::EndedMore { count, .. } => format!(" and {count} more"),
                 Step::LetGo { .. } => "l".to_owned(),
                 Step::Changed { why, .. } => format!(" {why}"),
+                Step::ChangedMore { count } => format!(" and {count} more changed"),
                 Step::StopUnit { .. } | Step::UnitStopped { .. } => panic!("{step:?}"),
             };
             said.push_str(&word);
@@ -223,6 +224,58 @@ fn whoever_may_not_be_signalled_is_not_said_to_be() {
         let is_right = matches!(stopped, Err(ActError::NotPermitted(pid)) if pid == judged.processes[0].pid);
         assert!(is_right && said == 0, "{stopped:?}, {said}");
     });
+}
+
+/// Its other files are its own; its environment is one that nobody writes, so that whoever opens it waits. Alone, as what is lost
+/// is lost for the whole process.
+#[test]
+fn whoever_has_a_memory_that_cannot_be_read_any_more_is_not_signalled_unless_it_was_judged_so() {
+    if !is_alone() {
+        return;
+    }
+    let mut judged = Judged::one(Role::Listen);
+    let folder = tempfile::tempdir().unwrap();
+    let (pid, dir) = (judged.processes[0].pid, folder.path().join(judged.processes[0].pid.to_string()));
+    std::fs::create_dir(&dir).unwrap();
+    for name in ["stat", "status", "cgroup", "cmdline", "exe", "cwd", "root", "fd", "task"] {
+        std::os::unix::fs::symlink(format!("{PROC}/{pid}/{name}"), dir.join(name)).unwrap();
+    }
+    nix::unistd::mkfifo(&dir.join("environ"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let (interrupt, late) = (Interrupt::default(), RefCell::default());
+    let why = |judged: &Judged| {
+        let mut again = Again::new(folder.path(), &interrupt, &late);
+        match verify(&judged.targets()[0], &mut again).unwrap() {
+            Now::Same(_) => None,
+            Now::Changed(why) => Some(why),
+            Now::Gone => Some("gone"),
+        }
+    };
+    assert_eq!(why(&judged), Some(UNSEEN));
+    judged.processes[0].invocation = crate::model::Invocation::Unreadable;
+    assert_eq!(why(&judged), None);
+}
+
+/// What others have cost counts for no one that is to be signalled.
+#[test]
+fn a_process_is_read_again_whatever_has_been_lost_before() {
+    if !is_alone() {
+        return;
+    }
+    let judged = Judged::one(Role::Listen);
+    crate::word::wait_was_in_vain(SECOND * 60);
+    let ladder = Ladder { patience: SECOND * 10, ..GENTLE };
+    assert_eq!(judged.stop(&ladder, |_| ()), (Count { ended: 1, alive: 0 }, "Te".to_owned()));
+}
+
+#[test]
+fn twenty_that_have_changed_are_named_each() {
+    let mut crowd = Judged::new((0..NAMED + 2).map(|_| Child::spawn(Role::Listen, &[])).collect());
+    for process in &mut crowd.processes {
+        process.uid += 1;
+    }
+    let (count, said) = crowd.stop(&GENTLE, |_| ());
+    let each = " its user has changed".repeat(NAMED);
+    assert_eq!((count, said), (Count { ended: 0, alive: 0 }, format!("{each} and 2 more changed")));
 }
 
 #[test]

@@ -21,7 +21,7 @@ impl<'a> Again<'a> {
     /// `proc`: the mount of procfs; `late`: those that were late so far.
     #[must_use]
     pub fn new(proc: &'a Path, interrupt: &'a Interrupt, late: &'a RefCell<Vec<Pid>>) -> Self {
-        Self { proc, interrupt, late, reader: proc::Reader::new(interrupt), files: None }
+        Self { proc, interrupt, late, reader: proc::Reader::of_each(interrupt), files: None }
     }
 
     /// See [`proc::process`].

@@ -188,6 +188,8 @@ impl Memory {
 /// late is left to that process, and the next gets another.
 pub struct Reader<'a> {
     interrupt: &'a Interrupt,
+    /// Whether the memory of each is read, whatever that of the others has cost.
+    of_each: bool,
     aside: Option<Worker<Question, Answer>>,
     /// What the threads have needed of a processor for memory so far; where they stood still, see [`Worker::ask`].
     spent: Duration,
@@ -273,7 +275,15 @@ impl<'a> Reader<'a> {
     /// `interrupt`: what ends the reading of one; it is late then.
     #[must_use]
     pub fn new(interrupt: &'a Interrupt) -> Self {
-        Self { interrupt, aside: None, spent: Duration::ZERO, unread: 0 }
+        Self { interrupt, of_each: false, aside: None, spent: Duration::ZERO, unread: 0 }
+    }
+
+    /// The same for those that are to be signalled: none is left out for what others have cost.
+    #[must_use]
+    pub fn of_each(interrupt: &'a Interrupt) -> Self {
+        let mut reader = Self::new(interrupt);
+        reader.of_each = true;
+        reader
     }
 
     /// See [`process`]. The memory of all together takes no longer than is waited in vain: see `word::patience`.
@@ -281,7 +291,11 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// As that.
     pub fn process(&mut self, proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
-        let patience = word::patience(word::MORE_PATIENCE, self.spent);
+        let patience = if self.of_each {
+            Some(word::some_patience(word::MORE_PATIENCE))
+        } else {
+            word::patience(word::MORE_PATIENCE, self.spent)
+        };
         let without_memory = Arc::<OnceLock<Facts>>::default();
         let question = Question {
             proc: proc.to_owned(),

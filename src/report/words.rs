@@ -305,9 +305,10 @@ pub(super) fn step(step: &Step<'_>, unit: &UnitName, hindrance: &dyn Fn(&Process
             Entry::new(Level::Warn, format!("sending {signal} to {} more processes: {more}", processes.len()))
                 .with("PORTGUARD_SIGNAL", &signal)
         }
-        Step::EndedMore { count, after } => {
-            Entry::new(Level::Info, format!("{count} more let go of the port within {}", timespan::show(*after)))
-        }
+        Step::EndedMore { count, after } => Entry::new(
+            Level::Info,
+            format!("{count} more ended or let go of the port within {}", timespan::show(*after)),
+        ),
         Step::Ended { process, after } => {
             of_process(Level::Info, process, format!("{{who}} ended after {}", timespan::show(*after)))
         }
@@ -318,6 +319,9 @@ pub(super) fn step(step: &Step<'_>, unit: &UnitName, hindrance: &dyn Fn(&Process
         ),
         Step::Changed { process, why } => {
             of_process(Level::Warn, process, format!("{{who}} is not signalled: {why}; looking again"))
+        }
+        Step::ChangedMore { count } => {
+            Entry::new(Level::Warn, format!("{count} more are not signalled for reasons like these; looking again"))
         }
         Step::StopUnit { unit: other } => {
             of_unit(Level::Warn, other, format!("asking systemd to stop {other}, which {unit} replaces"))

@@ -71,6 +71,20 @@ fn nothing_is_asked_for_once_we_are_to_end() {
     }
 }
 
+/// Then `systemctl` is asked.
+#[test]
+fn a_bus_that_is_gone_since_or_says_nothing_is_not_asked_for_a_stop() {
+    let (gone, silent) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let _bus = UnixListener::bind(silent.path().join("bus")).unwrap();
+    for (run, least) in [(gone, Duration::ZERO), (silent, PATIENCE)] {
+        let (unit, begin) = ("old.service".parse().unwrap(), Instant::now());
+        let deadline = begin + Duration::from_secs(30);
+        let told = stop_over_bus(&unit, Scope::User, run.path(), deadline, &Interrupt::default());
+        let took = begin.elapsed();
+        assert!(told.is_none() && took >= least && took < least + Duration::from_secs(10), "{told:?} after {took:?}");
+    }
+}
+
 #[test]
 fn what_is_lost_after_it_was_asked_for_is_no_refusal() {
     use zbus::fdo::Error;

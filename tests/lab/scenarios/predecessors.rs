@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::faults::{self, guard_took};
 use super::users::{alices_manager, as_alice, user_unit};
 use super::{
     APP, SOON, app_service, assert_names, assert_nobody_signalled, assert_unharmed, assert_up_without, field, finding,
@@ -278,6 +279,9 @@ pub(super) fn predecessor_is_stopped_without_a_bus(m: &Machine) {
     m.then("it is up in time, instead of old.service");
     assert!(start.status.success(), "{start:?}");
     assert!(took < BOUND, "it took {took:?}");
+    // A second is the bus's.
+    let took = guard_took(m);
+    assert!(took < Duration::from_secs(1) + faults::BOUND, "portguard took {took:?}");
     assert_up_without(m, "8080/tcp", &[old]);
     assert_eq!(m.show("old.service", "ActiveState"), "inactive");
     finding(m, APP, &[("RELATION", "predecessor"), ("ACTION", "stop-unit")]);
