@@ -77,6 +77,7 @@ pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Rep
         unclear: BTreeSet::new(),
         findings: Vec::new(),
         closings: None,
+        had_its_time: false,
         told: BTreeSet::new(),
     };
     let mut outcome = guard.run();
@@ -122,6 +123,8 @@ struct Guard<'a> {
     findings: Vec<Finding>,
     /// What the kernel tells of the ends of what is waited for.
     closings: Option<Closings>,
+    /// Whether a wait was over, after which all was looked at once more.
+    had_its_time: bool,
     /// What was asked instead of what is asked first, as it was said.
     told: BTreeSet<String>,
 }
@@ -184,6 +187,7 @@ impl Guard<'_> {
                 Ok(Round::Done(outcome)) => break outcome,
                 Ok(Round::Waited) => {}
                 Ok(Round::Stopped) => {
+                    self.had_its_time = false;
                     self.stops += 1;
                     deadlines.stopped();
                 }
@@ -474,7 +478,7 @@ impl Guard<'_> {
         // Whoever opens and closes sockets of that port all the time must not have us look all the time.
         let took = self.looked.elapsed();
         let rest = if was_waiting { took.clamp(SETTLE, LOOK_ANEW) } else { SETTLE.saturating_sub(took) };
-        self.settle(if was_waiting { &[] } else { &holders }, rest.min(deadlines.wait_left()))?;
+        self.settle(if was_waiting { &[] } else { &holders }, rest.min(deadlines.wait_left().max(SETTLE)))?;
         if self.listen_for_closings(awaited(waited_for.iter().copied())) {
             // What has gone since the look and before the first word of the kernel, nobody would tell.
             return Ok(Round::Waited);
@@ -484,10 +488,14 @@ impl Guard<'_> {
         let time_wait = time_wait_of(&waited_for);
         let busy = self.busy_beside(&waited_for);
         loop {
-            if self.is_any_free(&waited_for) || !busy.iter().all(|socket| self.is_busy_beside(socket)) {
+            let left = deadlines.wait_left();
+            // Once more when the time is over: it may have gone just now.
+            let is_last = left.is_zero() && std::mem::replace(&mut self.had_its_time, true);
+            let has_changed =
+                || self.is_any_free(&waited_for) || !busy.iter().all(|socket| self.is_busy_beside(socket));
+            if !is_last && has_changed() {
                 return Ok(Round::Waited);
             }
-            let left = deadlines.wait_left();
             if left.is_zero() {
                 return Ok(Round::Done(self.still_held("the wait is over")));
             }

@@ -6,7 +6,7 @@ use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::marker::PhantomData;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
@@ -119,12 +119,12 @@ impl<T: 'static> Conversation<T> {
 /// What was waited in vain for other threads, in microseconds, by all that have asked them in this run.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// So many threads were left to what they hang with.
+/// So many threads were left to what they hang with, and hang.
 static LEFT: AtomicUsize = AtomicUsize::new(0);
 /// No more than so many: each keeps some files open, and counts in the unit's `TasksMax=`.
 const MOST_LEFT: usize = 32;
 
-/// Whether a thread was left to what it hangs with: then there is one like that, and nothing may be asked without a thread.
+/// Whether a thread hangs: then there is a process like that, and nothing may be asked without a thread.
 pub(crate) fn has_left_any() -> bool {
     LEFT.load(Ordering::Relaxed) > 0
 }
@@ -157,6 +157,8 @@ pub(crate) struct Worker<Q, A> {
     question: Arc<Mutex<Option<Q>>>,
     /// Of the thread, once it runs.
     task: Arc<OnceLock<Task>>,
+    /// Whether the thread was left to what it hangs with.
+    is_left: Arc<AtomicBool>,
     wake: PipeWriter,
     /// And for how long it has stood still over it.
     conversation: Conversation<(A, Duration)>,
@@ -173,6 +175,8 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
         let asked = Arc::clone(&question);
         let task = Arc::new(OnceLock::new());
         let own = Arc::clone(&task);
+        let is_left = Arc::new(AtomicBool::new(false));
+        let was_left = Arc::clone(&is_left);
         let (mut woken, wake) = io::pipe().map_err(|error| error.to_string())?;
         let conversation = spawn(move |teller| {
             let own = own.get_or_init(Task::own);
@@ -186,8 +190,12 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
                 let busy = own.busy_by_its_own_clock().saturating_sub(busy);
                 teller.tell((answer, waited_of(began.elapsed().saturating_sub(busy), waits)));
             }
+            // It has answered after all.
+            if was_left.load(Ordering::Relaxed) {
+                LEFT.fetch_sub(1, Ordering::Relaxed);
+            }
         })?;
-        Ok(Self { question, task, wake, conversation })
+        Ok(Self { question, task, is_left, wake, conversation })
     }
 
     /// `None` where it stands still over the question for longer than `patience`: the thread hangs with it, and is left to
@@ -216,7 +224,9 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
             wait = patience.saturating_sub(stood_still).max(MOMENT);
         };
         let Some((answer, stood_still)) = told else {
+            // Before the end of the pipe tells the thread to end.
             LEFT.fetch_add(1, Ordering::Relaxed);
+            self.is_left.store(true, Ordering::Relaxed);
             return None;
         };
         if !stood_still.is_zero() {
@@ -399,6 +409,14 @@ mod tests {
         let began = Instant::now();
         assert!(worker.ask(20_000, Duration::from_millis(50), &deaf).is_none());
         assert!(began.elapsed() < Duration::from_secs(10));
+        let worker = Worker::spawn(|number: &u64| thread::sleep(Duration::from_millis(*number)));
+        assert!(worker.unwrap().ask(500, Duration::from_millis(50), &deaf).is_none());
+        assert_eq!(LEFT.load(Ordering::Relaxed), 2);
+        // That one has answered after all.
+        while LEFT.load(Ordering::Relaxed) > 1 {
+            assert!(began.elapsed() < Duration::from_secs(10));
+            thread::yield_now();
+        }
     }
 
     #[test]

@@ -363,7 +363,7 @@ pub fn still_holds(
     inodes: &[Inode],
     again: &mut Again<'_>,
 ) -> bool {
-    let Ok(Some(now)) = again.facts(process.pid) else { return false };
+    let Ok(Some(now)) = again.facts(process.pid, false) else { return false };
     let holds = !again.open(process.pid, inodes).inodes.is_empty();
     holds && now.cgroup == process.cgroup && pidfd.is_ok_and(|pidfd| !has_ended(pidfd))
 }
@@ -372,7 +372,9 @@ pub fn still_holds(
 fn verify<'a>(target: &'a Target<'a>, again: &mut Again<'_>) -> Result<Now<'a>, ActError> {
     let process = target.process;
     let pidfd = target.pidfd.map_err(ActError::NoPidfd)?;
-    let facts = again.facts(process.pid);
+    // It may be locked, and was not part of what makes it one.
+    let is_known = target.by_argv || process.invocation != Invocation::Unreadable;
+    let facts = again.facts(process.pid, is_known);
     // What was read is of another process, which has its number now.
     if has_ended(pidfd) {
         return Ok(Now::Gone);

@@ -21,18 +21,18 @@ impl<'a> Again<'a> {
     /// `proc`: the mount of procfs; `late`: those that were late so far.
     #[must_use]
     pub fn new(proc: &'a Path, interrupt: &'a Interrupt, late: &'a RefCell<Vec<Pid>>) -> Self {
-        Self { proc, interrupt, late, reader: proc::Reader::of_each(interrupt), files: None }
+        Self { proc, interrupt, late, reader: proc::Reader::new(interrupt), files: None }
     }
 
-    /// See [`proc::process`].
+    /// See [`proc::process`]. `memory`: whether what is in its memory is wanted as well; without, it is unreadable.
     ///
     /// # Errors
     /// As that.
-    pub fn facts(&mut self, pid: Pid) -> Result<Option<Facts>, ProcError> {
+    pub fn facts(&mut self, pid: Pid, memory: bool) -> Result<Option<Facts>, ProcError> {
         if self.late.borrow().contains(&pid) {
             return Err(ProcError::Late);
         }
-        let facts = self.reader.process(self.proc, pid);
+        let facts = self.reader.once_more(self.proc, pid, memory);
         if matches!(facts, Err(ProcError::Late)) {
             self.late.borrow_mut().push(pid);
         }

@@ -543,8 +543,9 @@ impl Place {
 
     /// What conmon, above the process or the process itself, calls the container; else the id as Podman prints it.
     fn podman_name(&self, pid: Pid, id: &str, interrupt: &Interrupt) -> String {
-        let mut again = self.again(interrupt);
-        let chain = std::iter::successors(again.facts(pid).ok().flatten(), |facts| again.facts(facts.ppid).ok()?);
+        let (mut reader, proc) = (proc::Reader::new(interrupt), &self.roots.proc);
+        let mut of = |pid| reader.process(proc, pid).ok().flatten();
+        let chain = std::iter::successors(of(pid), |facts| of(facts.ppid));
         let mut argv = chain.take(1 + CONMON_ABOVE).map(|facts| facts.argv);
         argv.find_map(|argv| container::name_by_conmon(&argv, id)).unwrap_or_else(|| container::short_id(id))
     }

@@ -188,8 +188,6 @@ impl Memory {
 /// late is left to that process, and the next gets another.
 pub struct Reader<'a> {
     interrupt: &'a Interrupt,
-    /// Whether the memory of each is read, whatever that of the others has cost.
-    of_each: bool,
     aside: Option<Worker<Question, Answer>>,
     /// What the threads have needed of a processor for memory so far; where they stood still, see [`Worker::ask`].
     spent: Duration,
@@ -275,15 +273,7 @@ impl<'a> Reader<'a> {
     /// `interrupt`: what ends the reading of one; it is late then.
     #[must_use]
     pub fn new(interrupt: &'a Interrupt) -> Self {
-        Self { interrupt, of_each: false, aside: None, spent: Duration::ZERO, unread: 0 }
-    }
-
-    /// The same for those that are to be signalled: none is left out for what others have cost.
-    #[must_use]
-    pub fn of_each(interrupt: &'a Interrupt) -> Self {
-        let mut reader = Self::new(interrupt);
-        reader.of_each = true;
-        reader
+        Self { interrupt, aside: None, spent: Duration::ZERO, unread: 0 }
     }
 
     /// See [`process`]. The memory of all together takes no longer than is waited in vain: see `word::patience`.
@@ -291,18 +281,26 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// As that.
     pub fn process(&mut self, proc: &Path, pid: Pid) -> Result<Option<Facts>, ProcError> {
-        let patience = if self.of_each {
-            Some(word::some_patience(word::MORE_PATIENCE))
-        } else {
-            word::patience(word::MORE_PATIENCE, self.spent)
-        };
+        let patience = word::patience(word::MORE_PATIENCE, self.spent);
+        self.ask(proc, pid, patience.is_some(), patience)
+    }
+
+    /// The same of one that is to be signalled: it is not left out for what others have cost.
+    pub(super) fn once_more(&mut self, proc: &Path, pid: Pid, memory: bool) -> Result<Option<Facts>, ProcError> {
+        self.ask(proc, pid, memory, None)
+    }
+
+    /// `patience`: as long as is left of all that is waited in vain, or where that is nothing, a moment.
+    fn ask(
+        &mut self,
+        proc: &Path,
+        pid: Pid,
+        reads_memory: bool,
+        patience: Option<Duration>,
+    ) -> Result<Option<Facts>, ProcError> {
         let without_memory = Arc::<OnceLock<Facts>>::default();
-        let question = Question {
-            proc: proc.to_owned(),
-            pid,
-            reads_memory: patience.is_some(),
-            without_memory: Arc::clone(&without_memory),
-        };
+        let question =
+            Question { proc: proc.to_owned(), pid, reads_memory, without_memory: Arc::clone(&without_memory) };
         let patience = patience.unwrap_or_else(|| word::some_patience(word::MORE_PATIENCE));
         let answer = match self.aside.take().map_or_else(|| Worker::spawn(Question::answer), Ok) {
             Ok(worker) => worker.ask(question, patience, self.interrupt).map(|(worker, answer)| {
@@ -660,6 +658,8 @@ mod tests {
             let facts = reader.process(folder.path(), pid);
             (facts, reader.unread)
         };
+        let (facts, unread) = read(process(6, "none"));
+        assert_eq!((facts.unwrap().unwrap().argv, unread), (vec!["x".to_owned()], 0));
         for (pid, hangs) in [(7, "stat"), (8, "status"), (9, "cgroup")] {
             let (facts, unread) = read(process(pid, hangs));
             assert!(matches!(facts, Err(ProcError::Late)) && unread == 0, "{hangs}: {facts:?}");
@@ -668,8 +668,6 @@ mod tests {
         let facts = facts.unwrap().unwrap();
         assert_eq!((facts.uid, facts.invocation, facts.argv, unread), (7, Invocation::Unreadable, Vec::new(), 1));
         assert_eq!(facts.cgroup, Some(CgroupPath("/a.service".to_owned())));
-        let (facts, unread) = read(process(11, "none"));
-        assert_eq!((facts.unwrap().unwrap().argv, unread), (vec!["x".to_owned()], 1));
         assert!(word::has_left_any());
         // There is no end of those that hang, and there is one of the time and of the threads.
         for pid in 100..150 {

@@ -367,7 +367,8 @@ pub(super) fn holder_that_hangs_in_execve_when_it_is_stopped_is_given_up(m: &Mac
             field(entry, "_SOURCE_REALTIME_TIMESTAMP").parse().map(Duration::from_micros).expect("a time")
         };
         let took = at(&last).checked_sub(at(&signals(m)[0])).expect("the verdict comes last");
-        assert!(took < Duration::from_secs(1) + BOUND, "it took {took:?}");
+        let allowed = if workers == 1 { BOUND } else { BOUND * 3 / 2 };
+        assert!(took < Duration::from_secs(1) + allowed, "{workers}: it took {took:?}");
         let journal = m.journal(APP);
         assert_names(&journal, &["sending SIGTERM", "could not be listed in time"]);
         assert!(!journal.contains("SIGKILL"), "{journal}");
