@@ -331,8 +331,7 @@ impl Guard<'_> {
     /// Whether this socket is in the way of whoever binds to its own address: beside what is to be stopped after it, the endpoint
     /// does not get free.
     fn is_busy_beside(&self, socket: &Socket) -> bool {
-        let is_asked = socket.protocol == Protocol::Tcp && !socket.state.waits();
-        is_asked && probe_beside(socket, self.rules.reuse_address) == Probe::Busy
+        is_asked(socket) && probe_beside(socket, self.rules.reuse_address) == Probe::Busy
     }
 
     /// Gives what changes under the eyes a moment to come to rest, or less if one of these processes ends.
@@ -490,7 +489,7 @@ impl Guard<'_> {
         loop {
             let left = deadlines.wait_left();
             // Once more when the time is over: it may have gone just now.
-            let is_last = left.is_zero() && std::mem::replace(&mut self.had_its_time, true);
+            let is_last = std::mem::replace(&mut self.had_its_time, left.is_zero()) && left.is_zero();
             let has_changed =
                 || self.is_any_free(&waited_for) || !busy.iter().all(|socket| self.is_busy_beside(socket));
             if !is_last && has_changed() {
@@ -521,7 +520,7 @@ impl Guard<'_> {
 
     /// Of what waits for nobody, what is in the way of whoever binds to its own address; of each address one, and of the first few.
     fn busy_beside<'a>(&self, findings: &[&'a Finding]) -> Vec<&'a Socket> {
-        let others = findings.iter().filter_map(|finding| finding.socket.as_ref());
+        let others = findings.iter().filter_map(|finding| finding.socket.as_ref()).filter(|socket| is_asked(socket));
         let each: BTreeMap<_, _> = others.map(|socket| ((socket.local, &socket.device), socket)).collect();
         each.into_values().take(ASKED_OFTEN).filter(|socket| self.is_busy_beside(socket)).collect()
     }
@@ -604,6 +603,11 @@ fn awaited<'a>(findings: impl Iterator<Item = &'a Finding>) -> Awaited {
         awaited.connections.extend(connection.and_then(|socket| Some((socket.local, socket.peer?))));
     }
     awaited
+}
+
+/// Whether a bind to its own address tells when it is gone.
+fn is_asked(socket: &Socket) -> bool {
+    socket.protocol == Protocol::Tcp && !socket.state.waits()
 }
 
 /// Whether it is of a socket that does not wait for anybody.

@@ -395,6 +395,7 @@ mod tests {
 
     #[test]
     fn a_worker_answers_each_question_and_is_given_up_when_it_is_late() {
+        static GO_ON: AtomicBool = AtomicBool::new(false);
         if !is_alone() {
             return;
         }
@@ -409,10 +410,15 @@ mod tests {
         let began = Instant::now();
         assert!(worker.ask(20_000, Duration::from_millis(50), &deaf).is_none());
         assert!(began.elapsed() < Duration::from_secs(10));
-        let worker = Worker::spawn(|number: &u64| thread::sleep(Duration::from_millis(*number)));
-        assert!(worker.unwrap().ask(500, Duration::from_millis(50), &deaf).is_none());
+        let worker = Worker::spawn(|(): &()| {
+            while !GO_ON.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        assert!(worker.unwrap().ask((), Duration::from_millis(50), &deaf).is_none());
         assert_eq!(LEFT.load(Ordering::Relaxed), 2);
-        // That one has answered after all.
+        // That one answers after all.
+        GO_ON.store(true, Ordering::Relaxed);
         while LEFT.load(Ordering::Relaxed) > 1 {
             assert!(began.elapsed() < Duration::from_secs(10));
             thread::yield_now();

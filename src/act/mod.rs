@@ -384,6 +384,8 @@ fn verify<'a>(target: &'a Target<'a>, again: &mut Again<'_>) -> Result<Now<'a>, 
         "its number belongs to another process now"
     } else if now.uid != process.uid {
         "its user has changed"
+    } else if is_known && now.invocation == Invocation::Unreadable && process.invocation != now.invocation {
+        UNSEEN
     } else if now.cgroup != process.cgroup {
         "it has moved to another cgroup"
     } else if now.program != process.program
@@ -392,8 +394,6 @@ fn verify<'a>(target: &'a Target<'a>, again: &mut Again<'_>) -> Result<Now<'a>, 
         "it runs another program now"
     } else if now.terminal != process.terminal {
         "its terminal has changed"
-    } else if now.invocation == Invocation::Unreadable && process.invocation != now.invocation {
-        UNSEEN
     } else if now.invocation != process.invocation {
         "its invocation id has changed"
     } else {

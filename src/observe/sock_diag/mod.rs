@@ -192,7 +192,10 @@ fn open() -> Result<OwnedFd, SockDiagError> {
 const DESTROY_GROUPS: u32 = 0b1111;
 
 /// No more of them are read at once.
-const MAX_CLOSINGS: usize = 1000;
+const MAX_CLOSINGS: usize = 10_000;
+
+/// The kernel counts some 1,300 bytes for each.
+const CLOSINGS_BYTES: usize = 8 * 1024 * 1024;
 
 /// The kernel's word, as it comes, of each TCP and UDP socket of this network namespace that is gone: closed by the last
 /// process that had it. What is left of a connection in `TIME_WAIT` is not among them.
@@ -218,6 +221,9 @@ impl Closings {
     pub fn of(awaited: Awaited) -> Option<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag).ok()?;
+        // Nobody takes them during a look, and a busy host has thousands meanwhile. Without the privilege there is less room.
+        let _ = setsockopt(&socket, sockopt::RcvBufForce, &CLOSINGS_BYTES)
+            .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &CLOSINGS_BYTES));
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, DESTROY_GROUPS)).ok()?;
         Some(Self { socket, awaited })
     }
