@@ -36,6 +36,12 @@ fn signals(m: &Machine) -> Vec<Entry> {
     m.entries(APP).into_iter().filter(|entry| entry.contains_key("PORTGUARD_SIGNAL")).collect()
 }
 
+/// How long it took from the first signal to this line.
+fn since_the_first_signal(m: &Machine, last: &Entry) -> Duration {
+    let at = |entry| field(entry, "_SOURCE_REALTIME_TIMESTAMP").parse().map(Duration::from_micros).expect("a time");
+    at(last).checked_sub(at(&signals(m)[0])).expect("the line comes after it")
+}
+
 /// The line in which this signal was sent to this process.
 fn sent(m: &Machine, signal: &str, pid: u32) -> String {
     let pid = pid.to_string();
@@ -261,9 +267,7 @@ pub(super) fn five_hundred_holders_of_one_socket_go(m: &Machine) {
     assert_names(message(&freed), &["500 processes were stopped"]);
 
     m.then("that was quick: the new ones take most of the time");
-    let at =
-        |entry: &Entry| field(entry, "_SOURCE_REALTIME_TIMESTAMP").parse().map(Duration::from_micros).expect("a time");
-    let took = at(&freed).checked_sub(at(&signals(m)[0])).expect("the verdict comes last");
+    let took = since_the_first_signal(m, &freed);
     assert!(took < BOUND, "it took {took:?}");
 
     m.then("the journal names twenty a line each, and all the others in one");
@@ -363,10 +367,7 @@ pub(super) fn holder_that_hangs_in_execve_when_it_is_stopped_is_given_up(m: &Mac
         m.wait_until("they go on, as the file system is gone", SOON, || !m.sh(&hangs).status.success());
         let last = finding(m, APP, &[("VERDICT", "still-held"), ("EXIT_STATUS", "75")]);
         assert_names(message(&last), &["8080/tcp", " was signalled, and cannot be looked at any more in time"]);
-        let at = |entry: &Entry| {
-            field(entry, "_SOURCE_REALTIME_TIMESTAMP").parse().map(Duration::from_micros).expect("a time")
-        };
-        let took = at(&last).checked_sub(at(&signals(m)[0])).expect("the verdict comes last");
+        let took = since_the_first_signal(m, &last);
         let allowed = if workers == 1 { BOUND } else { BOUND * 3 / 2 };
         assert!(took < Duration::from_secs(1) + allowed, "{workers}: it took {took:?}");
         let journal = m.journal(APP);
