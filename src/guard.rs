@@ -1,8 +1,7 @@
 //! One run, from the policy to the outcome: policy → observe → judge → act → observe again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::mem::ManuallyDrop;
-use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use crate::act::units::StopError;
@@ -13,42 +12,23 @@ use crate::interrupt::{self, Interrupt, Interruption};
 use crate::judge::judge;
 use crate::ledger::{self, LedgerError};
 use crate::model::{
-    Action, ActiveState, Asked, BlindSpot, Endpoint, Finding, ForeignRule, Outcome, Phase, Probe, Process, Protocol,
-    Relation, Rules, Socket, Stopped, UnitName, Verdict,
+    Action, ActiveState, Asked, BlindSpot, Finding, Outcome, Phase, Probe, Process, Relation, Rules, Stopped, UnitName,
+    Verdict,
 };
 use crate::observe::again::Again;
 use crate::observe::holders::Thorough;
 use crate::observe::pin::Pins;
-use crate::observe::sock_diag::{Awaited, Closings};
 use crate::observe::{Look, Place, Wanted};
 use crate::policy;
-use crate::probe::{probe, probe_beside};
+use crate::probe::probe;
 use crate::report::Report;
+use crate::wait::{self, WAIT_FOR_STOPPING, Wait, Waited};
 
 /// A holder that starts anew whenever it is stopped is given up after so many times.
 const MAX_STOPS: usize = 8;
 
-/// How long what changes under the eyes gets to come to rest.
-const SETTLE: Duration = Duration::from_millis(20);
-
-/// How long `on-foreign = "wait"` waits where the policy has no `wait`.
-const WAIT: Duration = Duration::from_secs(30);
-
-/// How long a holder gets that is on its way down already.
-const WAIT_FOR_STOPPING: Duration = Duration::from_secs(10);
-
 /// How long that gets which may be gone in a moment. systemd does not wait for all that it has killed.
 const AFTERMATH: Duration = Duration::from_secs(1);
-
-/// How often all is looked at anew where nothing tells of the end of what is waited for.
-const LOOK_ANEW: Duration = Duration::from_secs(1);
-
-/// So many addresses are asked again in each turn of a wait.
-const ASKED_OFTEN: usize = 16;
-
-/// A little more than `TCP_FIN_TIMEOUT` in `FIN_WAIT2` and `TCP_TIMEWAIT_LEN` after it (60 s each, Linux `include/net/tcp.h`),
-/// and what their timers are late: 4 s at most, each.
-const WAIT_FOR_TIME_WAIT: Duration = Duration::from_secs(130);
 
 /// Guards one start of one unit, and reports all of it. The caller only has to exit; where it was ended from outside, it
 /// does not come back.
@@ -76,8 +56,7 @@ pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Rep
         going: BTreeSet::new(),
         unclear: BTreeSet::new(),
         findings: Vec::new(),
-        closings: None,
-        had_its_time: false,
+        wait: Wait::default(),
         told: BTreeSet::new(),
     };
     let mut outcome = guard.run();
@@ -121,10 +100,7 @@ struct Guard<'a> {
     /// The units of which it was not known once what had come of their stop.
     unclear: BTreeSet<UnitName>,
     findings: Vec<Finding>,
-    /// What the kernel tells of the ends of what is waited for.
-    closings: Option<Closings>,
-    /// Whether a wait was over, after which all was looked at once more.
-    had_its_time: bool,
+    wait: Wait,
     /// What was asked instead of what is asked first, as it was said.
     told: BTreeSet<String>,
 }
@@ -187,7 +163,7 @@ impl Guard<'_> {
                 Ok(Round::Done(outcome)) => break outcome,
                 Ok(Round::Waited) => {}
                 Ok(Round::Stopped) => {
-                    self.had_its_time = false;
+                    self.wait.is_over();
                     self.stops += 1;
                     deadlines.stopped();
                 }
@@ -314,29 +290,12 @@ impl Guard<'_> {
         if left.is_zero() {
             return Ok(false);
         }
-        let closings = closings(refused.iter().copied());
-        if !self.is_any_free(&refused) {
-            act::wait_for_one(&pinned(&refused, &look.pins), closings.as_ref(), &self.interrupt, left)?;
-        }
+        self.waited(refused.into_iter(), &look.pins).for_a_moment(left)?;
         Ok(true)
     }
 
-    /// Whether one of those that were in the way by then is free. To be asked after it is listened for, and before it is
-    /// waited: it may have gone in between.
-    fn is_any_free(&self, findings: &[&Finding]) -> bool {
-        let endpoints: BTreeSet<Endpoint> = findings.iter().map(|finding| finding.endpoint).collect();
-        endpoints.iter().any(|endpoint| probe(endpoint, self.rules.reuse_address) == Probe::Free)
-    }
-
-    /// Whether this socket is in the way of whoever binds to its own address: beside what is to be stopped after it, the endpoint
-    /// does not get free.
-    fn is_busy_beside(&self, socket: &Socket) -> bool {
-        is_asked(socket) && probe_beside(socket, self.rules.reuse_address) == Probe::Busy
-    }
-
-    /// Gives what changes under the eyes a moment to come to rest, or less if one of these processes ends.
-    fn settle(&self, holders: &[BorrowedFd<'_>], moment: Duration) -> Result<(), ActError> {
-        act::wait_for_one(holders, None, &self.interrupt, moment).map(drop)
+    fn waited<'a>(&'a self, findings: impl Iterator<Item = &'a Finding>, pins: &'a Pins) -> Waited<'a> {
+        Waited::of(findings, pins, self.rules, &self.interrupt)
     }
 
     fn tell(&mut self, look: &Look, verdict: &Verdict) {
@@ -391,7 +350,7 @@ impl Guard<'_> {
         let targets = targets(findings, &look.pins);
         deadlines.tell_manager(budget.extend, &format!("stopping {} processes that hold a port", targets.len()));
         let (place, report) = (self.place, &self.report);
-        let closings = closings(findings.iter());
+        let closings = wait::closings(findings.iter());
         let eyes = Eyes { closings: closings.as_ref(), interrupt: &self.interrupt };
         let mut again = place.again(&self.interrupt);
         let tell = &mut |step: &Step<'_>| report.step(step, &|process| place.hindrance(process));
@@ -406,7 +365,7 @@ impl Guard<'_> {
         }
         if count.alive == 0 && count.ended == 0 {
             // All of them were gone or changed: whatever goes on there, it is not to be watched in a tight loop.
-            self.settle(&pinned(&findings.iter().collect::<Vec<_>>(), &look.pins), SETTLE)?;
+            self.waited(findings.iter(), &look.pins).settle()?;
         }
         Ok(Round::Stopped)
     }
@@ -428,7 +387,7 @@ impl Guard<'_> {
         let of_unit: Vec<&Finding> = of_unit.filter(|finding| finding.relation.unit() == Some(unit)).collect();
         let mut again = place.again(&self.interrupt);
         if !of_unit.iter().any(|finding| still_holds(finding, &look.pins, &mut again)) {
-            self.settle(&pinned(&of_unit, &look.pins), SETTLE)?;
+            self.waited(of_unit.into_iter(), &look.pins).settle()?;
             return Ok(Round::Stopped);
         }
         let budget = deadlines.budget_for_unit(look);
@@ -448,7 +407,7 @@ impl Guard<'_> {
             Err(error @ StopError::Unclear(_)) if self.unclear.insert(unit.clone()) => {
                 self.report.warn(&format!("{unit}: {error}; looking again"));
                 self.going.insert(unit.clone());
-                self.settle(&pinned(&of_unit, &look.pins), SETTLE)?;
+                self.waited(of_unit.into_iter(), &look.pins).settle()?;
                 Round::Stopped
             }
             Ok(()) => {
@@ -467,62 +426,14 @@ impl Guard<'_> {
         })
     }
 
-    /// Waits until a holder has ended, a socket is gone, or an endpoint is free: then the whole has to be judged anew.
     fn wait(&mut self, findings: &[Finding], deadlines: &mut Deadlines, pins: &Pins) -> Result<Round, ActError> {
-        let waited_for: Vec<&Finding> = findings.iter().filter(|finding| finding.action == Action::Wait).collect();
-        let was_waiting = deadlines.is_waiting();
-        let extend = deadlines.wait_for(waited_for.iter().map(|finding| patience_with(finding, self.rules)).max());
-        let holders = pinned(&waited_for, pins);
+        let waited_for = findings.iter().filter(|finding| finding.action == Action::Wait);
+        let waited = Waited::of(waited_for, pins, self.rules, &self.interrupt);
+        let is_first = !deadlines.is_waiting();
+        let extend = deadlines.wait_for(waited.patience());
         deadlines.tell_manager(extend, "waiting for a port that is held");
-        // Whoever opens and closes sockets of that port all the time must not have us look all the time.
-        let took = self.looked.elapsed();
-        let rest = if was_waiting { took.clamp(SETTLE, LOOK_ANEW) } else { SETTLE.saturating_sub(took) };
-        self.settle(if was_waiting { &[] } else { &holders }, rest.min(deadlines.wait_left().max(SETTLE)))?;
-        if self.listen_for_closings(awaited(waited_for.iter().copied())) {
-            // What has gone since the look and before the first word of the kernel, nobody would tell.
-            return Ok(Round::Waited);
-        }
-        let is_beside_others = waited_for.iter().any(|finding| is_no_listeners(finding));
-        let closings = self.closings.as_ref();
-        let time_wait = time_wait_of(&waited_for);
-        let busy = self.busy_beside(&waited_for);
-        loop {
-            let left = deadlines.wait_left();
-            // Once more when the time is over: it may have gone just now.
-            let is_last = std::mem::replace(&mut self.had_its_time, left.is_zero()) && left.is_zero();
-            let has_changed =
-                || self.is_any_free(&waited_for) || !busy.iter().all(|socket| self.is_busy_beside(socket));
-            if !is_last && has_changed() {
-                return Ok(Round::Waited);
-            }
-            if left.is_zero() {
-                return Ok(Round::Done(self.still_held("the wait is over")));
-            }
-            let is_told = closings.is_some();
-            let Some(untold) = untold(is_told, is_beside_others, time_wait, self.looked.elapsed()) else {
-                return Ok(Round::Waited);
-            };
-            if act::wait_for_one(&holders, closings, &self.interrupt, left.min(untold))? {
-                return Ok(Round::Waited);
-            }
-        }
-    }
-
-    /// Hears of the end of these, and keeps what it has not heard yet; whether it begins to hear just now.
-    fn listen_for_closings(&mut self, awaited: Awaited) -> bool {
-        if let Some(closings) = &mut self.closings {
-            closings.awaited = awaited;
-            return false;
-        }
-        self.closings = Closings::of(awaited);
-        self.closings.is_some()
-    }
-
-    /// Of what waits for nobody, what is in the way of whoever binds to its own address; of each address one, and of the first few.
-    fn busy_beside<'a>(&self, findings: &[&'a Finding]) -> Vec<&'a Socket> {
-        let others = findings.iter().filter_map(|finding| finding.socket.as_ref()).filter(|socket| is_asked(socket));
-        let each: BTreeMap<_, _> = others.map(|socket| ((socket.local, &socket.device), socket)).collect();
-        each.into_values().take(ASKED_OFTEN).filter(|socket| self.is_busy_beside(socket)).collect()
+        let has_changed = self.wait.until_changed(&waited, self.looked, is_first, deadlines)?;
+        Ok(if has_changed { Round::Waited } else { Round::Done(self.still_held("the wait is over")) })
     }
 
     fn interrupted(&self, by: Interruption) -> Outcome {
@@ -554,65 +465,6 @@ fn failed(error: &ActError) -> Outcome {
         ActError::NotPermitted(_) => Outcome::NotPermitted(format!("held, and {error}")),
         ActError::NoPidfd(_) | ActError::Wait(_) | ActError::Signal(_) => Outcome::Internal(error.to_string()),
     }
-}
-
-/// The holders that could be pinned; any other has to be looked at again and again.
-fn pinned<'a>(findings: &[&Finding], pins: &'a Pins) -> Vec<BorrowedFd<'a>> {
-    findings.iter().filter_map(|finding| pins.of(finding.holder.as_ref()?.pid).ok()).collect()
-}
-
-/// How long a holder is waited for.
-fn patience_with(finding: &Finding, rules: &Rules) -> Duration {
-    let fallback = match (&finding.relation, rules.on_foreign) {
-        (Relation::TimeWait, _) => WAIT_FOR_TIME_WAIT,
-        (_, ForeignRule::Wait) => WAIT,
-        (_, ForeignRule::Refuse | ForeignRule::Ignore) => WAIT_FOR_STOPPING,
-    };
-    rules.wait.unwrap_or(fallback)
-}
-
-/// How long, from the look on, something is in `TIME_WAIT`, whose end nobody tells; the longest, as all of it is in the way.
-/// What is on its way there has no such time yet, and its end is told.
-fn time_wait_of(findings: &[&Finding]) -> Option<Duration> {
-    findings.iter().filter_map(|finding| finding.socket.as_ref()?.left).max()
-}
-
-/// How long a wait can go on without a look, so long after the last one; `None` where the whole has to be judged anew. A timer
-/// tells of a `TIME_WAIT`, but may be late by an eighth of it (Linux `kernel/time/timer.c`), and nobody that a peer's RST has
-/// ended it before its time. `beside_others`: a bind does not tell the end of all that is waited for.
-fn untold(is_told: bool, beside_others: bool, time_wait: Option<Duration>, since: Duration) -> Option<Duration> {
-    let anew = if is_told || !beside_others { act::LOOK_AFTER } else { LOOK_ANEW };
-    let left = anew.checked_sub(since).filter(|left| !left.is_zero())?;
-    let turn = time_wait
-        .filter(|_| is_told)
-        .map_or(act::unlooked(is_told), |time| time.saturating_sub(since).clamp(act::LOOK_AGAIN, act::LOOK_AFTER));
-    Some(turn.min(left))
-}
-
-/// The kernel's word of the sockets of these findings that are gone, from now on.
-fn closings<'a>(findings: impl Iterator<Item = &'a Finding>) -> Option<Closings> {
-    Closings::of(awaited(findings))
-}
-
-/// What the kernel tells the end of: not that of a `TIME_WAIT`.
-fn awaited<'a>(findings: impl Iterator<Item = &'a Finding>) -> Awaited {
-    let mut awaited = Awaited::default();
-    for finding in findings {
-        awaited.ports.insert(finding.endpoint.port);
-        let connection = finding.socket.as_ref().filter(|socket| socket.left.is_none());
-        awaited.connections.extend(connection.and_then(|socket| Some((socket.local, socket.peer?))));
-    }
-    awaited
-}
-
-/// Whether a bind to its own address tells when it is gone.
-fn is_asked(socket: &Socket) -> bool {
-    socket.protocol == Protocol::Tcp && !socket.state.waits()
-}
-
-/// Whether it is of a socket that does not wait for anybody.
-fn is_no_listeners(finding: &Finding) -> bool {
-    finding.socket.as_ref().is_some_and(|socket| !socket.state.waits())
 }
 
 /// Whether every process has to be looked at: something may be stopped, or a service manager has a socket.
@@ -649,33 +501,4 @@ fn targets<'a>(findings: &'a [Finding], pins: &'a Pins) -> Vec<Target<'a>> {
         }
     }
     all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_wait_is_looked_for_when_it_is_to_be_over_and_all_is_looked_at_anew_in_time() {
-        let rows = [
-            (false, false, None, 0, Some(250)),
-            (false, false, Some(60_000), 0, Some(250)),
-            (false, false, None, 4_900, Some(100)),
-            (false, false, None, 5_000, None),
-            (false, true, None, 900, Some(100)),
-            (false, true, None, 1_000, None),
-            (false, true, Some(60_000), 1_000, None),
-            (true, true, None, 0, Some(5_000)),
-            (true, true, None, 4_000, Some(1_000)),
-            (true, true, None, 5_000, None),
-            (true, true, Some(60_000), 0, Some(5_000)),
-            (true, true, Some(3_000), 0, Some(3_000)),
-            (true, true, Some(3_000), 2_900, Some(250)),
-            (true, true, Some(3_000), 4_900, Some(100)),
-        ];
-        for (is_told, beside_others, time, since, expected) in rows {
-            let found = untold(is_told, beside_others, time.map(Duration::from_millis), Duration::from_millis(since));
-            assert_eq!(found, expected.map(Duration::from_millis), "{is_told} {beside_others} {time:?} {since}");
-        }
-    }
 }

@@ -25,6 +25,7 @@ pub mod probe;
 pub mod report;
 mod sys;
 pub mod timespan;
+mod wait;
 mod word;
 
 /// See `sys::ignore_sigpipe`.

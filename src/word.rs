@@ -152,8 +152,52 @@ pub(crate) fn wait_was_in_vain(waited: Duration) {
     LOST.fetch_add(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
 }
 
+/// Asks one question after the other of a thread, which ends with this; one that is late is left to what it hangs with, and the
+/// next question gets another.
+pub(crate) struct Workers<Q, A> {
+    answer: fn(&Q) -> A,
+    worker: Option<Worker<Q, A>>,
+}
+
+/// Why a question has no answer.
+pub(crate) enum Unanswered<Q> {
+    /// It took too long, or something came to end us.
+    Late,
+    /// There is no thread to be had. It can be answered without one, but nobody could tell then that it takes too long.
+    NoThread(Q),
+    /// Nor is there one to be had, and without one it might hang as others do.
+    WouldHang,
+}
+
+impl<Q: Send + 'static, A: Send + 'static> Workers<Q, A> {
+    pub(crate) fn new(answer: fn(&Q) -> A) -> Self {
+        Self { answer, worker: None }
+    }
+
+    /// See [`Worker::ask`].
+    pub(crate) fn ask(&mut self, question: Q, patience: Duration, interrupt: &Interrupt) -> Result<A, Unanswered<Q>> {
+        let worker = match self.worker.take().map_or_else(|| Worker::spawn(self.answer), Ok) {
+            Ok(worker) => worker,
+            Err(_) if has_left_any() => return Err(Unanswered::WouldHang),
+            Err(_) => return Err(Unanswered::NoThread(question)),
+        };
+        let (worker, answer) = worker.ask(question, patience, interrupt).ok_or(Unanswered::Late)?;
+        self.worker = Some(worker);
+        Ok(answer)
+    }
+}
+
+impl<Q, A> Drop for Workers<Q, A> {
+    /// Who exits while another of its threads is there pays for that: see `Conversation::answer`.
+    fn drop(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            worker.end();
+        }
+    }
+}
+
 /// A thread that answers one question after the other, as long as it is in time.
-pub(crate) struct Worker<Q, A> {
+struct Worker<Q, A> {
     question: Arc<Mutex<Option<Q>>>,
     /// Of the thread, once it runs.
     task: Arc<OnceLock<Task>>,
@@ -167,7 +211,7 @@ pub(crate) struct Worker<Q, A> {
 impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
     /// # Errors
     /// There is no thread to be had, or too many hang already.
-    pub(crate) fn spawn(answer: fn(&Q) -> A) -> Result<Self, String> {
+    fn spawn(answer: fn(&Q) -> A) -> Result<Self, String> {
         if LEFT.load(Ordering::Relaxed) >= MOST_LEFT {
             return Err(format!("{MOST_LEFT} threads hang"));
         }
@@ -201,7 +245,7 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
     /// `None` where it stands still over the question for longer than `patience`: the thread hangs with it, and is left to
     /// itself. That it has much to do, or on a busy machine has to wait for its turn, is another matter: then it is waited
     /// for. For how long it stood still counts as waited in vain, with an answer as well.
-    pub(crate) fn ask(self, question: Q, patience: Duration, interrupt: &Interrupt) -> Option<(Self, A)> {
+    fn ask(self, question: Q, patience: Duration, interrupt: &Interrupt) -> Option<(Self, A)> {
         let busy = || self.task.get().map_or(Duration::ZERO, Task::busy);
         let (began, before) = (Instant::now(), busy());
         self.put(question)?;
@@ -239,9 +283,11 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
         *self.question.lock().ok()? = Some(question);
         (&self.wake).write_all(&[0]).ok()
     }
+}
 
+impl<Q, A> Worker<Q, A> {
     /// Ends the thread, which has nothing to do.
-    pub(crate) fn end(self) {
+    fn end(self) {
         drop(self.wake);
         let _ = self.conversation.thread.join();
     }

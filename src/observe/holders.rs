@@ -20,7 +20,7 @@ use super::proc::{is_gone, list_pids, open_dir, open_dir_at, read_file};
 use crate::interrupt::Interrupt;
 use crate::model::{Inode, Pid};
 use crate::sys;
-use crate::word::{self, Worker};
+use crate::word::{self, Unanswered};
 
 /// Bytes of directory entries a getdents64(2).
 const LISTING_BYTES: usize = 16 * 1024;
@@ -237,7 +237,7 @@ pub(super) struct Aside<'a> {
     wanted: Arc<[Inode]>,
     interrupt: &'a Interrupt,
     late: &'a RefCell<Vec<Pid>>,
-    worker: Option<Worker<Question, Vec<Open>>>,
+    reader: word::Workers<Question, Vec<Open>>,
 }
 
 /// Which of these processes have what is wanted.
@@ -288,7 +288,13 @@ enum Answer {
 
 impl<'a> Aside<'a> {
     pub(super) fn new(proc: OwnedFd, interrupt: &'a Interrupt, late: &'a RefCell<Vec<Pid>>) -> Self {
-        Self { proc: Arc::new(proc), wanted: Arc::from([]), interrupt, late, worker: None }
+        Self {
+            proc: Arc::new(proc),
+            wanted: Arc::from([]),
+            interrupt,
+            late,
+            reader: word::Workers::new(Question::answer),
+        }
     }
 
     /// Which of these sockets a process has open, in any of its threads.
@@ -368,30 +374,13 @@ impl<'a> Aside<'a> {
         let (proc, wanted, progress) =
             (Arc::clone(&self.proc), Arc::clone(&self.wanted), Arc::<AtomicUsize>::default());
         let question = Question { proc, wanted, pids: pids.to_vec(), threads, progress: Arc::clone(&progress) };
-        let Ok(worker) = self.worker.take().map_or_else(|| Worker::spawn(Question::answer), Ok) else {
-            if word::has_left_any() {
-                return Answer::None;
-            }
-            // Without a thread nobody could tell that it takes too long.
-            return Answer::Open(question.answer());
-        };
-        if let Some((worker, open)) = worker.ask(question, patience, self.interrupt) {
-            self.worker = Some(worker);
-            return Answer::Open(open);
-        }
-        if self.interrupt.has_come() {
-            return Answer::None;
-        }
-        // It may have been in time just now.
-        Answer::Late(progress.load(Ordering::Relaxed).min(pids.len().saturating_sub(1)))
-    }
-}
-
-impl Drop for Aside<'_> {
-    /// As for the reader of `proc`.
-    fn drop(&mut self) {
-        if let Some(worker) = self.worker.take() {
-            worker.end();
+        match self.reader.ask(question, patience, self.interrupt) {
+            Ok(open) => Answer::Open(open),
+            Err(Unanswered::NoThread(question)) => Answer::Open(question.answer()),
+            Err(Unanswered::WouldHang) => Answer::None,
+            Err(Unanswered::Late) if self.interrupt.has_come() => Answer::None,
+            // It may have been in time just now.
+            Err(Unanswered::Late) => Answer::Late(progress.load(Ordering::Relaxed).min(pids.len().saturating_sub(1))),
         }
     }
 }

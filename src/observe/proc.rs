@@ -24,7 +24,7 @@ use crate::model::{
     CgroupPath, Container, FileId, Invocation, InvocationId, Lineage, Owner, Pid, Process, StartTime, Terminal,
 };
 use crate::sys::open_first;
-use crate::word::{self, Worker};
+use crate::word::{self, Unanswered};
 
 /// At most so many bytes of the arguments are kept.
 const ARGV_BYTES: u64 = 4 * 1024;
@@ -188,8 +188,8 @@ impl Memory {
 /// late is left to that process, and the next gets another.
 pub struct Reader<'a> {
     interrupt: &'a Interrupt,
-    aside: Option<Worker<Question, Answer>>,
-    /// What the threads have needed of a processor for memory so far; where they stood still, see [`Worker::ask`].
+    aside: word::Workers<Question, Answer>,
+    /// What the threads have needed of a processor for memory so far; where they stood still, see [`word::Workers::ask`].
     spent: Duration,
     /// Of so many processes the memory was not read: in time, or for want of a thread.
     pub unread: usize,
@@ -273,7 +273,7 @@ impl<'a> Reader<'a> {
     /// `interrupt`: what ends the reading of one; it is late then.
     #[must_use]
     pub fn new(interrupt: &'a Interrupt) -> Self {
-        Self { interrupt, aside: None, spent: Duration::ZERO, unread: 0 }
+        Self { interrupt, aside: word::Workers::new(Question::answer), spent: Duration::ZERO, unread: 0 }
     }
 
     /// See [`process`]. The memory of all together takes no longer than is waited in vain: see `word::patience`.
@@ -302,34 +302,22 @@ impl<'a> Reader<'a> {
         let question =
             Question { proc: proc.to_owned(), pid, reads_memory, without_memory: Arc::clone(&without_memory) };
         let patience = patience.unwrap_or_else(|| word::some_patience(word::MORE_PATIENCE));
-        let answer = match self.aside.take().map_or_else(|| Worker::spawn(Question::answer), Ok) {
-            Ok(worker) => worker.ask(question, patience, self.interrupt).map(|(worker, answer)| {
-                self.aside = Some(worker);
-                answer
-            }),
-            Err(_) if word::has_left_any() => return Err(ProcError::Late),
-            // Without a thread nobody could tell that it takes too long.
-            Err(_) => Some(question.read(|from| question.reads_memory && !may_have_it_locked(from))),
-        };
-        let Some(Answer { facts, memory_took }) = answer else {
-            let facts = without_memory.get().cloned().ok_or(ProcError::Late)?;
-            self.unread += 1;
-            return Ok(Some(facts));
+        let Answer { facts, memory_took } = match self.aside.ask(question, patience, self.interrupt) {
+            Ok(answer) => answer,
+            Err(Unanswered::NoThread(question)) => {
+                question.read(|from| question.reads_memory && !may_have_it_locked(from))
+            }
+            Err(Unanswered::Late | Unanswered::WouldHang) => {
+                let facts = without_memory.get().cloned().ok_or(ProcError::Late)?;
+                self.unread += 1;
+                return Ok(Some(facts));
+            }
         };
         match memory_took {
             Some(took) => self.spent += took,
             None => self.unread += usize::from(matches!(facts, Ok(Some(_)))),
         }
         facts
-    }
-}
-
-impl Drop for Reader<'_> {
-    /// Who exits while another of its threads is there pays for that: see `Conversation::answer` in `word`.
-    fn drop(&mut self) {
-        if let Some(worker) = self.aside.take() {
-            worker.end();
-        }
     }
 }
 

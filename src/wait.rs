@@ -1,0 +1,246 @@
+//! Waits for what is in the way to go by itself: until a holder has ended, a socket is gone, or an endpoint is free. What that
+//! changes is for the next look to say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use crate::act::{self, ActError};
+use crate::deadlines::Deadlines;
+use crate::interrupt::Interrupt;
+use crate::model::{Endpoint, Finding, ForeignRule, Probe, Protocol, Relation, Rules, Socket};
+use crate::observe::pin::Pins;
+use crate::observe::sock_diag::{Awaited, Closings};
+use crate::probe::{probe, probe_beside};
+
+/// How long what changes under the eyes gets to come to rest.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// How long `on-foreign = "wait"` waits where the policy has no `wait`.
+const WAIT: Duration = Duration::from_secs(30);
+
+/// How long a holder gets that is on its way down already.
+pub(crate) const WAIT_FOR_STOPPING: Duration = Duration::from_secs(10);
+
+/// A little more than `TCP_FIN_TIMEOUT` in `FIN_WAIT2` and `TCP_TIMEWAIT_LEN` after it (60 s each, Linux `include/net/tcp.h`),
+/// and what their timers are late: 4 s at most, each.
+const WAIT_FOR_TIME_WAIT: Duration = Duration::from_secs(130);
+
+/// How often all is looked at anew where nothing tells of the end of what is waited for.
+const LOOK_ANEW: Duration = Duration::from_secs(1);
+
+/// So many addresses are asked again in each turn of a wait.
+const ASKED_OFTEN: usize = 16;
+
+/// What is waited for, as a look has seen it.
+pub(crate) struct Waited<'a> {
+    findings: Vec<&'a Finding>,
+    /// The holders that could be pinned.
+    holders: Vec<BorrowedFd<'a>>,
+    rules: &'a Rules,
+    interrupt: &'a Interrupt,
+}
+
+impl<'a> Waited<'a> {
+    pub(crate) fn of(
+        findings: impl Iterator<Item = &'a Finding>,
+        pins: &'a Pins,
+        rules: &'a Rules,
+        interrupt: &'a Interrupt,
+    ) -> Self {
+        let findings: Vec<&Finding> = findings.collect();
+        let pinned = |finding: &&Finding| pins.of(finding.holder.as_ref()?.pid).ok();
+        let holders = findings.iter().filter_map(pinned).collect();
+        Self { findings, holders, rules, interrupt }
+    }
+
+    /// How long that is worth it: as long as the one of them that gets the most time.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        self.findings.iter().map(|finding| patience_with(finding, self.rules)).max()
+    }
+
+    /// Gives what changes under the eyes a moment to come to rest, or less if a holder ends.
+    pub(crate) fn settle(&self) -> Result<(), ActError> {
+        act::wait_for_one(&self.holders, None, self.interrupt, SETTLE).map(drop)
+    }
+
+    /// Waits until one of them is gone, but no longer than that.
+    pub(crate) fn for_a_moment(&self, moment: Duration) -> Result<(), ActError> {
+        let closings = closings(self.findings.iter().copied());
+        if !self.is_any_free() {
+            act::wait_for_one(&self.holders, closings.as_ref(), self.interrupt, moment)?;
+        }
+        Ok(())
+    }
+
+    /// Whether one of those that were in the way by then is free. To be asked after it is listened for, and before it is
+    /// waited: it may have gone in between.
+    fn is_any_free(&self) -> bool {
+        let endpoints: BTreeSet<Endpoint> = self.findings.iter().map(|finding| finding.endpoint).collect();
+        endpoints.iter().any(|endpoint| probe(endpoint, self.rules.reuse_address) == Probe::Free)
+    }
+
+    /// Of what waits for nobody, what is in the way of whoever binds to its own address: beside what is to be stopped after it,
+    /// the endpoint does not get free. Of each address one, and of the first few.
+    fn busy_beside(&self) -> Vec<&'a Socket> {
+        let others = self.findings.iter().filter_map(|finding| finding.socket.as_ref());
+        let each: BTreeMap<_, _> =
+            others.filter(|socket| is_asked(socket)).map(|socket| ((socket.local, &socket.device), socket)).collect();
+        each.into_values().take(ASKED_OFTEN).filter(|socket| self.is_busy_beside(socket)).collect()
+    }
+
+    fn is_busy_beside(&self, socket: &Socket) -> bool {
+        probe_beside(socket, self.rules.reuse_address) == Probe::Busy
+    }
+
+    /// Whether one of the sockets does not wait for anybody.
+    fn is_beside_others(&self) -> bool {
+        self.findings.iter().any(|finding| finding.socket.as_ref().is_some_and(|socket| !socket.state.waits()))
+    }
+
+    /// How long, from the look on, something is in `TIME_WAIT`, whose end nobody tells; the longest, as all of it is in the way.
+    /// What is on its way there has no such time yet, and its end is told.
+    fn time_wait(&self) -> Option<Duration> {
+        self.findings.iter().filter_map(|finding| finding.socket.as_ref()?.left).max()
+    }
+}
+
+/// What a wait keeps from one look to the next.
+#[derive(Default)]
+pub(crate) struct Wait {
+    /// What the kernel tells of the ends of what is waited for.
+    closings: Option<Closings>,
+    /// Whether its time was over, after which all is looked at once more.
+    had_its_time: bool,
+}
+
+impl Wait {
+    /// Something was stopped: the next wait is another one.
+    pub(crate) fn is_over(&mut self) {
+        self.had_its_time = false;
+    }
+
+    /// Waits until something has changed of what a look has seen that began at `looked`; `false` once there is no time left.
+    /// `is_first`: nothing was waited for before.
+    pub(crate) fn until_changed(
+        &mut self,
+        waited: &Waited<'_>,
+        looked: Instant,
+        is_first: bool,
+        deadlines: &Deadlines,
+    ) -> Result<bool, ActError> {
+        // Whoever opens and closes sockets of that port all the time must not have us look all the time.
+        let took = looked.elapsed();
+        let rest = if is_first { SETTLE.saturating_sub(took) } else { took.clamp(SETTLE, LOOK_ANEW) };
+        let holders: &[_] = if is_first { &waited.holders } else { &[] };
+        act::wait_for_one(holders, None, waited.interrupt, rest.min(deadlines.wait_left().max(SETTLE)))?;
+        if self.listen_for(awaited(waited.findings.iter().copied())) {
+            // What has gone since the look and before the first word of the kernel, nobody would tell.
+            return Ok(true);
+        }
+        let is_beside_others = waited.is_beside_others();
+        let closings = self.closings.as_ref();
+        let time_wait = waited.time_wait();
+        let busy = waited.busy_beside();
+        loop {
+            let left = deadlines.wait_left();
+            // Once more when the time is over: it may have gone just now.
+            let is_last = std::mem::replace(&mut self.had_its_time, left.is_zero()) && left.is_zero();
+            let has_changed = || waited.is_any_free() || !busy.iter().all(|socket| waited.is_busy_beside(socket));
+            if !is_last && has_changed() {
+                return Ok(true);
+            }
+            if left.is_zero() {
+                return Ok(false);
+            }
+            let Some(untold) = untold(closings.is_some(), is_beside_others, time_wait, looked.elapsed()) else {
+                return Ok(true);
+            };
+            if act::wait_for_one(&waited.holders, closings, waited.interrupt, left.min(untold))? {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Hears of the end of these, and keeps what it has not heard yet; whether it begins to hear just now.
+    fn listen_for(&mut self, awaited: Awaited) -> bool {
+        if let Some(closings) = &mut self.closings {
+            closings.awaited = awaited;
+            return false;
+        }
+        self.closings = Closings::of(awaited);
+        self.closings.is_some()
+    }
+}
+
+/// How long a holder is waited for.
+fn patience_with(finding: &Finding, rules: &Rules) -> Duration {
+    let fallback = match (&finding.relation, rules.on_foreign) {
+        (Relation::TimeWait, _) => WAIT_FOR_TIME_WAIT,
+        (_, ForeignRule::Wait) => WAIT,
+        (_, ForeignRule::Refuse | ForeignRule::Ignore) => WAIT_FOR_STOPPING,
+    };
+    rules.wait.unwrap_or(fallback)
+}
+
+/// How long a wait can go on without a look, so long after the last one; `None` where the whole has to be judged anew. A timer
+/// tells of a `TIME_WAIT`, but may be late by an eighth of it (Linux `kernel/time/timer.c`), and nobody that a peer's RST has
+/// ended it before its time. `beside_others`: a bind does not tell the end of all that is waited for.
+fn untold(is_told: bool, beside_others: bool, time_wait: Option<Duration>, since: Duration) -> Option<Duration> {
+    let anew = if is_told || !beside_others { act::LOOK_AFTER } else { LOOK_ANEW };
+    let left = anew.checked_sub(since).filter(|left| !left.is_zero())?;
+    let turn = time_wait
+        .filter(|_| is_told)
+        .map_or(act::unlooked(is_told), |time| time.saturating_sub(since).clamp(act::LOOK_AGAIN, act::LOOK_AFTER));
+    Some(turn.min(left))
+}
+
+/// The kernel's word of the sockets of these findings that are gone, from now on.
+pub(crate) fn closings<'a>(findings: impl Iterator<Item = &'a Finding>) -> Option<Closings> {
+    Closings::of(awaited(findings))
+}
+
+/// What the kernel tells the end of: not that of a `TIME_WAIT`.
+fn awaited<'a>(findings: impl Iterator<Item = &'a Finding>) -> Awaited {
+    let mut awaited = Awaited::default();
+    for finding in findings {
+        awaited.ports.insert(finding.endpoint.port);
+        let connection = finding.socket.as_ref().filter(|socket| socket.left.is_none());
+        awaited.connections.extend(connection.and_then(|socket| Some((socket.local, socket.peer?))));
+    }
+    awaited
+}
+
+/// Whether a bind to its own address tells when it is gone.
+fn is_asked(socket: &Socket) -> bool {
+    socket.protocol == Protocol::Tcp && !socket.state.waits()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_wait_is_looked_for_when_it_is_to_be_over_and_all_is_looked_at_anew_in_time() {
+        let rows = [
+            (false, false, None, 0, Some(250)),
+            (false, false, Some(60_000), 0, Some(250)),
+            (false, false, None, 4_900, Some(100)),
+            (false, false, None, 5_000, None),
+            (false, true, None, 900, Some(100)),
+            (false, true, None, 1_000, None),
+            (false, true, Some(60_000), 1_000, None),
+            (true, true, None, 0, Some(5_000)),
+            (true, true, None, 4_000, Some(1_000)),
+            (true, true, None, 5_000, None),
+            (true, true, Some(60_000), 0, Some(5_000)),
+            (true, true, Some(3_000), 0, Some(3_000)),
+            (true, true, Some(3_000), 2_900, Some(250)),
+            (true, true, Some(3_000), 4_900, Some(100)),
+        ];
+        for (is_told, beside_others, time, since, expected) in rows {
+            let found = untold(is_told, beside_others, time.map(Duration::from_millis), Duration::from_millis(since));
+            assert_eq!(found, expected.map(Duration::from_millis), "{is_told} {beside_others} {time:?} {since}");
+        }
+    }
+}
