@@ -28,7 +28,7 @@ pub(crate) struct Deadlines {
     may_notify: bool,
     /// When the start has to be over, but for a word to the manager.
     give_up_at: Option<Instant>,
-    /// Since when it is waited for what may be gone in a moment; set when the first after a stop is seen.
+    /// Since when it is waited for what may be gone in a moment; set when the first after a stop or a wait is seen.
     aftermath: Option<Instant>,
     /// When stopping has to be over; set when it begins.
     stop_by: Option<Instant>,
@@ -73,12 +73,18 @@ impl Deadlines {
     /// much more time the manager has to be asked, where it listens.
     pub(crate) fn wait_for(&mut self, patience: Option<Duration>) -> Option<Duration> {
         self.wait_until = *self.waiting_since.get_or_insert_with(Instant::now) + patience.unwrap_or_default();
+        self.aftermath = None;
         let give_up_at = self.give_up_at?;
         if self.may_notify {
-            return Some(self.wait_left() + Budget::GRACE);
+            return self.extension(self.wait_left());
         }
         self.wait_until = self.wait_until.min(give_up_at);
         None
+    }
+
+    /// The time for which the manager has to be asked, for so long a wait from now on: where it has a bound, and listens.
+    fn extension(&self, wait: Duration) -> Option<Duration> {
+        self.give_up_at.filter(|_| self.may_notify).map(|_| wait + Budget::GRACE)
     }
 
     /// What is left of the wait.
@@ -86,12 +92,13 @@ impl Deadlines {
         self.wait_until.saturating_duration_since(Instant::now())
     }
 
-    /// What is left of so long for what may be gone in a moment; it begins with the first question, and does not outlive the
-    /// start.
-    pub(crate) fn aftermath_left(&mut self, span: Duration) -> Duration {
+    /// What is left of so long for what may be gone in a moment; it begins with the first question after a stop or a wait. For
+    /// what it must not outlive, and the time to ask for, see [`Self::wait_for`].
+    pub(crate) fn aftermath_left(&mut self, span: Duration) -> (Duration, Option<Duration>) {
         let until = *self.aftermath.get_or_insert_with(Instant::now) + span;
-        let until = self.give_up_at.map_or(until, |give_up_at| until.min(give_up_at));
-        until.saturating_duration_since(Instant::now())
+        let until = self.give_up_at.filter(|_| !self.may_notify).map_or(until, |give_up_at| until.min(give_up_at));
+        let left = until.saturating_duration_since(Instant::now());
+        (left, self.extension(left))
     }
 
     /// The next stop has all its time again. What was asked `in_vain` is asked like that no more than twice.
@@ -223,13 +230,28 @@ mod tests {
     fn a_moment_is_one_however_often_it_is_asked_for_and_does_not_outlive_the_start() {
         let span = Duration::from_secs(10);
         let mut deadlines = Deadlines::new();
-        assert!(deadlines.aftermath_left(span) > Duration::from_secs(9));
+        assert!(deadlines.aftermath_left(span).0 > Duration::from_secs(9));
         deadlines.aftermath = deadlines.aftermath.and_then(|since| since.checked_sub(Duration::from_secs(8)));
-        assert!(deadlines.aftermath_left(span) <= Duration::from_secs(2));
-        assert_eq!(deadlines.aftermath_left(Duration::from_secs(1)), Duration::ZERO);
+        assert!(deadlines.aftermath_left(span).0 <= Duration::from_secs(2));
+        assert_eq!(deadlines.aftermath_left(Duration::from_secs(1)), (Duration::ZERO, None));
         deadlines.stopped();
         deadlines.know(&look(Some(Duration::from_secs(2))), Path::new("/run"));
-        assert!(deadlines.aftermath_left(span) <= Duration::from_secs(2));
+        assert!(deadlines.aftermath_left(span).0 <= Duration::from_secs(2));
+        // Where systemd listens, it is asked for that time.
+        deadlines.may_notify = true;
+        let (left, extend) = deadlines.aftermath_left(span);
+        assert!(left > Duration::from_secs(9) && extend == Some(left + Budget::GRACE), "{left:?} {extend:?}");
+    }
+
+    #[test]
+    fn what_comes_after_a_wait_has_its_own_moment() {
+        let moment = Duration::from_secs(1);
+        let mut deadlines = Deadlines::new();
+        let _ = deadlines.aftermath_left(moment);
+        deadlines.aftermath = deadlines.aftermath.and_then(|since| since.checked_sub(moment));
+        assert_eq!(deadlines.aftermath_left(moment).0, Duration::ZERO);
+        let _ = deadlines.wait_for(Some(moment));
+        assert!(!deadlines.aftermath_left(moment).0.is_zero());
     }
 
     #[test]

@@ -12,8 +12,7 @@ use crate::interrupt::{self, Interrupt, Interruption};
 use crate::judge::judge;
 use crate::ledger::{self, LedgerError};
 use crate::model::{
-    Action, ActiveState, Asked, BlindSpot, Finding, Outcome, Phase, Probe, Process, Relation, Rules, Stopped, UnitName,
-    Verdict,
+    Action, ActiveState, Asked, BlindSpot, Finding, Outcome, Phase, Probe, Relation, Rules, Stopped, UnitName, Verdict,
 };
 use crate::observe::again::Again;
 use crate::observe::holders::Thorough;
@@ -281,15 +280,24 @@ impl Guard<'_> {
         let may_be_gone = |finding: &&Finding| {
             finding.relation == Relation::KernelHeld
                 || (finding.relation == Relation::Hidden && (!self.stopped.is_nothing() || all_could_be_seen))
+                || (finding.relation == Relation::Client && finding.holder.is_none() && !self.stopped.is_nothing())
                 || unit_of(finding, ActiveState::Down).is_some_and(|unit| self.going.contains(&unit))
         };
         if !look.scene.blind_spots.contains(&BlindSpot::Unsteady) && !refused.iter().all(may_be_gone) {
             return Ok(false);
         }
-        let left = deadlines.aftermath_left(if look.ending { WAIT_FOR_STOPPING } else { AFTERMATH });
+        // What else that unit has goes with it.
+        let is_going = findings.iter().any(|finding| finding.unit_state == ActiveState::Stopping);
+        let span = match self.rules.wait {
+            _ if look.ending => WAIT_FOR_STOPPING,
+            wait if is_going => wait.unwrap_or(WAIT_FOR_STOPPING).max(AFTERMATH),
+            _ => AFTERMATH,
+        };
+        let (left, extend) = deadlines.aftermath_left(span);
         if left.is_zero() {
             return Ok(false);
         }
+        deadlines.tell_manager(extend, "waiting for a port that is about to be free");
         self.waited(refused.into_iter(), &look.pins).for_a_moment(left)?;
         Ok(true)
     }
@@ -333,7 +341,9 @@ impl Guard<'_> {
                 let hindrance = self.place.hindrance_of(pid).map(|hindrance| (pid, hindrance));
                 return Outcome::StillHeld { took: self.began.elapsed(), why, hindrance };
             }
-            Outcome::NotPermitted("held, and who holds it may not be seen".to_owned())
+            let after = if self.stopped.is_nothing() { String::new() } else { format!(", after {}", self.stopped) };
+            let why = if look.hides_only_who_was_late() { "cannot be looked at in time" } else { "may not be seen" };
+            Outcome::NotPermitted(format!("held, and who holds it {why}{after}"))
         } else {
             self.refused_for(None)
         }
@@ -469,7 +479,7 @@ fn failed(error: &ActError) -> Outcome {
 
 /// Whether every process has to be looked at: something may be stopped, or a service manager has a socket.
 fn needs_everybody(verdict: &Verdict) -> bool {
-    let is_managers = |finding: &Finding| finding.holder.as_ref().is_some_and(Process::is_manager);
+    let is_managers = |finding: &Finding| finding.holder.as_ref().is_some_and(|holder| holder.is_manager());
     matches!(verdict, Verdict::Clear(_)) || verdict.findings().iter().any(is_managers)
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Two sentences rule here: *unknown is never free*, and *what is not proven stale is never stopped*.
 
+use std::rc::Rc;
+
 use crate::model::{
     Action, ActiveState, Addresses, BlindRule, BlindSpot, EndpointScene, Finding, ForeignRule, Guarded, HeldSocket,
     Invocation, LookalikeRule, Obstacle, Owner, Phase, Probe, Process, Protocol, Relation, Rules, Scene, Socket,
@@ -43,7 +45,7 @@ fn spare(findings: &mut [Finding], actions: &[Action]) {
 struct Found<'a> {
     endpoint: &'a EndpointScene,
     held: Option<&'a HeldSocket>,
-    holder: Option<&'a Process>,
+    holder: Option<&'a Rc<Process>>,
     relation: Relation,
 }
 
@@ -94,7 +96,7 @@ impl Found<'_> {
             return Some(Obstacle::Protected("no unit is known"));
         };
         // PID 1 has it for a socket unit, which is stopped, and not PID 1.
-        let protection = self.holder.filter(|holder| !holder.is_manager()).and_then(Process::protection);
+        let protection = self.holder.filter(|holder| !holder.is_manager()).and_then(|holder| holder.protection());
         let handed = || may_be_handed_to_unit(self.held?, self.holder?, &scene.guarded, rules);
         if let Some(why) = unit.protection().or(protection).or_else(handed) {
             return Some(Obstacle::Protected(why));
@@ -288,7 +290,7 @@ fn findings_of<'a>(seen: &'a EndpointScene, scene: &'a Scene, rules: &Rules) -> 
 
 /// Whether all who have this are those who have what waits there, or are of the units that are stopped with it: it is gone then.
 fn goes_with(held: &HeldSocket, waiting: &[Found<'_>], scene: &Scene) -> bool {
-    let is_one = |holder: &Process| {
+    let is_one = |holder: &Rc<Process>| {
         waiting.iter().any(|found| match (&found.relation, found.holder) {
             (_, Some(other)) if other.pid == holder.pid => true,
             (Relation::Predecessor(unit), _) => scene.guarded.unit_beside(&holder.owner).is_some_and(|own| {
@@ -323,7 +325,8 @@ fn unexplained<'a>(seen: &'a EndpointScene, scene: &Scene) -> Option<Found<'a>> 
 }
 
 fn holders_of<'a>(seen: &'a EndpointScene, held: &'a HeldSocket, scene: &'a Scene, rules: &Rules) -> Vec<Found<'a>> {
-    let found = |holder: Option<&'a Process>, relation| Found { endpoint: seen, held: Some(held), holder, relation };
+    let found =
+        |holder: Option<&'a Rc<Process>>, relation| Found { endpoint: seen, held: Some(held), holder, relation };
     if held.holders.is_empty() {
         return vec![found(None, holderless(held, scene, rules))];
     }

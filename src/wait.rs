@@ -76,8 +76,16 @@ impl<'a> Waited<'a> {
     /// Whether one of those that were in the way by then is free. To be asked after it is listened for, and before it is
     /// waited: it may have gone in between.
     fn is_any_free(&self) -> bool {
-        let endpoints: BTreeSet<Endpoint> = self.findings.iter().map(|finding| finding.endpoint).collect();
-        endpoints.iter().any(|endpoint| probe(endpoint, self.rules.reuse_address) == Probe::Free)
+        self.endpoints().iter().any(|endpoint| probe(endpoint, self.rules.reuse_address) == Probe::Free)
+    }
+
+    /// Whether a bind does not tell that they are gone.
+    fn is_any_denied(&self) -> bool {
+        self.endpoints().iter().any(|endpoint| probe(endpoint, self.rules.reuse_address) == Probe::Denied)
+    }
+
+    fn endpoints(&self) -> BTreeSet<Endpoint> {
+        self.findings.iter().map(|finding| finding.endpoint).collect()
     }
 
     /// Of what waits for nobody, what is in the way of whoever binds to its own address: beside what is to be stopped after it,
@@ -142,6 +150,7 @@ impl Wait {
         let closings = self.closings.as_ref();
         let time_wait = waited.time_wait();
         let busy = waited.busy_beside();
+        let is_denied = waited.is_any_denied();
         loop {
             let left = deadlines.wait_left();
             // Once more when the time is over: it may have gone just now.
@@ -151,7 +160,11 @@ impl Wait {
                 return Ok(true);
             }
             if left.is_zero() {
-                return Ok(false);
+                return Ok(is_denied && !is_last);
+            }
+            // A look alone tells then.
+            if is_denied && time_wait.is_some_and(|time| looked.elapsed() >= time.max(act::LOOK_AGAIN)) {
+                return Ok(true);
             }
             let Some(untold) = untold(closings.is_some(), is_beside_others, time_wait, looked.elapsed()) else {
                 return Ok(true);

@@ -121,12 +121,18 @@ static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// So many threads were left to what they hang with, and hang.
 static LEFT: AtomicUsize = AtomicUsize::new(0);
-/// No more than so many: each keeps some files open, and counts in the unit's `TasksMax=`.
+/// So many were left in this run, whether they hang or have answered since.
+static EVER_LEFT: AtomicUsize = AtomicUsize::new(0);
+/// After so many nothing more is asked: each costs a moment, keeps some files open, and counts in the unit's `TasksMax=`.
 const MOST_LEFT: usize = 32;
 
 /// Whether a thread hangs: then there is a process like that, and nothing may be asked without a thread.
 pub(crate) fn has_left_any() -> bool {
     LEFT.load(Ordering::Relaxed) > 0
+}
+
+fn has_left_too_many() -> bool {
+    EVER_LEFT.load(Ordering::Relaxed) >= MOST_LEFT
 }
 
 /// So long is waited in vain, all together.
@@ -165,7 +171,7 @@ pub(crate) enum Unanswered<Q> {
     Late,
     /// There is no thread to be had. It can be answered without one, but nobody could tell then that it takes too long.
     NoThread(Q),
-    /// Nor is there one to be had, and without one it might hang as others do.
+    /// Nor may it be answered without one, as others hang; or too many were late.
     WouldHang,
 }
 
@@ -176,6 +182,9 @@ impl<Q: Send + 'static, A: Send + 'static> Workers<Q, A> {
 
     /// See [`Worker::ask`].
     pub(crate) fn ask(&mut self, question: Q, patience: Duration, interrupt: &Interrupt) -> Result<A, Unanswered<Q>> {
+        if has_left_too_many() {
+            return Err(Unanswered::WouldHang);
+        }
         let worker = match self.worker.take().map_or_else(|| Worker::spawn(self.answer), Ok) {
             Ok(worker) => worker,
             Err(_) if has_left_any() => return Err(Unanswered::WouldHang),
@@ -210,11 +219,8 @@ struct Worker<Q, A> {
 
 impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
     /// # Errors
-    /// There is no thread to be had, or too many hang already.
+    /// There is no thread to be had.
     fn spawn(answer: fn(&Q) -> A) -> Result<Self, String> {
-        if LEFT.load(Ordering::Relaxed) >= MOST_LEFT {
-            return Err(format!("{MOST_LEFT} threads hang"));
-        }
         let question = Arc::new(Mutex::new(None));
         let asked = Arc::clone(&question);
         let task = Arc::new(OnceLock::new());
@@ -270,6 +276,7 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
         let Some((answer, stood_still)) = told else {
             // Before the end of the pipe tells the thread to end.
             LEFT.fetch_add(1, Ordering::Relaxed);
+            EVER_LEFT.fetch_add(1, Ordering::Relaxed);
             self.is_left.store(true, Ordering::Relaxed);
             return None;
         };
@@ -469,6 +476,27 @@ mod tests {
             assert!(began.elapsed() < Duration::from_secs(10));
             thread::yield_now();
         }
+    }
+
+    /// Alone, as it counts for the whole process.
+    #[test]
+    fn after_so_many_that_were_late_nothing_more_is_asked_though_each_has_answered_since() {
+        if !is_alone() {
+            return;
+        }
+        let (mut workers, deaf) = (Workers::new(|lasts: &Duration| thread::sleep(*lasts)), Interrupt::default());
+        let mut ask = |lasts| workers.ask(lasts, MOMENT, &deaf);
+        for _ in 1..MOST_LEFT {
+            assert!(matches!(ask(Duration::from_millis(50)), Err(Unanswered::Late)));
+        }
+        let began = Instant::now();
+        while has_left_any() {
+            assert!(began.elapsed() < Duration::from_secs(10));
+            thread::yield_now();
+        }
+        assert!(ask(Duration::ZERO).is_ok());
+        assert!(matches!(ask(Duration::from_millis(50)), Err(Unanswered::Late)));
+        assert!(matches!(ask(Duration::ZERO), Err(Unanswered::WouldHang)));
     }
 
     #[test]

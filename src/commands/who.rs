@@ -1,7 +1,8 @@
 //! `portguard who`: who holds an endpoint, whose that is, how it would stand to a unit, and what frees it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use serde::Serialize;
 
@@ -20,6 +21,7 @@ use crate::policy::{self, Policy};
 use crate::report::document::{Document, Page, Tone, age};
 use crate::report::shape::{Holder, Judgement, Socket, Unit, since};
 use crate::report::{self, About, own_systemctl, shell};
+use crate::word::{self, Unanswered, Workers};
 
 /// Who has what.
 #[derive(Debug, Serialize)]
@@ -158,9 +160,10 @@ fn own_unit(finding: &Finding, scope: Scope) -> Option<UnitName> {
 
 fn owned(findings: &[&Finding], about: &About, compared: bool, states: &[(UnitName, Properties)]) -> Vec<Owned> {
     let mut owners: Vec<(Option<String>, &Finding, Vec<Holder>)> = Vec::new();
+    let mut files = Files::new(&about.proc);
     for finding in findings {
-        let fds = |pid| finding.socket.as_ref().map(|socket| fds(&about.proc, pid, socket.inode)).unwrap_or_default();
-        let of = |holder: &Process| Holder { fds: fds(holder.pid), ..Holder::of(holder, &about.etc) };
+        let mut fds = |pid| finding.socket.as_ref().map(|socket| files.of(pid, socket.inode)).unwrap_or_default();
+        let of = |holder: &Rc<Process>| Holder { fds: fds(holder.pid), ..Holder::of(holder, &about.etc) };
         let holder = finding.holder.as_ref().map(of);
         let unit = report::unit_of(finding);
         let same = owners.iter_mut().find(|(of, first, _)| {
@@ -181,10 +184,30 @@ fn owned(findings: &[&Finding], about: &About, compared: bool, states: &[(UnitNa
     owners.into_iter().map(owned).collect()
 }
 
-/// By which file descriptors a process has a socket: proc(5).
-fn fds(proc: &Path, pid: Pid, inode: Inode) -> Vec<i32> {
+/// By which file descriptors a process has a socket: proc(5). One that hangs in execve(2) by now does not tell.
+struct Files<'a> {
+    proc: &'a Path,
+    reader: Workers<(PathBuf, Inode), Vec<i32>>,
+}
+
+impl<'a> Files<'a> {
+    fn new(proc: &'a Path) -> Self {
+        Self { proc, reader: Workers::new(|(folder, inode)| fds(folder, *inode)) }
+    }
+
+    fn of(&mut self, pid: Pid, inode: Inode) -> Vec<i32> {
+        let question = (self.proc.join(format!("{pid}/fd")), inode);
+        match self.reader.ask(question, word::some_patience(word::PATIENCE), &Interrupt::default()) {
+            Ok(fds) => fds,
+            Err(Unanswered::NoThread((folder, inode))) => fds(&folder, inode),
+            Err(Unanswered::Late | Unanswered::WouldHang) => Vec::new(),
+        }
+    }
+}
+
+fn fds(folder: &Path, inode: Inode) -> Vec<i32> {
     let name = format!("socket:[{}]", inode.0);
-    let entries = std::fs::read_dir(proc.join(format!("{pid}/fd"))).into_iter().flatten().flatten();
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let of_socket =
         entries.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == name.as_str()));
     // The kernel lists them in order.

@@ -89,7 +89,7 @@ fn held(holders: Vec<Process>) -> HeldSocket {
         },
         birthplace: None,
         born_in: None,
-        holders,
+        holders: holders.into_iter().map(Rc::new).collect(),
         socket_unit: None,
     }
 }
@@ -755,7 +755,7 @@ fn in_a_users_manager_a_predecessor_is_of_that_manager_and_so_is_its_socket() {
 fn units_and_programs_that_carry_others_are_not_stopped_as_predecessors() {
     let up = || UnitState { active: ActiveState::Up, can_stop: true, stops_too: Some(Vec::new()) };
     let sshd = replacing("*.service", Some(up()), |socket| {
-        socket.holders[0].exe = Some("/usr/sbin/sshd".into());
+        Rc::make_mut(&mut socket.holders[0]).exe = Some("/usr/sbin/sshd".into());
     });
     assert!(matches!(sshd.obstacle, Some(Obstacle::Protected(_))), "{sshd:?}");
     for name in
@@ -832,8 +832,9 @@ fn only_the_same_program_user_and_arguments_in_no_service_are_a_lookalike() {
     assert_eq!(relation(Phase::Within, in_service), Relation::OtherUnit(unit("web.service")));
 
     let stop = Rules { on_lookalike: LookalikeRule::Stop, ..rules() };
-    let action = |holder| judge(&scene(guarded(), vec![held(vec![holder])]), &stop).findings()[0].action;
-    assert_eq!(action(lookalike()), Action::Stop);
+    let by = |rules: &Rules, holder| judge(&scene(guarded(), vec![held(vec![holder])]), rules).findings()[0].action;
+    let action = |holder| by(&stop, holder);
+    assert_eq!((action(lookalike()), by(&rules(), lookalike())), (Action::Stop, Action::Refuse));
     assert_eq!(action(Process { terminal: Some(Terminal(0x8800)), ..lookalike() }), Action::Refuse);
     assert_eq!(action(Process { lineage: Lineage::Ancestor, ..lookalike() }), Action::Refuse);
 }
@@ -1160,7 +1161,7 @@ proptest! {
         let mut protected = scene.clone();
         let mut all = protected.endpoints[0].sockets.iter_mut().flat_map(|socket| &mut socket.holders);
         if let Some(holder) = all.nth(index) {
-            holder.lineage = Lineage::Ancestor;
+            Rc::make_mut(holder).lineage = Lineage::Ancestor;
         }
         let (before, after) = (acts(&scene), acts(&protected));
         prop_assert!(after.0 <= before.0 && (before.1 || !after.1), "{:?} {:?}", before, after);
@@ -1173,7 +1174,7 @@ proptest! {
         rules in any_rules(),
     ) {
         let (of_all, of_some) = (judge(&whole, &rules), judge(&quick, &rules));
-        let is_managers = |finding: &Finding| finding.holder.as_ref().is_some_and(Process::is_manager);
+        let is_managers = |finding: &Finding| finding.holder.as_ref().is_some_and(|holder| holder.is_manager());
         // What a manager has is looked at as a whole.
         if matches!(of_some, Verdict::Refuse(_)) && !of_some.findings().iter().any(is_managers) {
             prop_assert!(matches!(of_all, Verdict::Refuse(_)));
@@ -1214,7 +1215,7 @@ proptest! {
         let protected = {
             let mut scene = scene.clone();
             for process in scene.endpoints[0].sockets.iter_mut().flat_map(|socket| &mut socket.holders) {
-                process.exe = Some(PathBuf::from("/usr/sbin/sshd"));
+                Rc::make_mut(process).exe = Some(PathBuf::from("/usr/sbin/sshd"));
             }
             judge(&scene, &rules).findings().iter().filter(|f| f.action == Action::Stop).count()
         };

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::{
@@ -36,8 +37,8 @@ pub struct HeldSocket {
     pub birthplace: Option<Owner>,
     /// The path of that cgroup.
     pub born_in: Option<CgroupPath>,
-    /// Every process that was seen to have it open.
-    pub holders: Vec<Process>,
+    /// Every process that was seen to have it open; shared, as each can have very many.
+    pub holders: Vec<Rc<Process>>,
     /// The active socket unit that listens with it, where PID 1 has it.
     pub socket_unit: Option<UnitName>,
 }

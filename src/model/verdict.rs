@@ -1,6 +1,7 @@
 //! What `judge` says.
 
 use std::fmt;
+use std::rc::Rc;
 
 use super::{ActiveState, Container, Endpoint, Owner, Probe, Process, Socket, UnitName};
 
@@ -185,7 +186,7 @@ pub struct Finding {
     /// The socket, where one was seen.
     pub socket: Option<Socket>,
     /// The process, where one was seen.
-    pub holder: Option<Process>,
+    pub holder: Option<Rc<Process>>,
     /// Whose cgroup the socket was born in, where that is known.
     pub birthplace: Option<Owner>,
     /// How it stands to the unit.

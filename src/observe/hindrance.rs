@@ -36,9 +36,16 @@ impl Place {
 
     /// Whoever asks a process that is in the midst of execve(2) may wait for ever: see [`super::holders`].
     fn wchan(&self, pid: Pid) -> Option<String> {
+        // Nothing is decided by it: it must not use up what those have that are to be looked at.
+        let patience = word::patience(word::PATIENCE / 2, Duration::ZERO)?.min(PATIENCE);
         let file = self.roots.proc.join(pid.to_string()).join("wchan");
+        let began = Instant::now();
         let aside = word::spawn(move |teller| teller.tell(text(&file))).ok()?;
-        aside.answer(Instant::now() + PATIENCE, &Interrupt::default())
+        let told = aside.answer(began + patience, &Interrupt::default());
+        if told.is_none() {
+            word::wait_was_in_vain(began.elapsed());
+        }
+        told
     }
 }
 

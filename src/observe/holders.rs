@@ -302,7 +302,7 @@ impl<'a> Aside<'a> {
         let mut wanted = inodes.to_vec();
         wanted.sort_unstable();
         self.wanted = wanted.into();
-        let (seen, _) = self.look(&[pid], Threads::All, || Some(word::some_patience(word::PATIENCE)));
+        let (seen, _) = self.look(&[pid], Threads::All, || Some(word::some_patience(word::MORE_PATIENCE)));
         seen.into_iter().next().map_or(Open::HIDDEN, |(_, open)| open)
     }
 

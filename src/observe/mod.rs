@@ -28,6 +28,7 @@ use std::fs::Metadata;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::interrupt::Interrupt;
@@ -375,6 +376,7 @@ impl Place {
             Scope::System => adopt(processes, &answer, &guarded.unit),
             Scope::User => processes,
         };
+        let processes = processes.into_iter().map(|(pid, process)| (pid, Rc::new(process))).collect();
         let held: Vec<HeldSocket> = tables
             .into_iter()
             .map(|socket| self.assemble(socket, &born, &holders, &processes, &answer.socket_units))
@@ -603,7 +605,7 @@ impl Place {
         socket: Socket,
         born: &HashMap<CgroupId, CgroupPath>,
         holders: &Holders,
-        processes: &HashMap<Pid, Process>,
+        processes: &HashMap<Pid, Rc<Process>>,
         socket_units: &[SocketUnit],
     ) -> HeldSocket {
         let birthplace = socket.cgroup.and_then(|id| born.get(&id));
@@ -614,7 +616,7 @@ impl Place {
                 birthplace.is_none_or(|born| cgroup::owner_of(born) == Owner::Init || self.is_own_managers(born));
             let kept = unborn
                 && socket.device.is_none()
-                && pids.iter().filter_map(|pid| processes.get(pid)).any(Process::is_manager);
+                && pids.iter().filter_map(|pid| processes.get(pid)).any(|process| process.is_manager());
             socket_units.iter().find(listens).filter(|_| kept).map(|listening| listening.unit.clone())
         };
         HeldSocket {

@@ -1,6 +1,6 @@
 //! What to type next: for each refusal the command that is right for it, as a shell takes it.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use super::words::About;
@@ -38,7 +38,10 @@ impl Advice {
 /// What to type about a holder that is refused.
 pub(super) fn advice(finding: &Finding, about: &About) -> Advice {
     let advice = for_relation(finding, about);
-    let only_ipv6 = finding.socket.as_ref().is_some_and(|socket| socket.local.is_ipv6() && socket.v6only);
+    let only_ipv6 = finding.socket.as_ref().is_some_and(|socket| {
+        // What is mapped is in the way of IPv4.
+        matches!(socket.local.ip(), IpAddr::V6(ip) if ip.to_ipv4_mapped().is_none()) && socket.v6only
+    });
     if finding.endpoint.host == Host::Any && only_ipv6 {
         let ipv4 = Endpoint { host: Host::Ip(Ipv4Addr::UNSPECIFIED.into()), ..finding.endpoint };
         return advice.before(&format!("; or, if {} binds IPv4 alone, write {ipv4} in the policy", about.unit));
@@ -317,11 +320,24 @@ pub fn shell(unit: &UnitName) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::EndpointRange;
+    use crate::model::{EndpointRange, Inode, Protocol, Socket, SocketState};
 
     fn about() -> About {
         let [etc, proc] = ["/nonexistent/etc", "/nonexistent/proc"].map(Into::into);
         About { unit: "app.service".parse().unwrap(), user: false, dry_run: false, etc, proc }
+    }
+
+    fn found(endpoint: &str, birthplace: Option<Owner>, relation: Relation) -> Finding {
+        Finding {
+            endpoint: endpoint.parse::<EndpointRange>().unwrap().endpoints().next().unwrap(),
+            socket: None,
+            holder: None,
+            birthplace,
+            relation,
+            action: Action::Refuse,
+            obstacle: None,
+            unit_state: ActiveState::Unknown,
+        }
     }
 
     #[test]
@@ -339,17 +355,36 @@ mod tests {
             (Some(Owner::Nobody), "ss -Huanp 'sport = :51820'".to_owned()),
             (None, "ss -Huanp 'sport = :51820'".to_owned()),
         ] {
-            let finding = Finding {
-                endpoint: "51820/udp".parse::<EndpointRange>().unwrap().endpoints().next().unwrap(),
-                socket: None,
-                holder: None,
-                birthplace: maker.clone(),
-                relation: Relation::KernelHeld,
-                action: Action::Refuse,
-                obstacle: None,
-                unit_state: ActiveState::Unknown,
-            };
+            let finding = found("51820/udp", maker.clone(), Relation::KernelHeld);
             assert_eq!(advice(&finding, &about()).command, command, "{maker:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_in_the_way_of_ipv6_alone_is_answered_with_ipv4() {
+        for (local, v6only, answered) in [
+            ("[::]:8080", true, true),
+            ("[2001:db8::1]:8080", true, true),
+            ("[::]:8080", false, false),
+            ("[::ffff:192.0.2.1]:8080", true, false),
+            ("0.0.0.0:8080", false, false),
+        ] {
+            let socket = Socket {
+                protocol: Protocol::Tcp,
+                local: local.parse().unwrap(),
+                peer: None,
+                v6only,
+                state: SocketState::Listen,
+                inode: Inode(1),
+                uid: 0,
+                device: None,
+                cgroup: None,
+                backlog: None,
+                left: None,
+            };
+            let finding = Finding { socket: Some(socket), ..found("8080/tcp", None, Relation::KernelHeld) };
+            let text = advice(&finding, &about()).text;
+            assert_eq!(text.contains("write 0.0.0.0:8080/tcp"), answered, "{local}: {text}");
         }
     }
 

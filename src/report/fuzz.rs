@@ -1,6 +1,7 @@
 //! The rules that every sentence keeps, whatever another process calls itself: see [`crate::fuzzing`].
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::words::{About, finding, outcome, step};
@@ -60,7 +61,7 @@ pub(crate) fn words(bytes: &[u8]) {
     let found = Finding {
         endpoint: endpoint.unwrap_or_else(|| unreachable!("8080 is one")),
         socket: Some(socket),
-        holder: Some(process.clone()),
+        holder: Some(Rc::new(process.clone())),
         birthplace: Some(Owner::UserUnit { uid: 1000, unit: other.clone() }),
         relation,
         action: Action::Refuse,
@@ -75,7 +76,7 @@ pub(crate) fn words(bytes: &[u8]) {
             let nobody = Finding { holder: None, ..found.clone() };
             of_an_entry(&finding(&nobody, &about), [&unit, &other]);
             let named = Process { comm: "x".to_owned(), ..process.clone() };
-            of_its_command(&finding(&Finding { holder: Some(named), ..found.clone() }, &about));
+            of_its_command(&finding(&Finding { holder: Some(Rc::new(named)), ..found.clone() }, &about));
             for entry in outcomes(&text).iter().flat_map(|end| outcome(end, &about, &[], std::slice::from_ref(&found)))
             {
                 of_an_entry(&entry, [&unit, &other]);

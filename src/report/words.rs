@@ -147,7 +147,7 @@ pub fn unit_of(finding: &Finding) -> Option<String> {
     let held_for = if let Relation::OwnSocketUnit(unit) = &finding.relation {
         Some(unit)
     } else {
-        finding.relation.unit().filter(|_| finding.holder.as_ref().is_none_or(Process::is_manager))
+        finding.relation.unit().filter(|_| finding.holder.as_ref().is_none_or(|holder| holder.is_manager()))
     };
     let born_of = match &finding.birthplace {
         Some(Owner::Unit(unit) | Owner::UserUnit { unit, .. }) => Some(unit),
@@ -359,7 +359,7 @@ pub(super) fn outcome(outcome: &Outcome, about: &About, endpoints: &[Endpoint], 
         Outcome::Freed { stopped, took } => (
             Level::Info,
             id::FREED,
-            vec![format!("{ports} free; {unit} may start, after {stopped} within {}", timespan::show(*took),)],
+            vec![format!("{}, after {stopped} within {}", may_start(unit, endpoints, findings), timespan::show(*took))],
         ),
         Outcome::WouldStop => {
             (Level::Info, id::DRY_RUN, vec![format!("dry run: would stop what holds {} for {unit}", held())])
@@ -437,6 +437,18 @@ pub(super) fn outcome(outcome: &Outcome, about: &About, endpoints: &[Endpoint], 
         .collect()
 }
 
+/// Only what nothing was found at was seen free.
+fn may_start(unit: &UnitName, endpoints: &[Endpoint], findings: &[Finding]) -> String {
+    let is_found = |endpoint: &&Endpoint| findings.iter().any(|finding| finding.endpoint == **endpoint);
+    let (passed, free): (Vec<&Endpoint>, Vec<&Endpoint>) = endpoints.iter().partition(is_found);
+    let shown = |some: &[&Endpoint]| list(some.iter().map(ToString::to_string));
+    match (&free[..], &passed[..]) {
+        ([], passed) => format!("{}: {unit} may start beside what was found", shown(passed)),
+        (free, []) => format!("{} free; {unit} may start", shown(free)),
+        (free, passed) => format!("{} free; {unit} may start, beside what was found at {}", shown(free), shown(passed)),
+    }
+}
+
 /// What to type where something was waited for or stopped in vain, and no finding has said it.
 fn next_of(outcome: &Outcome, about: &About, findings: &[Finding]) -> Option<Advice> {
     let in_vain = match outcome {
@@ -458,7 +470,9 @@ fn next_of(outcome: &Outcome, about: &About, findings: &[Finding]) -> Option<Adv
         let unit = findings.iter().find(holder_is).and_then(|finding| finding.relation.unit());
         return Some(advice_for_hindered(*pid, hindrance, unit, about));
     }
-    let held = findings.iter().find(|finding| finding.action != Action::Pass);
+    // What could be had is none that helps.
+    let held = findings.iter().filter(|finding| finding.action != Action::Pass);
+    let held = held.min_by_key(|finding| finding.action == Action::Spare);
     held.filter(|_| in_vain).map(|finding| advice(finding, about))
 }
 
@@ -499,7 +513,7 @@ mod tests {
 
     use super::super::fuzz::every_relation;
     use super::*;
-    use crate::model::{Container, Engine, Signal, Stopped};
+    use crate::model::{Container, EndpointRange, Engine, Signal, Stopped};
 
     const README: &str = include_str!("../../README.md");
     const MAN_PAGE: &str = include_str!("../../packaging/man/portguard.8.scd");
@@ -665,6 +679,44 @@ mod tests {
             let last = &entries.last().unwrap().message;
             assert!(entries.len() == 3 && last.starts_with(&format!("the policy has {said}")), "{last}");
         }
+    }
+
+    fn found(endpoint: Endpoint, relation: Relation, action: Action) -> Finding {
+        let unit_state = ActiveState::Unknown;
+        Finding { endpoint, socket: None, holder: None, birthplace: None, relation, action, obstacle: None, unit_state }
+    }
+
+    fn endpoints() -> Vec<Endpoint> {
+        let all = ["8080/tcp", "9090/tcp"].map(|text| text.parse::<EndpointRange>().unwrap());
+        all.into_iter().flat_map(EndpointRange::endpoints).collect()
+    }
+
+    #[test]
+    fn only_what_was_seen_free_is_said_to_be() {
+        let (end, all) = (&outcomes()[3], endpoints());
+        let passed = |endpoint: &Endpoint| found(*endpoint, Relation::OwnFdStore, Action::Pass);
+        let both: Vec<Finding> = all.iter().map(passed).collect();
+        for (findings, said) in [
+            (&[][..], "8080/tcp, 9090/tcp free; app.service may start, after 1 process"),
+            (&both[1..], "8080/tcp free; app.service may start, beside what was found at 9090/tcp, after 1 process"),
+            (&both[..], "8080/tcp, 9090/tcp: app.service may start beside what was found, after 1 process"),
+        ] {
+            let message = &outcome(end, &about(), &all, findings)[0].message;
+            assert!(message.starts_with(said), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_waited_for_in_vain_is_what_to_do_something_about_and_not_what_is_left_alone_for_it() {
+        let (own, other) = ("app.service".parse().unwrap(), "web.service".parse().unwrap());
+        let all = endpoints();
+        let findings = [
+            found(all[0], Relation::Predecessor(own), Action::Spare),
+            found(all[1], Relation::OtherUnit(other), Action::Wait),
+        ];
+        let end = Outcome::StillHeld { took: Duration::ZERO, why: String::new(), hindrance: None };
+        assert_eq!(next_of(&end, &about(), &findings).unwrap().command, "systemctl stop web.service");
+        assert!(next_of(&end, &about(), &findings[..1]).is_some());
     }
 
     #[test]
