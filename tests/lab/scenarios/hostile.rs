@@ -75,6 +75,14 @@ pub(super) fn crowd_of_holders_is_refused_in_time_and_in_few_lines(m: &Machine) 
     assert!(!m.journal(APP).contains("more findings"), "{}", m.journal(APP));
 }
 
+/// Each of the 90,000 pairs is in the way.
+pub(super) fn sockets_that_very_many_share_are_refused_in_time_and_with_little_memory(m: &Machine) {
+    m.given("300 sockets of the port at as many addresses, which 300 processes with very many arguments all have");
+    evil(m, "shared", "TasksMax=infinity\n");
+    m.wait_until("they are all there", SOON * 3, || m.processes_of("evil.service").len() > 300);
+    assert_looked_at_in_bounds(m);
+}
+
 /// Whoever may run processes can have them listen at another address of loopback.
 pub(super) fn crowd_at_another_address_hides_no_leftover(m: &Machine) {
     m.given("2,000 processes of alice's that have 127.0.0.2:8080, and a leftover on 127.0.0.1:8080 after them");

@@ -241,6 +241,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     holders::two_hundred_starts_at_once_are_all_up,
     hostile::large_and_garbled_process_is_refused_in_time,
     hostile::crowd_of_holders_is_refused_in_time_and_in_few_lines,
+    hostile::sockets_that_very_many_share_are_refused_in_time_and_with_little_memory,
     hostile::crowd_at_another_address_hides_no_leftover,
     hostile::crowd_of_sockets_that_wait_for_nobody_holds_up_no_start,
     hostile::file_with_a_path_that_is_too_long_hides_no_holder,
