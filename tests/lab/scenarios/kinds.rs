@@ -206,6 +206,27 @@ pub(super) fn end_of_a_connection_that_no_process_has_is_waited_for(m: &Machine)
     assert!(m.holders("8080/tcp").contains(&m.main_pid(APP)));
 }
 
+/// No bind tells of it there.
+pub(super) fn end_of_a_connection_is_seen_where_the_bind_is_denied(m: &Machine) {
+    m.given("a connection in FIN_WAIT2 at port 80, and a guard without cap_net_bind_service that may wait for it a second longer");
+    m.ok("sysctl -w net.ipv4.tcp_fin_timeout=3");
+    app_service(m, "80/tcp");
+    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"80/tcp\"]\nreuse-address = false\nwait = \"4s\"\n"));
+    let command =
+        "+/usr/bin/setpriv --bounding-set -net_bind_service --inh-caps -net_bind_service /usr/bin/portguard --unit %n";
+    m.unit(&format!("{APP}.d/10-portguard.conf"), &format!("[Service]\nExecStartPre={command}\n"));
+    m.ok("python3 /opt/lab/closes_first.py 80 fin-wait");
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("it waits for that to be over, and is up");
+    assert!(start.status.success(), "{start:?}");
+    finding(m, APP, &[("RELATION", "time-wait"), ("ACTION", "wait"), ("ENDPOINT", "80/tcp")]);
+    finding(m, APP, &[("VERDICT", "free"), ("EXIT_STATUS", "0")]);
+    assert!(m.holders("80/tcp").contains(&m.main_pid(APP)));
+}
+
 pub(super) fn socket_in_a_message_that_nobody_reads_is_refused(m: &Machine) {
     m.given("web.service, whose listener lies in a message that nobody has read, so that no process has it");
     socket_of_no_process_is_refused(m, "in_flight.py");
