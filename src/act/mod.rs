@@ -683,7 +683,12 @@ mod tests {
         let ladder = Ladder { first: Signal(15), hangup: false, patience: SECOND * 5, last: None };
         let budget = Budget { patience: SECOND * 5, grace: SECOND, extend: None };
         let mut said = Vec::new();
-        let mut tell = |step: &Step<'_>| said.push(format!("{step:?}").split([' ', '{']).next().unwrap().to_owned());
+        let mut tell = |step: &Step<'_>| {
+            said.push(match step {
+                Step::Changed { why, .. } => (*why).to_owned(),
+                _ => format!("{step:?}").split([' ', '{']).next().unwrap().to_owned(),
+            });
+        };
         let interrupt = Interrupt::default();
         let eyes = Eyes { closings: None, interrupt: &interrupt };
         let late = RefCell::default();
@@ -765,23 +770,28 @@ mod tests {
     #[test]
     fn a_process_that_is_not_what_was_judged_is_never_signalled() {
         let child = Child::spawn(Role::Listen, &[]);
-        let changes: [fn(&mut Judged); 9] = [
-            // Its number was given to another process: the start time differs.
-            |target| target.process.start = StartTime(target.process.start.0 + 1),
-            |target| target.process.uid += 1,
-            |target| target.process.cgroup = Some(CgroupPath("/elsewhere".to_owned())),
-            |target| target.process.program = Some(FileId { device: 0, inode: 0 }),
-            |target| target.process.terminal = Some(Terminal(1)),
-            |target| (target.process.argv, target.by_argv) = (Vec::new(), true),
-            |target| target.process.invocation = Invocation::Known(InvocationId(7)),
-            |target| target.inodes = vec![Inode(u64::MAX)],
-            |target| target.process.lineage = Lineage::Ancestor,
+        let changes: [(fn(&mut Judged), _); 9] = [
+            (
+                |target| target.process.start = StartTime(target.process.start.0 + 1),
+                "its number belongs to another process now",
+            ),
+            (|target| target.process.uid += 1, "its user has changed"),
+            (
+                |target| target.process.cgroup = Some(CgroupPath("/elsewhere".to_owned())),
+                "it has moved to another cgroup",
+            ),
+            (|target| target.process.program = Some(FileId { device: 0, inode: 0 }), "it runs another program now"),
+            (|target| target.process.terminal = Some(Terminal(1)), "its terminal has changed"),
+            (|target| (target.process.argv, target.by_argv) = (Vec::new(), true), "it runs another program now"),
+            (|target| target.process.invocation = Invocation::Known(InvocationId(7)), "its invocation id has changed"),
+            (|target| target.inodes = vec![Inode(u64::MAX)], "it has let go of the socket"),
+            (|target| target.process.lineage = Lineage::Ancestor, "it started portguard"),
         ];
-        for change in changes {
+        for (change, why) in changes {
             let mut judged = judged(&child);
             change(&mut judged);
             let (count, said) = stop_it(&judged);
-            assert_eq!((count, said.join(" ").as_str()), (Count { ended: 0, alive: 0 }, "Changed"));
+            assert_eq!((count, said.join(" ").as_str()), (Count { ended: 0, alive: 0 }, why));
         }
         assert!(proc::process(Path::new("/proc"), child.pid()).unwrap().is_some(), "it lives");
     }
