@@ -95,7 +95,8 @@ bench: build
 fuzz:
 	FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_JOBS=$(FUZZ_JOBS) TARGET=$(TARGET) fuzz/run
 
-# What the compiler cannot prove: the unit tests under AddressSanitizer, all of them, and under Miri those of the pure
+# What the compiler cannot prove: the unit tests under AddressSanitizer, all of them (what a test leaves to its end is no
+# fault, nor what a child of it has copied), and under Miri those of the pure
 # parts and what of src/sys.rs Miri has. It knows no getauxval(3), kcmp(2), open_by_handle_at(2), sigaction(2), no
 # processes and no cgroups; the rest of src/sys.rs is under AddressSanitizer alone.
 MIRI = sys::no_name_service model:: timespan policy::expand policy::error ledger::tests::text ledger::tests::torn observe::sock_diag::codec \
@@ -104,7 +105,7 @@ MIRI = sys::no_name_service model:: timespan policy::expand policy::error ledger
 sanitize:
 	@rustup run nightly rustc --version || rustup toolchain install nightly --profile minimal
 	@rustup component add --toolchain nightly miri rust-src
-	RUSTFLAGS=-Zsanitizer=address $(CARGO) +nightly test --locked --target $(HOST) --target-dir target/sanitize/address --lib
+	ASAN_OPTIONS=detect_leaks=0 RUSTFLAGS=-Zsanitizer=address $(CARGO) +nightly test --locked --target $(HOST) --target-dir target/sanitize/address --lib
 	MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=4 \
 		$(CARGO) +nightly miri test --locked --target-dir target/sanitize --lib -- $(MIRI)
 

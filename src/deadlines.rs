@@ -30,6 +30,8 @@ pub(crate) struct Deadlines {
     give_up_at: Option<Instant>,
     /// Since when it is waited for what may be gone in a moment; set when the first after a stop or a wait is seen.
     aftermath: Option<Instant>,
+    /// The same, while a unit is on its way down that has some of it.
+    going: Option<Instant>,
     /// When stopping has to be over; set when it begins.
     stop_by: Option<Instant>,
     /// Whether a stop was in vain whose time is none of the unit's own.
@@ -44,6 +46,7 @@ impl Deadlines {
             may_notify: false,
             give_up_at: None,
             aftermath: None,
+            going: None,
             stop_by: None,
             was_in_vain: false,
         }
@@ -66,14 +69,14 @@ impl Deadlines {
     /// What was stopped may have taken its time, which is no wait's; and its own processes get theirs to be gone.
     pub(crate) fn stopped(&mut self) {
         self.waiting_since = None;
-        self.aftermath = None;
+        (self.aftermath, self.going) = (None, None);
     }
 
     /// Waits that follow each other are one, which a stop before it does not use up. It must not outlive the start; for how
     /// much more time the manager has to be asked, where it listens.
     pub(crate) fn wait_for(&mut self, patience: Option<Duration>) -> Option<Duration> {
         self.wait_until = *self.waiting_since.get_or_insert_with(Instant::now) + patience.unwrap_or_default();
-        self.aftermath = None;
+        (self.aftermath, self.going) = (None, None);
         let give_up_at = self.give_up_at?;
         if self.may_notify {
             return self.extension(self.wait_left());
@@ -94,8 +97,11 @@ impl Deadlines {
 
     /// What is left of so long for what may be gone in a moment; it begins with the first question after a stop or a wait. For
     /// what it must not outlive, and the time to ask for, see [`Self::wait_for`].
-    pub(crate) fn aftermath_left(&mut self, span: Duration) -> (Duration, Option<Duration>) {
-        let until = *self.aftermath.get_or_insert_with(Instant::now) + span;
+    ///
+    /// `is_going`: its unit is there, and on its way down; once that is over, it is another moment.
+    pub(crate) fn aftermath_left(&mut self, span: Duration, is_going: bool) -> (Duration, Option<Duration>) {
+        let since = if is_going { &mut self.going } else { &mut self.aftermath };
+        let until = *since.get_or_insert_with(Instant::now) + span;
         let until = self.give_up_at.filter(|_| !self.may_notify).map_or(until, |give_up_at| until.min(give_up_at));
         let left = until.saturating_duration_since(Instant::now());
         (left, self.extension(left))
@@ -230,16 +236,16 @@ mod tests {
     fn a_moment_is_one_however_often_it_is_asked_for_and_does_not_outlive_the_start() {
         let span = Duration::from_secs(10);
         let mut deadlines = Deadlines::new();
-        assert!(deadlines.aftermath_left(span).0 > Duration::from_secs(9));
+        assert!(deadlines.aftermath_left(span, false).0 > Duration::from_secs(9));
         deadlines.aftermath = deadlines.aftermath.and_then(|since| since.checked_sub(Duration::from_secs(8)));
-        assert!(deadlines.aftermath_left(span).0 <= Duration::from_secs(2));
-        assert_eq!(deadlines.aftermath_left(Duration::from_secs(1)), (Duration::ZERO, None));
+        assert!(deadlines.aftermath_left(span, false).0 <= Duration::from_secs(2));
+        assert_eq!(deadlines.aftermath_left(Duration::from_secs(1), false), (Duration::ZERO, None));
         deadlines.stopped();
         deadlines.know(&look(Some(Duration::from_secs(2))), Path::new("/run"));
-        assert!(deadlines.aftermath_left(span).0 <= Duration::from_secs(2));
+        assert!(deadlines.aftermath_left(span, false).0 <= Duration::from_secs(2));
         // Where systemd listens, it is asked for that time.
         deadlines.may_notify = true;
-        let (left, extend) = deadlines.aftermath_left(span);
+        let (left, extend) = deadlines.aftermath_left(span, false);
         assert!(left > Duration::from_secs(9) && extend == Some(left + Budget::GRACE), "{left:?} {extend:?}");
     }
 
@@ -247,11 +253,23 @@ mod tests {
     fn what_comes_after_a_wait_has_its_own_moment() {
         let moment = Duration::from_secs(1);
         let mut deadlines = Deadlines::new();
-        let _ = deadlines.aftermath_left(moment);
+        let _ = deadlines.aftermath_left(moment, false);
         deadlines.aftermath = deadlines.aftermath.and_then(|since| since.checked_sub(moment));
-        assert_eq!(deadlines.aftermath_left(moment).0, Duration::ZERO);
+        assert_eq!(deadlines.aftermath_left(moment, false).0, Duration::ZERO);
         let _ = deadlines.wait_for(Some(moment));
-        assert!(!deadlines.aftermath_left(moment).0.is_zero());
+        assert!(!deadlines.aftermath_left(moment, false).0.is_zero());
+    }
+
+    #[test]
+    fn what_a_unit_leaves_that_was_on_its_way_down_has_its_own_moment() {
+        let (going, moment) = (Duration::from_secs(10), Duration::from_secs(1));
+        let mut deadlines = Deadlines::new();
+        let _ = deadlines.aftermath_left(going, true);
+        deadlines.going = deadlines.going.and_then(|since| since.checked_sub(Duration::from_secs(5)));
+        assert!(deadlines.aftermath_left(going, true).0 <= Duration::from_secs(5));
+        assert!(deadlines.aftermath_left(moment, false).0 > moment / 2);
+        deadlines.stopped();
+        assert!(deadlines.aftermath_left(going, true).0 > Duration::from_secs(9));
     }
 
     #[test]

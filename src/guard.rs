@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::mem::ManuallyDrop;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::act::units::StopError;
@@ -22,6 +23,7 @@ use crate::policy;
 use crate::probe::probe;
 use crate::report::Report;
 use crate::wait::{self, WAIT_FOR_STOPPING, Wait, Waited};
+use crate::word;
 
 /// A holder that starts anew whenever it is stopped is given up after so many times.
 const MAX_STOPS: usize = 8;
@@ -54,7 +56,7 @@ pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Rep
         interrupt: Interrupt::default(),
         going: BTreeSet::new(),
         unclear: BTreeSet::new(),
-        findings: Vec::new(),
+        verdict: Rc::new(Verdict::Free),
         wait: Wait::default(),
         told: BTreeSet::new(),
     };
@@ -62,8 +64,8 @@ pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Rep
     if let Some(by) = guard.interrupt.take() {
         outcome = guard.interrupted(by);
     }
-    let Guard { report, findings, interrupt, .. } = guard;
-    report.outcome(&outcome, &rules.endpoints, &findings);
+    let Guard { report, verdict, interrupt, .. } = guard;
+    report.outcome(&outcome, &rules.endpoints, verdict.findings());
     if let Outcome::Interrupted { signal, .. } = outcome {
         interrupt::end_by(signal);
     }
@@ -98,7 +100,8 @@ struct Guard<'a> {
     going: BTreeSet<UnitName>,
     /// The units of which it was not known once what had come of their stop.
     unclear: BTreeSet<UnitName>,
-    findings: Vec<Finding>,
+    /// Of the last look that was told of.
+    verdict: Rc<Verdict>,
     wait: Wait,
     /// What was asked instead of what is asked first, as it was said.
     told: BTreeSet<String>,
@@ -176,6 +179,7 @@ impl Guard<'_> {
     fn round(&mut self, deadlines: &mut Deadlines) -> Result<Round, ActError> {
         self.looked = Instant::now();
         let (look, verdict) = self.judged(deadlines.is_waiting());
+        let verdict = Rc::new(verdict);
         self.listen_for_the_units_own(&look);
         // What was seen may not be the whole then.
         if self.interrupt.has_come() {
@@ -189,7 +193,7 @@ impl Guard<'_> {
         if self.interrupt.has_come() {
             return Ok(Round::Waited);
         }
-        let done = match &verdict {
+        let done = match &*verdict {
             Verdict::Free | Verdict::Pass(_) if !self.stopped.is_nothing() => {
                 Outcome::Freed { stopped: self.stopped.clone(), took: self.began.elapsed() }
             }
@@ -290,10 +294,10 @@ impl Guard<'_> {
         let is_going = findings.iter().any(|finding| finding.unit_state == ActiveState::Stopping);
         let span = match self.rules.wait {
             _ if look.ending => WAIT_FOR_STOPPING,
-            wait if is_going => wait.unwrap_or(WAIT_FOR_STOPPING).max(AFTERMATH),
+            wait if is_going => WAIT_FOR_STOPPING.min(wait.unwrap_or(WAIT_FOR_STOPPING)).max(AFTERMATH),
             _ => AFTERMATH,
         };
-        let (left, extend) = deadlines.aftermath_left(span);
+        let (left, extend) = deadlines.aftermath_left(span, is_going);
         if left.is_zero() {
             return Ok(false);
         }
@@ -306,7 +310,7 @@ impl Guard<'_> {
         Waited::of(findings, pins, self.rules, &self.interrupt)
     }
 
-    fn tell(&mut self, look: &Look, verdict: &Verdict) {
+    fn tell(&mut self, look: &Look, verdict: &Rc<Verdict>) {
         for fallback in &look.fallbacks {
             if self.told.insert(fallback.clone()) {
                 self.report.warn(fallback);
@@ -316,7 +320,7 @@ impl Guard<'_> {
         // What could not be seen matters only to somebody who is not let through, or was for want of an answer; that systemd
         // has not answered, or a process, also to somebody who wonders where a second or two have gone.
         let unchecked = |finding: &Finding| matches!(finding.relation, Relation::Unchecked(_));
-        let hindered = matches!(verdict, Verdict::Refuse(_) | Verdict::Wait(_));
+        let hindered = matches!(**verdict, Verdict::Refuse(_) | Verdict::Wait(_));
         let matters = hindered || verdict.findings().iter().any(unchecked) || self.args.verbose;
         for spot in look
             .scene
@@ -326,22 +330,22 @@ impl Guard<'_> {
         {
             self.report.blind_spot(spot);
         }
-        self.findings = verdict.findings().to_vec();
+        self.verdict = Rc::clone(verdict);
     }
 
     fn refused(&self, findings: &[Finding], look: &Look) -> Outcome {
+        let after = if self.stopped.is_nothing() { String::new() } else { format!(", after {}", self.stopped) };
         let unseen = look.late().find(|pid| self.asked.processes.contains(pid));
         let mut refused =
             findings.iter().filter(|finding| finding.action == Action::Refuse).map(|finding| &finding.relation);
         if refused.clone().all(|relation| matches!(relation, Relation::Unchecked(_))) {
-            Outcome::NotPermitted("could not be checked, which on-blind refuses".to_owned())
+            Outcome::NotPermitted(format!("could not be checked, which on-blind refuses{after}"))
         } else if refused.all(|relation| matches!(relation, Relation::Hidden | Relation::Unchecked(_))) {
             if let Some(pid) = unseen {
                 let why = format!("pid {pid} was signalled, and cannot be looked at any more in time");
                 let hindrance = self.place.hindrance_of(pid).map(|hindrance| (pid, hindrance));
                 return Outcome::StillHeld { took: self.began.elapsed(), why, hindrance };
             }
-            let after = if self.stopped.is_nothing() { String::new() } else { format!(", after {}", self.stopped) };
             let why = if look.hides_only_who_was_late() { "cannot be looked at in time" } else { "may not be seen" };
             Outcome::NotPermitted(format!("held, and who holds it {why}{after}"))
         } else {
@@ -443,6 +447,7 @@ impl Guard<'_> {
         let extend = deadlines.wait_for(waited.patience());
         deadlines.tell_manager(extend, "waiting for a port that is held");
         let has_changed = self.wait.until_changed(&waited, self.looked, is_first, deadlines)?;
+        word::nothing_was_lost();
         Ok(if has_changed { Round::Waited } else { Round::Done(self.still_held("the wait is over")) })
     }
 

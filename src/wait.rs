@@ -64,11 +64,11 @@ impl<'a> Waited<'a> {
         act::wait_for_one(&self.holders, None, self.interrupt, SETTLE).map(drop)
     }
 
-    /// Waits until one of them is gone, but no longer than that.
+    /// Waits until one of them is gone, but no longer than that, and than until all is to be looked at anew.
     pub(crate) fn for_a_moment(&self, moment: Duration) -> Result<(), ActError> {
         let closings = closings(self.findings.iter().copied());
         if !self.is_any_free() {
-            act::wait_for_one(&self.holders, closings.as_ref(), self.interrupt, moment)?;
+            act::wait_for_one(&self.holders, closings.as_ref(), self.interrupt, moment.min(LOOK_ANEW))?;
         }
         Ok(())
     }
@@ -120,12 +120,14 @@ pub(crate) struct Wait {
     closings: Option<Closings>,
     /// Whether its time was over, after which all is looked at once more.
     had_its_time: bool,
+    /// Whether that look was taken though nothing told that something has changed.
+    had_its_last_look: bool,
 }
 
 impl Wait {
     /// Something was stopped: the next wait is another one.
     pub(crate) fn is_over(&mut self) {
-        self.had_its_time = false;
+        (self.had_its_time, self.had_its_last_look) = (false, false);
     }
 
     /// Waits until something has changed of what a look has seen that began at `looked`; `false` once there is no time left.
@@ -160,7 +162,8 @@ impl Wait {
                 return Ok(true);
             }
             if left.is_zero() {
-                return Ok(is_denied && !is_last);
+                // Each look has the start's own time told anew, a little longer.
+                return Ok(is_denied && !std::mem::replace(&mut self.had_its_last_look, true));
             }
             // A look alone tells then.
             if is_denied && time_wait.is_some_and(|time| looked.elapsed() >= time.max(act::LOOK_AGAIN)) {

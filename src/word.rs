@@ -139,6 +139,8 @@ fn has_left_too_many() -> bool {
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 /// And so long for those that matter most, which come first, but may be asked again when the others have cost all of that.
 pub(crate) const MORE_PATIENCE: Duration = Duration::from_millis(1250);
+/// And so long, in moments, for those that are to be signalled, whatever all the others have cost.
+const MOMENTS: Duration = Duration::from_millis(750);
 /// Where less of that is left, no more is tried. What is less and is waited comes of locks that are soon free.
 const MOMENT: Duration = Duration::from_millis(1);
 
@@ -149,9 +151,15 @@ pub(crate) fn patience(all: Duration, spent: Duration) -> Option<Duration> {
     Some(all.saturating_sub(lost + spent) / 2).filter(|half| *half >= MOMENT)
 }
 
-/// The same for one that has to be asked in any case: as long as one that does not hang takes, and more.
-pub(crate) fn some_patience(all: Duration) -> Duration {
-    patience(all, Duration::ZERO).unwrap_or(MOMENT * 25)
+/// The same for one that is not left out for what others have cost: as long as one that does not hang takes, and more, until
+/// [`MOMENTS`] were waited like that.
+pub(crate) fn some_patience(all: Duration) -> Option<Duration> {
+    patience(all, Duration::ZERO).or_else(|| patience(all + MOMENTS, Duration::ZERO).map(|_| MOMENT * 25))
+}
+
+/// In a wait for something else it was not waited in vain: the next look has all its time again.
+pub(crate) fn nothing_was_lost() {
+    LOST.store(0, Ordering::Relaxed);
 }
 
 pub(crate) fn wait_was_in_vain(waited: Duration) {
@@ -267,7 +275,8 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
                 // It also stands still, until the next question, when it has answered just now.
                 let told = self.conversation.until(Instant::now(), interrupt);
                 if told.is_none() {
-                    wait_was_in_vain(stood_still);
+                    // Whoever was frozen itself has not waited.
+                    wait_was_in_vain(stood_still.min(patience));
                 }
                 break told;
             }
@@ -281,7 +290,7 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
             return None;
         };
         if !stood_still.is_zero() {
-            wait_was_in_vain(stood_still);
+            wait_was_in_vain(stood_still.min(patience));
         }
         Some((self, answer))
     }
@@ -476,6 +485,24 @@ mod tests {
             assert!(began.elapsed() < Duration::from_secs(10));
             thread::yield_now();
         }
+    }
+
+    /// Alone, as above.
+    #[test]
+    fn a_moment_is_left_for_some_when_all_is_lost_and_in_the_end_for_nobody_until_something_else_was_waited_for() {
+        if !is_alone() {
+            return;
+        }
+        let left = || (patience(MORE_PATIENCE, Duration::ZERO), some_patience(MORE_PATIENCE));
+        assert_eq!(left(), (Some(MORE_PATIENCE / 2), Some(MORE_PATIENCE / 2)));
+        wait_was_in_vain(MORE_PATIENCE);
+        assert_eq!(left(), (None, Some(MOMENT * 25)));
+        wait_was_in_vain(MOMENTS.saturating_sub(MOMENT * 2));
+        assert_eq!(left(), (None, Some(MOMENT * 25)));
+        wait_was_in_vain(MOMENT);
+        assert_eq!(left(), (None, None));
+        nothing_was_lost();
+        assert_eq!(left(), (Some(MORE_PATIENCE / 2), Some(MORE_PATIENCE / 2)));
     }
 
     /// Alone, as it counts for the whole process.

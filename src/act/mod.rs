@@ -684,9 +684,10 @@ mod tests {
         let budget = Budget { patience: SECOND * 5, grace: SECOND, extend: None };
         let mut said = Vec::new();
         let mut tell = |step: &Step<'_>| {
-            said.push(match step {
-                Step::Changed { why, .. } => (*why).to_owned(),
-                _ => format!("{step:?}").split([' ', '{']).next().unwrap().to_owned(),
+            said.push(if let Step::Changed { why, .. } = step {
+                (*why).to_owned()
+            } else {
+                format!("{step:?}").split([' ', '{']).next().unwrap().to_owned()
             });
         };
         let interrupt = Interrupt::default();

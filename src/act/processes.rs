@@ -257,12 +257,12 @@ fn whoever_has_a_memory_that_cannot_be_read_any_more_is_not_signalled_unless_it_
 
 /// What others have cost counts for no one that is to be signalled.
 #[test]
-fn a_process_is_read_again_whatever_has_been_lost_before() {
+fn a_process_is_read_again_though_all_that_others_get_was_lost_before() {
     if !is_alone() {
         return;
     }
     let judged = Judged::one(Role::Listen);
-    crate::word::wait_was_in_vain(SECOND * 60);
+    crate::word::wait_was_in_vain(crate::word::MORE_PATIENCE);
     let ladder = Ladder { patience: SECOND * 10, ..GENTLE };
     assert_eq!(judged.stop(&ladder, |_| ()), (Count { ended: 1, alive: 0 }, "Te".to_owned()));
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -12,9 +13,7 @@ use crate::cli;
 use crate::interrupt::Interrupt;
 use crate::judge::judge;
 use crate::manager::Scope;
-use crate::model::{
-    Action, Endpoint, EndpointRange, Finding, Inode, Pid, Port, Process, Protocol, Rules, Scene, UnitName,
-};
+use crate::model::{Action, Endpoint, EndpointRange, Finding, Inode, Pid, Port, Process, Protocol, Rules, UnitName};
 use crate::observe::units::{self, Properties};
 use crate::observe::{Place, Roots, Wanted};
 use crate::policy::{self, Policy};
@@ -39,6 +38,9 @@ struct Who {
     #[serde(skip)]
     ranges: Vec<EndpointRange>,
 }
+
+/// So many are shown, each of each socket: what is told of one can take some ten kilobytes.
+const MOST_HOLDERS: usize = 4096;
 
 /// A socket, and who has it.
 #[derive(Debug, Serialize)]
@@ -95,13 +97,18 @@ pub(super) fn run(args: &cli::Who) -> Result<u8, CommandError> {
         scene.endpoints.retain(|seen| seen.sockets.iter().any(|held| is_wanted(&held.socket)));
     }
     let mut unseen = unseen(&scene.blind_spots, Vec::new(), "who");
+    let verdict = judge(&scene, &rules);
+    let findings = verdict.findings();
+    if let Some(more @ 1..) = findings.len().checked_sub(MOST_HOLDERS) {
+        unseen.push(format!("{more} more holders were found than are shown"));
+    }
     if let Some(unit) = args.unit.as_ref().filter(|_| wanted.is_empty()) {
         unseen.push(format!("the policy names no port of {unit}: portguard learn {} shows what it has", shell(unit)));
     }
     let who = Who {
         unit: args.unit.as_ref().map(ToString::to_string),
         asked: wanted.iter().map(ToString::to_string).collect(),
-        sockets: held(&scene, &rules, &about, args.unit.is_some(), &place),
+        sockets: held(&findings[..findings.len().min(MOST_HOLDERS)], &about, args.unit.is_some(), &place),
         unseen,
         columns: args.long,
         ranges: EndpointRange::folded(&wanted),
@@ -118,15 +125,14 @@ fn rules(args: &cli::Who) -> Result<Rules, CommandError> {
 }
 
 /// Each socket with its holders, those of one owner together, in the order of ports.
-fn held(scene: &Scene, rules: &Rules, about: &About, compared: bool, place: &Place) -> Vec<Held> {
+fn held(findings: &[Finding], about: &About, compared: bool, place: &Place) -> Vec<Held> {
     let mut sockets: BTreeMap<_, (&Finding, Vec<&Finding>)> = BTreeMap::new();
-    let verdict = judge(scene, rules);
-    for finding in verdict.findings() {
+    for finding in findings {
         let Some(socket) = &finding.socket else { continue };
         let key = (socket.local.port(), socket.protocol, socket.local, socket.peer, socket.inode);
         sockets.entry(key).or_insert_with(|| (finding, Vec::new())).1.push(finding);
     }
-    let states = states(verdict.findings(), place);
+    let states = states(findings, place);
     let held = |(first, findings): (&Finding, Vec<&Finding>)| {
         let socket = first.socket.as_ref()?;
         Some(Held {
@@ -197,7 +203,8 @@ impl<'a> Files<'a> {
 
     fn of(&mut self, pid: Pid, inode: Inode) -> Vec<i32> {
         let question = (self.proc.join(format!("{pid}/fd")), inode);
-        match self.reader.ask(question, word::some_patience(word::PATIENCE), &Interrupt::default()) {
+        let Some(patience) = word::patience(word::PATIENCE, Duration::ZERO) else { return Vec::new() };
+        match self.reader.ask(question, patience, &Interrupt::default()) {
             Ok(fds) => fds,
             Err(Unanswered::NoThread((folder, inode))) => fds(&folder, inode),
             Err(Unanswered::Late | Unanswered::WouldHang) => Vec::new(),

@@ -12,6 +12,8 @@ use crate::word;
 
 /// So long may it take to read where in the kernel a process sleeps.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// And so long for all in a run: nothing is decided by it.
+const ALL_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Place {
     /// What keeps a process from ending, this very moment; `None` where nothing is seen, or it is gone.
@@ -36,15 +38,12 @@ impl Place {
 
     /// Whoever asks a process that is in the midst of execve(2) may wait for ever: see [`super::holders`].
     fn wchan(&self, pid: Pid) -> Option<String> {
-        // Nothing is decided by it: it must not use up what those have that are to be looked at.
-        let patience = word::patience(word::PATIENCE / 2, Duration::ZERO)?.min(PATIENCE);
+        let patience = ALL_PATIENCE.checked_sub(self.waited_for_words.get())?.min(PATIENCE);
         let file = self.roots.proc.join(pid.to_string()).join("wchan");
         let began = Instant::now();
         let aside = word::spawn(move |teller| teller.tell(text(&file))).ok()?;
         let told = aside.answer(began + patience, &Interrupt::default());
-        if told.is_none() {
-            word::wait_was_in_vain(began.elapsed());
-        }
+        self.waited_for_words.set(self.waited_for_words.get() + began.elapsed());
         told
     }
 }

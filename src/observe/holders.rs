@@ -59,6 +59,10 @@ pub struct Search<'a> {
     pub late: &'a RefCell<Vec<Pid>>,
 }
 
+/// Of so many pairs of a socket and a process that has it more is not looked for: each is judged by itself, and takes half a
+/// kilobyte.
+const MOST_PAIRS: usize = 1 << 18;
+
 /// Who was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holders {
@@ -302,7 +306,7 @@ impl<'a> Aside<'a> {
         let mut wanted = inodes.to_vec();
         wanted.sort_unstable();
         self.wanted = wanted.into();
-        let (seen, _) = self.look(&[pid], Threads::All, || Some(word::some_patience(word::MORE_PATIENCE)));
+        let (seen, _) = self.look(&[pid], Threads::All, || word::some_patience(word::MORE_PATIENCE));
         seen.into_iter().next().map_or(Open::HIDDEN, |(_, open)| open)
     }
 
@@ -319,6 +323,7 @@ impl<'a> Aside<'a> {
         threads: Threads,
         is_enough: fn(&Holders, Inode) -> bool,
     ) -> Holders {
+        let mut pairs: usize = holders.by_inode.values().map(Vec::len).sum();
         let first = walk.first.chunks(AT_ONCE).map(|some| (some, word::MORE_PATIENCE));
         for (some, patience) in first.chain(walk.others.chunks(AT_ONCE).map(|some| (some, word::PATIENCE))) {
             if !self.wanted.is_empty() && self.wanted.iter().all(|&inode| is_enough(&holders, inode)) {
@@ -328,12 +333,17 @@ impl<'a> Aside<'a> {
             holders.hidden += hidden.len();
             holders.late.extend(hidden);
             for (pid, Open { inodes, sight }) in seen {
+                if pairs >= MOST_PAIRS {
+                    holders.hidden += 1;
+                    continue;
+                }
+                pairs += inodes.len();
                 for inode in inodes {
                     holders.by_inode.entry(inode).or_default().push(pid);
                 }
                 holders.hidden += usize::from(sight == Sight::Hidden);
             }
-            if self.interrupt.has_come() {
+            if self.interrupt.has_come() || pairs >= MOST_PAIRS {
                 holders.hidden += 1;
                 break;
             }

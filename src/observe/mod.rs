@@ -22,7 +22,7 @@ mod errors;
 #[cfg(test)]
 pub(crate) mod fixture;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::Metadata;
 use std::net::SocketAddr;
@@ -97,6 +97,8 @@ pub struct Place {
     no_bus: RefCell<Option<String>>,
     /// Those that are not worth another look.
     late: RefCell<Vec<Pid>>,
+    /// What it took so far to read what is told to people alone.
+    waited_for_words: Cell<Duration>,
 }
 
 /// What a look is for.
@@ -160,6 +162,7 @@ impl Place {
             began: Instant::now(),
             no_bus: RefCell::new(None),
             late: RefCell::default(),
+            waited_for_words: Cell::default(),
             roots,
             scope,
         }

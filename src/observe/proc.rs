@@ -28,6 +28,8 @@ use crate::word::{self, Unanswered};
 
 /// At most so many bytes of the arguments are kept.
 const ARGV_BYTES: u64 = 4 * 1024;
+/// And so many arguments, each of which takes memory of its own.
+const ARGUMENTS: usize = 256;
 /// An environment that is larger is not read to its end; a sane execve(2) cannot make it so.
 const ENVIRON_BYTES: u64 = 2 * 1024 * 1024;
 /// `PF_EXITING`.
@@ -301,7 +303,7 @@ impl<'a> Reader<'a> {
         let without_memory = Arc::<OnceLock<Facts>>::default();
         let question =
             Question { proc: proc.to_owned(), pid, reads_memory, without_memory: Arc::clone(&without_memory) };
-        let patience = patience.unwrap_or_else(|| word::some_patience(word::MORE_PATIENCE));
+        let patience = patience.or_else(|| word::some_patience(word::MORE_PATIENCE)).ok_or(ProcError::Late)?;
         let Answer { facts, memory_took } = match self.aside.ask(question, patience, self.interrupt) {
             Ok(answer) => answer,
             Err(Unanswered::NoThread(question)) => {
@@ -516,7 +518,10 @@ fn parse_argv(cmdline: &[u8]) -> Vec<String> {
         return argv;
     }
     let cmdline = cmdline.strip_suffix(b"\0").unwrap_or(cmdline);
-    cmdline.split(|&byte| byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect()
+    let mut arguments = cmdline.split(|&byte| byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned());
+    let mut argv: Vec<String> = arguments.by_ref().take(ARGUMENTS).collect();
+    argv.extend(arguments.next().map(|_| "…".to_owned()));
+    argv
 }
 
 /// The path in the hierarchy in which systemd keeps its units: the line `0::` of cgroup v2, or the one of
@@ -607,8 +612,8 @@ mod tests {
         let (mut reader, proc) = (Reader::new(&interrupt), Path::new("/proc"));
         let mut own = || reader.process(proc, own_pid()).unwrap().unwrap().invocation;
         assert_ne!(own(), Invocation::Unreadable);
-        // More than may be.
-        word::wait_was_in_vain(Duration::from_mins(1));
+        // All that may be.
+        word::wait_was_in_vain(word::MORE_PATIENCE);
         assert_eq!([own(), own()], [Invocation::Unreadable; 2]);
         assert_eq!(reader.unread, 2);
     }
@@ -688,6 +693,12 @@ mod tests {
         let (short, long) = (parse_argv(&whole), parse_argv(&longer[..4097]));
         assert_eq!((short.len(), long.len()), (2, 3));
         assert_eq!(long[2], "…");
+        let many = parse_argv(&b"a\0".repeat(ARGUMENTS));
+        let more = parse_argv(&b"a\0".repeat(ARGUMENTS + 1));
+        assert_eq!(
+            (many.len(), more.len(), many.last(), more.last()),
+            (256, 257, Some(&"a".to_owned()), Some(&"…".to_owned()))
+        );
     }
 
     #[test]

@@ -30,6 +30,9 @@ const JSON_PATIENCE: Duration = Duration::from_millis(500);
 /// So many holders are named a line each; more are counted.
 const MAX_FINDINGS: usize = 20;
 
+/// And so many are in the JSON: what is told of one can take some ten kilobytes.
+const MOST_IN_JSON: usize = 4096;
+
 /// One line, with its fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -152,7 +155,7 @@ impl Report {
             verdict: outcome.word(),
             exit_status: outcome.exit_status(),
             message: last.map(|entry| entry.message.clone()).unwrap_or_default(),
-            findings: findings.iter().map(found).collect(),
+            findings: findings.iter().take(MOST_IN_JSON).map(found).collect(),
         };
         // Nobody to tell if it cannot be written, and nothing that holds up a start.
         let _ = document::write_within(&run, JSON_PATIENCE);

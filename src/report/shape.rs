@@ -230,7 +230,7 @@ pub struct Run {
     pub exit_status: u8,
     /// The last line of its journal.
     pub message: String,
-    /// The holders that were found in the last look.
+    /// The holders that were found in the last look, the first of them.
     pub findings: Vec<Found>,
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Whatever another process chose (its name, its arguments, its paths) goes through [`printable`] before it is shown.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use log::Level;
@@ -439,8 +440,9 @@ pub(super) fn outcome(outcome: &Outcome, about: &About, endpoints: &[Endpoint], 
 
 /// Only what nothing was found at was seen free.
 fn may_start(unit: &UnitName, endpoints: &[Endpoint], findings: &[Finding]) -> String {
-    let is_found = |endpoint: &&Endpoint| findings.iter().any(|finding| finding.endpoint == **endpoint);
-    let (passed, free): (Vec<&Endpoint>, Vec<&Endpoint>) = endpoints.iter().partition(is_found);
+    let found: BTreeSet<Endpoint> = findings.iter().map(|finding| finding.endpoint).collect();
+    let (passed, free): (Vec<&Endpoint>, Vec<&Endpoint>) =
+        endpoints.iter().partition(|endpoint| found.contains(endpoint));
     let shown = |some: &[&Endpoint]| list(some.iter().map(ToString::to_string));
     match (&free[..], &passed[..]) {
         ([], passed) => format!("{}: {unit} may start beside what was found", shown(passed)),

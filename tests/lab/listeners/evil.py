@@ -5,7 +5,7 @@ usage: evil.py large|crowd|elsewhere|shared|idle|deep|gone [SOCKET]
 large   arguments and an environment of megabytes, a name of control characters, and half a million open files
 crowd   2,000 processes that all have the listener
 elsewhere  the same, of a listener on 127.0.0.2
-shared  300 listeners at as many addresses of loopback, and 300 processes that have all of them, with 2,000 arguments each
+shared  600 listeners at as many addresses of loopback, and 600 processes that have all of them, with 2,000 arguments each
 idle    15,000 sockets on 127.0.0.2 that do not listen, and let others bind there
 deep    a listener that was born above a long chain of threaded cgroups, at whose end it is; needs a cgroup that is delegated to it
 gone    a listener that was born in a cgroup which is removed, and is then handed to whoever waits at SOCKET; likewise
@@ -68,8 +68,8 @@ def elsewhere():
 def shared():
     if len(sys.argv) < 3:
         os.execv(sys.executable, [sys.executable, sys.argv[0], "shared"] + ["a"] * 2000)
-    listeners = [listen(f"127.1.{number // 200}.{1 + number % 200}") for number in range(300)]
-    for _ in range(300):
+    listeners = [listen(f"127.1.{number // 200}.{1 + number % 200}") for number in range(600)]
+    for _ in range(600):
         if os.fork() == 0:
             break
     return listeners

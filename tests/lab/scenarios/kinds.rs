@@ -206,15 +206,19 @@ pub(super) fn end_of_a_connection_that_no_process_has_is_waited_for(m: &Machine)
     assert!(m.holders("8080/tcp").contains(&m.main_pid(APP)));
 }
 
-/// No bind tells of it there.
+/// A guard that may not bind port 80, which is all that tells of some sockets, and the policy for that.
+fn guard_without_a_bind(m: &Machine, policy_lines: &str) {
+    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"80/tcp\"]\n{policy_lines}"));
+    let command = "+/usr/bin/setpriv --bounding-set -net_bind_service --inh-caps -net_bind_service \
+                   /usr/bin/portguard --unit %n";
+    m.unit(&format!("{APP}.d/10-portguard.conf"), &format!("[Service]\nExecStartPre={command}\n"));
+}
+
 pub(super) fn end_of_a_connection_is_seen_where_the_bind_is_denied(m: &Machine) {
     m.given("a connection in FIN_WAIT2 at port 80, and a guard without cap_net_bind_service that may wait for it a second longer");
     m.ok("sysctl -w net.ipv4.tcp_fin_timeout=3");
     app_service(m, "80/tcp");
-    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"80/tcp\"]\nreuse-address = false\nwait = \"4s\"\n"));
-    let command =
-        "+/usr/bin/setpriv --bounding-set -net_bind_service --inh-caps -net_bind_service /usr/bin/portguard --unit %n";
-    m.unit(&format!("{APP}.d/10-portguard.conf"), &format!("[Service]\nExecStartPre={command}\n"));
+    guard_without_a_bind(m, "reuse-address = false\nwait = \"4s\"\n");
     m.ok("python3 /opt/lab/closes_first.py 80 fin-wait");
 
     m.when("the guarded service is started");
@@ -225,6 +229,25 @@ pub(super) fn end_of_a_connection_is_seen_where_the_bind_is_denied(m: &Machine) 
     finding(m, APP, &[("RELATION", "time-wait"), ("ACTION", "wait"), ("ENDPOINT", "80/tcp")]);
     finding(m, APP, &[("VERDICT", "free"), ("EXIT_STATUS", "0")]);
     assert!(m.holders("80/tcp").contains(&m.main_pid(APP)));
+}
+
+pub(super) fn wait_is_over_before_the_start_where_the_bind_is_denied(m: &Machine) {
+    m.given("web.service on port 80, for which a guard without cap_net_bind_service may wait for long, and a start that may take five seconds");
+    m.unit("web.service", "[Service]\nType=forking\nExecStart=/usr/bin/python3 /opt/lab/listener.py 80\n");
+    m.ok("systemctl start web.service");
+    app_service(m, "80/tcp");
+    m.unit(&format!("{APP}.d/20-impatient.conf"), "[Service]\nTimeoutStartSec=5\nNotifyAccess=none\n");
+    guard_without_a_bind(m, "on-foreign = \"wait\"\nwait = \"50s\"\n");
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("portguard gives up with its own words, and not systemd");
+    assert!(!start.status.success(), "{start:?}");
+    let last = finding(m, APP, &[("VERDICT", "still-held"), ("EXIT_STATUS", "75")]);
+    assert_names(message(&last), &["80/tcp still held", "systemctl stop web.service"]);
+    assert_eq!(m.show(APP, "Result"), "exit-code");
+    assert_eq!(m.show("web.service", "ActiveState"), "active");
 }
 
 pub(super) fn socket_in_a_message_that_nobody_reads_is_refused(m: &Machine) {

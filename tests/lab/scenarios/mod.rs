@@ -157,6 +157,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     kinds::time_wait_counts_only_where_the_policy_says_so,
     kinds::time_wait_that_its_peer_ends_is_not_waited_for_any_more,
     kinds::end_of_a_connection_is_seen_where_the_bind_is_denied,
+    kinds::wait_is_over_before_the_start_where_the_bind_is_denied,
     kinds::end_of_a_connection_that_no_process_has_is_waited_for,
     kinds::socket_in_a_message_that_nobody_reads_is_refused,
     networks::holder_on_the_host_is_not_in_the_way_of_a_private_network,
