@@ -1,7 +1,8 @@
 //! Waits for what is in the way to go by itself: until a holder has ended, a socket is gone, or an endpoint is free. What that
 //! changes is for the next look to say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -88,17 +89,25 @@ impl<'a> Waited<'a> {
         self.findings.iter().map(|finding| finding.endpoint).collect()
     }
 
-    /// Of what waits for nobody, what is in the way of whoever binds to its own address: beside what is to be stopped after it,
-    /// the endpoint does not get free. Of each address one, and of the first few.
-    fn busy_beside(&self) -> Vec<&'a Socket> {
+    /// Of what waits for nobody, whether it is in the way of whoever binds to its own address: beside what is to be stopped after
+    /// it, the endpoint does not get free. Of each address one, and of the first few.
+    fn beside(&self) -> Vec<(&'a Socket, Probe)> {
         let others = self.findings.iter().filter_map(|finding| finding.socket.as_ref());
         let each: BTreeMap<_, _> =
             others.filter(|socket| is_asked(socket)).map(|socket| ((socket.local, &socket.device), socket)).collect();
-        each.into_values().take(ASKED_OFTEN).filter(|socket| self.is_busy_beside(socket)).collect()
+        each.into_values().take(ASKED_OFTEN).map(|socket| (socket, self.probe_beside(socket))).collect()
     }
 
-    fn is_busy_beside(&self, socket: &Socket) -> bool {
-        probe_beside(socket, self.rules.reuse_address) == Probe::Busy
+    fn probe_beside(&self, socket: &Socket) -> Probe {
+        probe_beside(socket, self.rules.reuse_address)
+    }
+
+    /// What is to be heard of; not what is in nobody's way, as to be told so is an end that is heard as well.
+    fn awaited(&self, beside: &[(&Socket, Probe)]) -> Awaited {
+        let free: HashSet<SocketAddr> =
+            beside.iter().filter(|(_, seen)| *seen == Probe::Free).map(|(socket, _)| socket.local).collect();
+        let is_free = |socket: &Socket| is_asked(socket) && free.contains(&socket.local);
+        awaited(self.findings.iter().copied().filter(|finding| !finding.socket.as_ref().is_some_and(is_free)))
     }
 
     /// Whether one of the sockets does not wait for anybody.
@@ -144,20 +153,23 @@ impl Wait {
         let rest = if is_first { SETTLE.saturating_sub(took) } else { took.clamp(SETTLE, LOOK_ANEW) };
         let holders: &[_] = if is_first { &waited.holders } else { &[] };
         act::wait_for_one(holders, None, waited.interrupt, rest.min(deadlines.wait_left().max(SETTLE)))?;
-        if self.listen_for(awaited(waited.findings.iter().copied())) {
+        let beside = waited.beside();
+        if self.listen_for(waited.awaited(&beside)) {
             // What has gone since the look and before the first word of the kernel, nobody would tell.
             return Ok(true);
         }
         let is_beside_others = waited.is_beside_others();
         let closings = self.closings.as_ref();
         let time_wait = waited.time_wait();
-        let busy = waited.busy_beside();
+        let busy: Vec<&Socket> =
+            beside.iter().filter(|(_, seen)| *seen == Probe::Busy).map(|(socket, _)| *socket).collect();
         let is_denied = waited.is_any_denied();
         loop {
             let left = deadlines.wait_left();
             // Once more when the time is over: it may have gone just now.
             let is_last = std::mem::replace(&mut self.had_its_time, left.is_zero()) && left.is_zero();
-            let has_changed = || waited.is_any_free() || !busy.iter().all(|socket| waited.is_busy_beside(socket));
+            let has_changed =
+                || waited.is_any_free() || !busy.iter().all(|socket| waited.probe_beside(socket) == Probe::Busy);
             if !is_last && has_changed() {
                 return Ok(true);
             }
@@ -220,9 +232,13 @@ pub(crate) fn closings<'a>(findings: impl Iterator<Item = &'a Finding>) -> Optio
 fn awaited<'a>(findings: impl Iterator<Item = &'a Finding>) -> Awaited {
     let mut awaited = Awaited::default();
     for finding in findings {
-        awaited.ports.insert(finding.endpoint.port);
-        let connection = finding.socket.as_ref().filter(|socket| socket.left.is_none());
-        awaited.connections.extend(connection.and_then(|socket| Some((socket.local, socket.peer?))));
+        let Some(socket) = &finding.socket else {
+            awaited.endpoints.insert(finding.endpoint);
+            continue;
+        };
+        // A connection that is reset is one without a peer by then.
+        awaited.sockets.insert((socket.protocol, socket.local));
+        awaited.connections.extend(socket.peer.filter(|_| socket.left.is_none()).map(|peer| (socket.local, peer)));
     }
     awaited
 }

@@ -291,7 +291,8 @@ pub fn stop<'a>(
         target.may_be_signalled()?;
     }
 
-    let mut watch = Watch { verified, eyes, again, began: Instant::now(), ended: 0, signalled, tell };
+    let mut watch =
+        Watch { verified, eyes, again, began: Instant::now(), ended: 0, last_ended: Duration::ZERO, signalled, tell };
     watch.send(ladder.first, first)?;
     if ladder.hangup {
         watch.send(SIGHUP, hangup)?;
@@ -310,7 +311,7 @@ pub fn stop<'a>(
         watch.wait(watch.began.elapsed() + budget.grace)?;
     }
     if let Some(count @ 1..) = watch.ended.checked_sub(NAMED) {
-        (watch.tell)(&Step::EndedMore { count, after: watch.began.elapsed() });
+        (watch.tell)(&Step::EndedMore { count, after: watch.last_ended });
     }
     let alive = watch.verified.len();
     Ok(Count { ended: all - alive - changed, alive })
@@ -463,6 +464,8 @@ struct Watch<'a, 'tell, 'look> {
     began: Instant,
     /// So many have ended or let go by now.
     ended: usize,
+    /// The last of them so long after the beginning.
+    last_ended: Duration,
     signalled: &'tell mut Vec<Pid>,
     tell: &'tell mut dyn FnMut(&Step<'_>),
 }
@@ -572,6 +575,7 @@ impl<'a> Watch<'a, '_, '_> {
             let done = is_done(pin);
             if done {
                 self.ended += 1;
+                self.last_ended = after;
                 if self.ended <= NAMED {
                     let process = pin.target.process;
                     let has_ended = has_ended(pin.pidfd);

@@ -150,7 +150,8 @@ fn whoever_lets_go_of_its_socket_may_live_on() {
 #[test]
 fn whoever_lets_go_of_its_socket_is_known_by_the_kernels_word() {
     let server = Judged::one(Role::LetsGo);
-    let closings = Closings::of(Awaited { ports: [server.children[0].port()].into(), ..Awaited::default() }).unwrap();
+    let closings =
+        Closings::of(Awaited { sockets: [server.children[0].socket()].into(), ..Awaited::default() }).unwrap();
     let ladder = Ladder { patience: SECOND * 10, ..WHOLE };
     let began = Instant::now();
     let stopped = server.stop_targets(&server.targets(), Some(&closings), &ladder, |_| ());
@@ -165,7 +166,7 @@ fn whoever_lets_go_of_its_socket_as_it_ends_is_said_to_have_ended() {
     let ends = || {
         let server = Judged::one(Role::LetsGoAndEnds);
         let closings =
-            Closings::of(Awaited { ports: [server.children[0].port()].into(), ..Awaited::default() }).unwrap();
+            Closings::of(Awaited { sockets: [server.children[0].socket()].into(), ..Awaited::default() }).unwrap();
         let (count, said) = server.stop_targets(&server.targets(), Some(&closings), &ladder, |_| ());
         assert_eq!(count, Count { ended: 1, alive: 0 });
         said == "Te"
@@ -321,8 +322,8 @@ fn whoever_waits_for_one_is_woken_by_its_end_and_by_nothing_else() {
 fn whoever_waits_for_a_port_is_woken_by_the_end_of_its_socket_and_of_no_other() {
     let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
     let (wanted, other) = (listen(), listen());
-    let port = crate::model::Port::new(wanted.local_addr().unwrap().port()).unwrap();
-    let closings = Closings::of(Awaited { ports: [port].into(), ..Awaited::default() }).unwrap();
+    let socket = (crate::model::Protocol::Tcp, wanted.local_addr().unwrap());
+    let closings = Closings::of(Awaited { sockets: [socket].into(), ..Awaited::default() }).unwrap();
     let wait = |closed: TcpListener, patience| {
         let later = std::thread::spawn(move || {
             std::thread::sleep(MOMENT / 3);

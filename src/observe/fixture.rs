@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,7 +18,7 @@ use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use super::again::Again;
 use super::holders::Open;
 use crate::interrupt::Interrupt;
-use crate::model::{Inode, Pid, Port};
+use crate::model::{Inode, Pid, Port, Protocol};
 use crate::sys;
 
 /// Set where a test runs alone.
@@ -173,6 +173,11 @@ impl Child {
     /// The inode of its listener.
     pub(crate) fn inode(&self) -> Inode {
         Inode(self.field(0).parse().unwrap())
+    }
+
+    /// Its listener.
+    pub(crate) fn socket(&self) -> (Protocol, SocketAddr) {
+        (Protocol::Tcp, (Ipv4Addr::LOCALHOST, self.port().get()).into())
     }
 
     /// The port of its listener.

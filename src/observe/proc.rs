@@ -362,15 +362,21 @@ pub fn ancestors(proc: &Path, pid: Pid) -> Vec<Pid> {
     let mut chain = Vec::new();
     let mut current = pid;
     while chain.len() < ANCESTORS {
-        let path = proc.join(current.to_string());
-        let Ok(Some(stat)) = open_dir(&path).map_or(Ok(None), |dir| stat_of(&dir, &path)) else { break };
-        if stat.ppid.0 <= 0 || stat.ppid == pid || chain.contains(&stat.ppid) {
+        let Some(parent) = parent_of(&proc.join(current.to_string())) else { break };
+        if parent.0 <= 0 || parent == pid || chain.contains(&parent) {
             break;
         }
-        chain.push(stat.ppid);
-        current = stat.ppid;
+        chain.push(parent);
+        current = parent;
     }
     chain
+}
+
+/// Of its `status`, which unlike `stat` does not hang with one that is in the midst of execve(2).
+fn parent_of(folder: &Path) -> Option<Pid> {
+    let status = read_file(&folder.join("status")).ok()?;
+    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"PPid:"))?;
+    std::str::from_utf8(line).ok()?.trim().parse().ok().map(Pid)
 }
 
 /// The entries of a directory that are numbers: processes in `/proc`, threads in `/proc/PID/task`.
@@ -951,8 +957,7 @@ mod tests {
         for (pid, ppid) in [(1, 0), (5, 1), (6, 5), (7, 8), (8, 9), (9, 8), (10, 11)] {
             let dir = proc.path().join(pid.to_string());
             fs::create_dir(&dir).unwrap();
-            let tail = STAT_TAIL.replacen('1', &ppid.to_string(), 1);
-            fs::write(dir.join("stat"), stat_line(b"x", &tail)).unwrap();
+            fs::write(dir.join("status"), format!("Name:\tPPid:\nPid:\t{pid}\nPPid:\t{ppid}\n")).unwrap();
         }
         let rows: [(i32, &[i32]); 5] = [(6, &[5, 1]), (1, &[]), (7, &[8, 9]), (10, &[11]), (99, &[])];
         for (pid, expected) in rows {

@@ -36,6 +36,7 @@ const NLM_F_DUMP: u16 = 0x300;
 const INET_DIAG_NOCOOKIE: u32 = u32::MAX;
 /// `idiag_timer` of what is left of a connection.
 const TIMER_TIME_WAIT: u8 = 3;
+const INET_DIAG_PROTOCOL: u16 = 10;
 const INET_DIAG_SKV6ONLY: u16 = 11;
 const INET_DIAG_CGROUP_ID: u16 = 21;
 /// `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER` are flags, not part of the type.
@@ -88,12 +89,16 @@ pub(super) struct Request {
     pub(super) at: Option<IpAddr>,
 }
 
+pub(super) const fn number_of(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => IPPROTO_TCP,
+        Protocol::Udp => IPPROTO_UDP,
+    }
+}
+
 impl Request {
     pub(super) fn encode(self, sequence: u32) -> Vec<u8> {
-        let protocol = match self.protocol {
-            Protocol::Tcp => IPPROTO_TCP,
-            Protocol::Udp => IPPROTO_UDP,
-        };
+        let protocol = number_of(self.protocol);
         let (kind, length, head, states_at, id_at) = match self.family {
             Family::V4 => (SOCK_DIAG_BY_FAMILY, REQUEST_V2_BYTES, [AF_INET, protocol], 20, 24),
             Family::V6 => (SOCK_DIAG_BY_FAMILY, REQUEST_V2_BYTES, [AF_INET6, protocol], 20, 24),
@@ -203,6 +208,9 @@ pub(super) struct Reply {
     pub(super) v6only: Option<bool>,
     /// Linux 5.8 and later.
     pub(super) cgroup: Option<u64>,
+    /// `IPPROTO_TCP` or another, where it was not asked for by that: of a socket that is gone (`inet_diag_handler_get_info()`,
+    /// Linux 6.18 `net/ipv4/inet_diag.c`).
+    pub(super) protocol: Option<u8>,
 }
 
 impl Reply {
@@ -239,6 +247,7 @@ pub(super) fn decode(payload: &[u8]) -> Result<Reply, Malformed> {
     Ok(walk(attributes).fold(reply, |reply, (kind, value)| match kind {
         INET_DIAG_SKV6ONLY => Reply { v6only: value.first().map(|&on| on != 0).or(reply.v6only), ..reply },
         INET_DIAG_CGROUP_ID => Reply { cgroup: u64_at(value, 0).or(reply.cgroup), ..reply },
+        INET_DIAG_PROTOCOL => Reply { protocol: value.first().copied().or(reply.protocol), ..reply },
         _ => reply,
     }))
 }
@@ -265,6 +274,7 @@ fn decode_fixed(bytes: &[u8]) -> Option<Reply> {
         device: u32_at(bytes, 40)?,
         v6only: None,
         cgroup: None,
+        protocol: None,
     })
 }
 
@@ -345,6 +355,9 @@ pub(super) mod tests {
         put(40, &reply.device.to_ne_bytes());
         // INET_DIAG_SHUTDOWN comes first on every kernel.
         bytes.extend(attribute(8, &[0]));
+        if let Some(protocol) = reply.protocol {
+            bytes.extend(attribute(INET_DIAG_PROTOCOL, &[protocol]));
+        }
         if let Some(on) = reply.v6only {
             bytes.extend(attribute(INET_DIAG_SKV6ONLY, &[u8::from(on)]));
         }
@@ -359,19 +372,23 @@ pub(super) mod tests {
             any::<([u8; 4], [u8; 4])>().prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
             any::<([u8; 16], [u8; 16])>().prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
         ];
-        let rest = any::<(u8, u16, u16, u32, u32, u32, (u32, u32, Option<u32>), Option<bool>, Option<u64>)>();
+        let rest =
+            any::<(u8, u16, u16, u32, u32, u32, (u32, u32, Option<u32>), Option<bool>, (Option<u64>, Option<u8>))>();
         (ends, rest).prop_map(
-            |((local, peer), (state, local_port, peer_port, uid, inode, device, queue, v6only, cgroup))| Reply {
-                state,
-                local: SocketAddr::new(local, local_port),
-                peer: SocketAddr::new(peer, peer_port),
-                uid,
-                inode,
-                queue: (queue.0, queue.1),
-                left: queue.2,
-                device,
-                v6only,
-                cgroup,
+            |((local, peer), (state, local_port, peer_port, uid, inode, device, queue, v6only, (cgroup, protocol)))| {
+                Reply {
+                    state,
+                    local: SocketAddr::new(local, local_port),
+                    peer: SocketAddr::new(peer, peer_port),
+                    uid,
+                    inode,
+                    queue: (queue.0, queue.1),
+                    left: queue.2,
+                    device,
+                    v6only,
+                    cgroup,
+                    protocol,
+                }
             },
         )
     }
@@ -389,6 +406,7 @@ pub(super) mod tests {
             device: 0,
             v6only: None,
             cgroup: None,
+            protocol: None,
         }
     }
 

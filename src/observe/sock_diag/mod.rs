@@ -20,9 +20,9 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use self::codec::{Family, Message, Request, States};
+use self::codec::{Family, Message, Reply, Request, States};
 use crate::interrupt::Interrupt;
-use crate::model::{Port, Protocol, Socket, SocketState};
+use crate::model::{Endpoint, Port, Protocol, Socket, SocketState};
 
 /// How long one receive may take (the kernel answers at once; this is for the case that it never does).
 const RECEIVE_TIMEOUT_SECONDS: i64 = 1;
@@ -209,10 +209,26 @@ pub struct Closings {
 /// Of which sockets it is to be known when they are gone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Awaited {
-    /// Of those without a peer: any of these ports.
-    pub ports: BTreeSet<Port>,
+    /// Of those without a peer, by their addresses: whoever binds to the same port at another, as a probe does, is none of them.
+    pub sockets: HashSet<(Protocol, SocketAddr)>,
     /// And these connections, by their addresses and those of their peers: a busy server closes others all the time.
     pub connections: HashSet<(SocketAddr, SocketAddr)>,
+    /// What is in the way of these, and was not seen.
+    pub endpoints: BTreeSet<Endpoint>,
+}
+
+impl Awaited {
+    fn has(&self, gone: &Reply) -> bool {
+        let may_be = |protocol| gone.protocol.is_none_or(|number| number == codec::number_of(protocol));
+        if gone.peer.port() != 0 {
+            return self.connections.contains(&(gone.local, gone.peer));
+        }
+        [Protocol::Tcp, Protocol::Udp].into_iter().filter(|protocol| may_be(*protocol)).any(|protocol| {
+            let is_in_the_way =
+                |endpoint: &Endpoint| endpoint.protocol == protocol && endpoint.conflicts_with(gone.local, false);
+            self.sockets.contains(&(protocol, gone.local)) || self.endpoints.iter().any(is_in_the_way)
+        })
+    }
 }
 
 impl Closings {
@@ -248,10 +264,7 @@ impl Closings {
 
     fn has_wanted(&self, datagram: &[u8]) -> bool {
         codec::messages(datagram).any(|message| match message.map(|envelope| envelope.content) {
-            Ok(Message::Socket(payload)) => codec::decode(payload).is_ok_and(|gone| match gone.peer.port() {
-                0 => Port::new(gone.local.port()).is_some_and(|port| self.awaited.ports.contains(&port)),
-                _ => self.awaited.connections.contains(&(gone.local, gone.peer)),
-            }),
+            Ok(Message::Socket(payload)) => codec::decode(payload).is_ok_and(|gone| self.awaited.has(&gone)),
             Ok(Message::Overrun) => true,
             Ok(Message::Done(_) | Message::Error(_) | Message::Other) | Err(codec::Malformed) => false,
         })

@@ -58,6 +58,7 @@ fn reply(local: &str, state: u8) -> Reply {
         device: 0,
         v6only: None,
         cgroup: Some(9),
+        protocol: None,
     }
 }
 
@@ -260,12 +261,13 @@ fn a_socket_of_one_device_is_found_with_its_name() {
 fn the_kernel_tells_when_a_socket_of_a_wanted_port_is_gone_and_of_no_other() {
     let bind = || (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("[::1]:0").unwrap());
     let (wanted, other) = (bind(), bind());
-    let ports = [port_of(wanted.0.local_addr().unwrap()), port_of(wanted.1.local_addr().unwrap())].into();
+    let [tcp, udp] = [wanted.0.local_addr().unwrap(), wanted.1.local_addr().unwrap()];
+    let sockets = [(Protocol::Tcp, tcp), (Protocol::Udp, udp)].into();
     // One of many connections.
     let client = TcpStream::connect(wanted.0.local_addr().unwrap()).unwrap();
     let served = wanted.0.accept().unwrap().0;
     let connections = [(served.local_addr().unwrap(), served.peer_addr().unwrap())].into();
-    let closings = Closings::of(Awaited { ports, connections }).unwrap();
+    let closings = Closings::of(Awaited { sockets, connections, ..Awaited::default() }).unwrap();
     let told_soon = || {
         let mut fds = [PollFd::new(&closings, PollFlags::IN)];
         poll(&mut fds, Some(&crate::timespan::timespec(Duration::from_secs(5)))).unwrap() == 1
@@ -277,6 +279,11 @@ fn the_kernel_tells_when_a_socket_of_a_wanted_port_is_gone_and_of_no_other() {
     let another_client = TcpStream::connect(wanted.0.local_addr().unwrap()).unwrap();
     let also_served = wanted.0.accept().unwrap();
     drop((another_client, also_served));
+    assert!(told_soon());
+    assert!(!closings.was_wanted());
+    // What a probe does, or anybody, at another address of the port or by the other protocol.
+    drop(TcpListener::bind(("127.0.0.2", tcp.port())).unwrap());
+    drop(UdpSocket::bind(tcp).unwrap());
     assert!(told_soon());
     assert!(!closings.was_wanted());
     // Other tests close sockets as well.
@@ -295,6 +302,29 @@ fn the_kernel_tells_when_a_socket_of_a_wanted_port_is_gone_and_of_no_other() {
     told_of_a_wanted_one();
     drop(wanted.1);
     told_of_a_wanted_one();
+}
+
+#[test]
+fn what_was_not_seen_is_whatever_is_in_the_way_of_an_endpoint() {
+    let listen = |address: &str| TcpListener::bind((address, 0)).unwrap();
+    let (wanted, other) = (listen("127.0.0.1"), listen("127.0.0.2"));
+    let text = format!("127.0.0.1:{}/tcp", wanted.local_addr().unwrap().port());
+    let endpoint = text.parse::<crate::model::EndpointRange>().unwrap().endpoints().next().unwrap();
+    let closings = Closings::of(Awaited { endpoints: [endpoint].into(), ..Awaited::default() }).unwrap();
+    let elsewhere = TcpListener::bind(("127.0.0.2", endpoint.port.get())).unwrap();
+    let by_udp = UdpSocket::bind(wanted.local_addr().unwrap()).unwrap();
+    let was_wanted_soon = || {
+        let mut fds = [PollFd::new(&closings, PollFlags::IN)];
+        poll(&mut fds, Some(&crate::timespan::timespec(Duration::from_secs(5)))).unwrap();
+        closings.was_wanted()
+    };
+    drop((other, elsewhere, by_udp));
+    assert!(!was_wanted_soon());
+    drop(wanted);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !was_wanted_soon() {
+        assert!(Instant::now() < deadline);
+    }
 }
 
 #[test]

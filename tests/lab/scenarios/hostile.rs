@@ -83,6 +83,33 @@ pub(super) fn sockets_that_very_many_share_are_refused_in_time_and_with_little_m
     assert_looked_at_in_bounds(m);
 }
 
+/// Only of a guard that a wrapper has started, or a shell: systemd is the parent of any other.
+pub(super) fn ancestor_that_hangs_in_execve_holds_up_nothing(m: &Machine) {
+    m.given("a leftover, and a process that runs portguard and then hangs in execve(2)");
+    let old = started_guarded_app(m, "8080/tcp");
+    m.unit("stuck.service", "[Service]\nExecStart=/usr/bin/python3 /opt/lab/inexec.py /run/inexec /run/inexec.pid 0\n");
+    m.ok("systemctl stop app.service; systemctl start stuck.service");
+    m.wait_until("the file system is there", SOON, || m.sh("test -e /run/inexec.pid").status.success());
+    m.write(
+        "/opt/lab/wrapper.py",
+        "import os, time\nif os.fork():\n    kept = os.open(\"/run/inexec\", os.O_RDONLY)\n    \
+         os.execv(\"/bin/true\", [\"true\"])\ntime.sleep(1)\nos.execv(\"/bin/sh\", [\"sh\", \"-c\", \
+         \"portguard --unit app.service --dry-run 2>/run/said; echo $? >/run/status\"])\n",
+    );
+
+    m.when("it does so");
+    m.ok("setsid python3 /opt/lab/wrapper.py </dev/null >/dev/null 2>&1 &");
+
+    m.then("portguard is done in time, and has found the leftover");
+    m.wait_until("it is done", BOUND, || m.sh("test -s /run/status").status.success());
+    assert_eq!(m.ok("cat /run/status").trim(), "0");
+    assert_names(
+        &m.ok("cat /run/said"),
+        &[&format!("pid {}", old[0]), "a leftover of an earlier run of app.service; would stop it"],
+    );
+    m.ok(&format!("kill -KILL {}", m.main_pid("stuck.service")));
+}
+
 /// Whoever may run processes can have them listen at another address of loopback.
 pub(super) fn crowd_at_another_address_hides_no_leftover(m: &Machine) {
     m.given("2,000 processes of alice's that have 127.0.0.2:8080, and a leftover on 127.0.0.1:8080 after them");

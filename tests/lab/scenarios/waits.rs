@@ -235,3 +235,43 @@ pub(super) fn wait_for_one_connection_after_another_ends_in_its_time(m: &Machine
     let allowed = Duration::from_secs(3);
     assert!(took >= allowed && took < allowed + BOUND, "portguard took {took:?}");
 }
+
+/// Of each probe of what is free the kernel says that a socket of that port is gone, and so of whatever others do.
+pub(super) fn wait_beside_what_is_free_and_comes_and_goes_takes_no_processor(m: &Machine) {
+    m.given("web.service on 127.0.0.1:8080 by TCP, alice's sockets that come and go there by UDP, and a policy that waits for both and for 127.0.0.2");
+    m.ok("useradd -m alice");
+    m.write(
+        "/opt/lab/local.py",
+        "import signal, socket\nlistener = socket.create_server((\"127.0.0.1\", 8080))\nsignal.pause()\n",
+    );
+    m.unit("web.service", "[Service]\nExecStart=/usr/bin/python3 /opt/lab/local.py\n");
+    m.write(
+        "/opt/lab/flapping.py",
+        "import socket, time\nwhile True:\n    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flapping:\n\
+         \x20       flapping.bind((\"127.0.0.1\", 8080))\n    time.sleep(0.005)\n",
+    );
+    m.unit("flapping.service", "[Service]\nUser=alice\nExecStart=/usr/bin/python3 /opt/lab/flapping.py\n");
+    m.ok("systemctl start web.service flapping.service");
+    m.wait_until("it listens", SOON, || !m.holders("8080/tcp").is_empty());
+    app_service(m, "8080/tcp");
+    policy(
+        m,
+        &format!(
+            "[unit.\"{APP}\"]\nports = [\"127.0.0.1:8080/tcp\", \"127.0.0.2:8080/tcp\", \"127.0.0.1:8081/udp\"]\n\
+             on-foreign = \"wait\"\nwait = \"5s\"\n"
+        ),
+    );
+    let command = "+/bin/bash -c '/usr/bin/portguard --unit %n; status=$?; times >/run/times; exit $status'";
+    m.unit(&format!("{APP}.d/10-portguard.conf"), &format!("[Service]\nExecStartPre={command}\n"));
+
+    m.when("the guarded service is started");
+    m.start(APP);
+
+    m.then("it is waited for in vain, nearly without a processor");
+    finding(m, APP, &[("VERDICT", "still-held"), ("EXIT_STATUS", "75")]);
+    // Of the children, in the form 0m0.012s.
+    let times = m.ok("cat /run/times");
+    let seconds = |word: &str| word.trim_end_matches('s').split_once('m').and_then(|(_, s)| s.parse::<f64>().ok());
+    let took: f64 = times.lines().last().unwrap_or_default().split(' ').filter_map(seconds).sum();
+    assert!(took > 0.0 && took < 0.2, "{times}");
+}
