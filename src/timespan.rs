@@ -132,6 +132,12 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn what_is_too_long_for_poll_is_for_ever() {
+        assert_eq!(timespec(Duration::from_millis(1_500)), Timespec { tv_sec: 1, tv_nsec: 500_000_000 });
+        assert_eq!(timespec(Duration::MAX), Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+    }
+
     /// Each value is what `systemd-analyze timespan` of systemd 252 says, in microseconds.
     #[rustfmt::skip]
     const SPANS: &[(&str, u64)] = &[

@@ -677,9 +677,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn two_sockets_meet_where_they_share_an_address_and_a_port() {
-        let socket = |protocol, local: &str, v6only, device: Option<&str>| Socket {
+    fn a_socket(protocol: Protocol, local: &str, v6only: bool, device: Option<&str>) -> Socket {
+        Socket {
             protocol,
             local: local.parse().unwrap(),
             peer: None,
@@ -691,13 +690,33 @@ mod tests {
             cgroup: None,
             backlog: None,
             left: None,
-        };
-        let tcp = |local, v6only, device| socket(Protocol::Tcp, local, v6only, device);
+        }
+    }
+
+    #[test]
+    fn a_socket_of_the_other_protocol_is_in_nobodys_way() {
+        let endpoint = "127.0.0.1:80/tcp".parse::<EndpointRange>().unwrap().endpoints().next().unwrap();
+        for (protocol, local, contested) in [
+            (Protocol::Tcp, "127.0.0.1:80", true),
+            (Protocol::Udp, "127.0.0.1:80", false),
+            (Protocol::Tcp, "127.0.0.2:80", false),
+        ] {
+            assert_eq!(
+                endpoint.is_contested_by(&a_socket(protocol, local, false, None)),
+                contested,
+                "{protocol} {local}"
+            );
+        }
+    }
+
+    #[test]
+    fn two_sockets_meet_where_they_share_an_address_and_a_port() {
+        let tcp = |local, v6only, device| a_socket(Protocol::Tcp, local, v6only, device);
         for (one, other, meet) in [
             (tcp("127.0.0.1:80", false, None), tcp("127.0.0.1:80", false, None), true),
             (tcp("127.0.0.1:80", false, None), tcp("127.0.0.2:80", false, None), false),
             (tcp("127.0.0.1:80", false, None), tcp("127.0.0.1:81", false, None), false),
-            (tcp("127.0.0.1:80", false, None), socket(Protocol::Udp, "127.0.0.1:80", false, None), false),
+            (tcp("127.0.0.1:80", false, None), a_socket(Protocol::Udp, "127.0.0.1:80", false, None), false),
             (tcp("127.0.0.1:80", false, None), tcp("[::]:80", false, None), true),
             (tcp("127.0.0.1:80", false, None), tcp("[::]:80", true, None), false),
             (tcp("0.0.0.0:80", false, Some("a")), tcp("10.0.0.1:80", false, Some("a")), true),
