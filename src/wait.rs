@@ -1,8 +1,8 @@
 //! Waits for what is in the way to go by itself: until a holder has ended, a socket is gone, or an endpoint is free. What that
 //! changes is for the next look to say.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -104,9 +104,8 @@ impl<'a> Waited<'a> {
 
     /// What is to be heard of; not what is in nobody's way, as to be told so is an end that is heard as well.
     fn awaited(&self, beside: &[(&Socket, Probe)]) -> Awaited {
-        let free: HashSet<SocketAddr> =
-            beside.iter().filter(|(_, seen)| *seen == Probe::Free).map(|(socket, _)| socket.local).collect();
-        let is_free = |socket: &Socket| is_asked(socket) && free.contains(&socket.local);
+        let free: BTreeSet<Place> = places(beside, Probe::Free).collect();
+        let is_free = |socket: &Socket| is_asked(socket) && free.contains(&place_of(socket));
         awaited(self.findings.iter().copied().filter(|finding| !finding.socket.as_ref().is_some_and(is_free)))
     }
 
@@ -129,6 +128,8 @@ pub(crate) struct Wait {
     closings: Option<Closings>,
     /// Whether its time was over, after which all is looked at once more.
     had_its_time: bool,
+    /// What waits for nobody, and was in the way of a bind to its own address.
+    busy: BTreeSet<Place>,
     /// Whether that look was taken though nothing told that something has changed.
     had_its_last_look: bool,
 }
@@ -154,8 +155,11 @@ impl Wait {
         let holders: &[_] = if is_first { &waited.holders } else { &[] };
         act::wait_for_one(holders, None, waited.interrupt, rest.min(deadlines.wait_left().max(SETTLE)))?;
         let beside = waited.beside();
-        if self.listen_for(waited.awaited(&beside)) {
-            // What has gone since the look and before the first word of the kernel, nobody would tell.
+        let were_busy = std::mem::replace(&mut self.busy, places(&beside, Probe::Busy).collect());
+        let begins_to_listen = self.listen_for(waited.awaited(&beside));
+        // What has gone since the look and before the first word of the kernel, nobody would tell; nor what is not listened for
+        // any more, as it was in the way until then.
+        if begins_to_listen || places(&beside, Probe::Free).any(|place| were_busy.contains(&place)) {
             return Ok(true);
         }
         let is_beside_others = waited.is_beside_others();
@@ -236,11 +240,28 @@ fn awaited<'a>(findings: impl Iterator<Item = &'a Finding>) -> Awaited {
             awaited.endpoints.insert(finding.endpoint);
             continue;
         };
-        // A connection that is reset is one without a peer by then.
         awaited.sockets.insert((socket.protocol, socket.local));
+        if socket.peer.is_some() {
+            // A connection that is reset has no peer by then, nor an address where its listener had none (`tcp_disconnect()`,
+            // Linux 6.18 `net/ipv4/tcp.c`).
+            let nowhere =
+                if socket.local.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            awaited.sockets.insert((socket.protocol, SocketAddr::new(nowhere, socket.local.port())));
+        }
         awaited.connections.extend(socket.peer.filter(|_| socket.left.is_none()).map(|peer| (socket.local, peer)));
     }
     awaited
+}
+
+/// An address, and the device to which it is bound.
+type Place = (SocketAddr, Option<String>);
+
+fn place_of(socket: &Socket) -> Place {
+    (socket.local, socket.device.clone())
+}
+
+fn places(beside: &[(&Socket, Probe)], wanted: Probe) -> impl Iterator<Item = Place> {
+    beside.iter().filter(move |(_, seen)| *seen == wanted).map(|(socket, _)| place_of(socket))
 }
 
 /// Whether a bind to its own address tells when it is gone.
@@ -250,7 +271,62 @@ fn is_asked(socket: &Socket) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+
     use super::*;
+    use crate::model::{Action, ActiveState, EndpointRange, Inode, SocketState};
+
+    fn connection(local: SocketAddr, peer: SocketAddr) -> Finding {
+        let range = format!("{}/tcp", local.port()).parse::<EndpointRange>().unwrap();
+        Finding {
+            endpoint: range.endpoints().next().unwrap(),
+            socket: Some(Socket {
+                protocol: Protocol::Tcp,
+                local,
+                peer: Some(peer),
+                v6only: local.is_ipv6(),
+                state: SocketState::Connected,
+                inode: Inode(1),
+                uid: 0,
+                device: None,
+                cgroup: None,
+                backlog: None,
+                left: None,
+            }),
+            holder: None,
+            birthplace: None,
+            relation: Relation::Client,
+            action: Action::Wait,
+            obstacle: None,
+            unit_state: ActiveState::Unknown,
+        }
+    }
+
+    /// The kernel tells of each in another way.
+    #[test]
+    fn the_end_of_a_connection_is_heard_wherever_it_was_accepted_and_however_it_ends() {
+        for (listens, calls) in [("127.0.0.1:0", "127.0.0.1"), ("0.0.0.0:0", "127.0.0.1"), ("[::]:0", "127.0.0.1")] {
+            for is_reset in [false, true] {
+                let listener = TcpListener::bind(listens).unwrap();
+                let client = TcpStream::connect((calls, listener.local_addr().unwrap().port())).unwrap();
+                let (served, peer) = listener.accept().unwrap();
+                let closings = closings(std::iter::once(&connection(served.local_addr().unwrap(), peer))).unwrap();
+                if is_reset {
+                    nix::sys::socket::setsockopt(
+                        &served,
+                        nix::sys::socket::sockopt::Linger,
+                        &nix::libc::linger { l_onoff: 1, l_linger: 0 },
+                    )
+                    .unwrap();
+                } else {
+                    drop(client);
+                }
+                drop(served);
+                let heard = act::wait_for_one(&[], Some(&closings), &Interrupt::default(), Duration::from_secs(5));
+                assert!(heard.unwrap(), "{listens}, reset: {is_reset}");
+            }
+        }
+    }
 
     #[test]
     fn a_time_wait_is_looked_for_when_it_is_to_be_over_and_all_is_looked_at_anew_in_time() {

@@ -157,9 +157,12 @@ pub(crate) fn some_patience(all: Duration) -> Option<Duration> {
     patience(all, Duration::ZERO).or_else(|| patience(all + MOMENTS, Duration::ZERO).map(|_| MOMENT * 25))
 }
 
-/// In a wait for something else it was not waited in vain: the next look has all its time again.
+/// In a wait for something else it was not waited in vain: the next look has all its time again, unless there is somebody who
+/// hangs and would be asked again.
 pub(crate) fn nothing_was_lost() {
-    LOST.store(0, Ordering::Relaxed);
+    if !has_left_any() {
+        LOST.store(0, Ordering::Relaxed);
+    }
 }
 
 pub(crate) fn wait_was_in_vain(waited: Duration) {

@@ -323,7 +323,7 @@ const LAST_MOMENT: Duration = Duration::from_millis(20);
 const SIGHUP: Signal = Signal(Known::SIGHUP as i32);
 const SIGCONT: Signal = Signal(Known::SIGCONT as i32);
 
-/// Waits until one of the processes has ended, a socket of one of the ports of `closings` is gone, something is to end
+/// Waits until one of the processes has ended, one of the sockets of `closings` is gone, something is to end
 /// us, or for `patience`; says whether there is something to be seen.
 ///
 /// # Errors
@@ -503,16 +503,20 @@ impl<'a> Watch<'a, '_, '_> {
     /// begun is not killed for it: the port is all that is wanted. Where several have that listener, it is gone with the last
     /// of them; who has let go of it and who has not is looked at once more when the time is over.
     fn wait(&mut self, patience: Duration) -> Result<(), ActError> {
+        let mut looked = Instant::now();
         while !self.verified.is_empty() && !self.eyes.interrupt.has_come() {
             let left = patience.saturating_sub(self.began.elapsed());
             let Eyes { closings, interrupt, .. } = self.eyes;
-            let turn = left.min(unlooked(closings.is_some()));
+            let turn = left.min(unlooked(closings.is_some()).saturating_sub(looked.elapsed()));
             let pins = self.verified.iter().map(|pin| pin.pidfd);
             let awaited: Vec<BorrowedFd<'_>> = pins.chain(closings.map(AsFd::as_fd)).collect();
             let woken = interrupt.wait_for(&awaited, turn).map_err(ActError::Wait)?;
             self.drop_those_that_ended(&woken.ready);
-            if !woken.by_any() || closings.is_some_and(Closings::was_wanted) {
+            // Any other socket of the host that ends wakes it as well.
+            let is_due = looked.elapsed() >= unlooked(closings.is_some());
+            if !woken.by_any() || is_due || closings.is_some_and(Closings::was_wanted) {
                 self.drop_those_that_let_go()?;
+                looked = Instant::now();
             }
             if left.is_zero() {
                 break;

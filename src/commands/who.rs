@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -203,7 +202,7 @@ impl<'a> Files<'a> {
 
     fn of(&mut self, pid: Pid, inode: Inode) -> Vec<i32> {
         let question = (self.proc.join(format!("{pid}/fd")), inode);
-        let Some(patience) = word::patience(word::PATIENCE, Duration::ZERO) else { return Vec::new() };
+        let Some(patience) = word::some_patience(word::PATIENCE) else { return Vec::new() };
         match self.reader.ask(question, patience, &Interrupt::default()) {
             Ok(fds) => fds,
             Err(Unanswered::NoThread((folder, inode))) => fds(&folder, inode),
