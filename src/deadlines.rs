@@ -100,7 +100,12 @@ impl Deadlines {
     ///
     /// `is_going`: its unit is there, and on its way down; once that is over, it is another moment.
     pub(crate) fn aftermath_left(&mut self, span: Duration, is_going: bool) -> (Duration, Option<Duration>) {
-        let since = if is_going { &mut self.going } else { &mut self.aftermath };
+        let since = if is_going {
+            self.aftermath = None;
+            &mut self.going
+        } else {
+            &mut self.aftermath
+        };
         let until = *since.get_or_insert_with(Instant::now) + span;
         let until = self.give_up_at.filter(|_| !self.may_notify).map_or(until, |give_up_at| until.min(give_up_at));
         let left = until.saturating_duration_since(Instant::now());
@@ -267,6 +272,9 @@ mod tests {
         let _ = deadlines.aftermath_left(going, true);
         deadlines.going = deadlines.going.and_then(|since| since.checked_sub(Duration::from_secs(5)));
         assert!(deadlines.aftermath_left(going, true).0 <= Duration::from_secs(5));
+        assert!(deadlines.aftermath_left(moment, false).0 > moment / 2);
+        deadlines.aftermath = deadlines.aftermath.and_then(|since| since.checked_sub(moment));
+        let _ = deadlines.aftermath_left(going, true);
         assert!(deadlines.aftermath_left(moment, false).0 > moment / 2);
         deadlines.stopped();
         assert!(deadlines.aftermath_left(going, true).0 > Duration::from_secs(9));

@@ -294,7 +294,7 @@ impl Guard<'_> {
         let is_going = findings.iter().any(|finding| finding.unit_state == ActiveState::Stopping);
         let span = match self.rules.wait {
             _ if look.ending => WAIT_FOR_STOPPING,
-            wait if is_going => WAIT_FOR_STOPPING.min(wait.unwrap_or(WAIT_FOR_STOPPING)).max(AFTERMATH),
+            wait if is_going => wait.unwrap_or(WAIT_FOR_STOPPING).max(AFTERMATH),
             _ => AFTERMATH,
         };
         let (left, extend) = deadlines.aftermath_left(span, is_going);

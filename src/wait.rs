@@ -138,6 +138,7 @@ impl Wait {
     /// Something was stopped: the next wait is another one.
     pub(crate) fn is_over(&mut self) {
         (self.had_its_time, self.had_its_last_look) = (false, false);
+        self.busy.clear();
     }
 
     /// Waits until something has changed of what a look has seen that began at `looked`; `false` once there is no time left.
@@ -159,7 +160,8 @@ impl Wait {
         let begins_to_listen = self.listen_for(waited.awaited(&beside));
         // What has gone since the look and before the first word of the kernel, nobody would tell; nor what is not listened for
         // any more, as it was in the way until then.
-        if begins_to_listen || places(&beside, Probe::Free).any(|place| were_busy.contains(&place)) {
+        let has_gone = || places(&beside, Probe::Free).any(|place| were_busy.contains(&place));
+        if begins_to_listen || (!deadlines.wait_left().is_zero() && has_gone()) {
             return Ok(true);
         }
         let is_beside_others = waited.is_beside_others();

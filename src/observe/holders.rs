@@ -334,8 +334,7 @@ impl<'a> Aside<'a> {
             holders.late.extend(hidden);
             for (pid, Open { inodes, sight }) in seen {
                 if pairs >= MOST_PAIRS {
-                    holders.hidden += 1;
-                    continue;
+                    break;
                 }
                 pairs += inodes.len();
                 for inode in inodes {
@@ -343,8 +342,16 @@ impl<'a> Aside<'a> {
                 }
                 holders.hidden += usize::from(sight == Sight::Hidden);
             }
-            if self.interrupt.has_come() || pairs >= MOST_PAIRS {
+            if self.interrupt.has_come() {
                 holders.hidden += 1;
+                break;
+            }
+            if pairs >= MOST_PAIRS {
+                // One that nobody is seen to have is enough for a refusal.
+                holders.hidden += 1;
+                if let Some(inode) = self.wanted.last() {
+                    holders.by_inode.remove(inode);
+                }
                 break;
             }
         }
