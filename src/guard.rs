@@ -223,7 +223,8 @@ impl Guard<'_> {
     /// one that has found a manager in the way: the service to which it has passed its socket has to go as well.
     fn judged(&self, is_waiting: bool) -> (Look, Verdict) {
         let judge = |look: &Look| judge(&look.scene, self.rules);
-        let wanted = Wanted { unit: &self.args.unit, rules: self.rules, interrupt: &self.interrupt };
+        let closings = self.wait.closings();
+        let wanted = Wanted { unit: &self.args.unit, rules: self.rules, interrupt: &self.interrupt, closings };
         let (mut thorough, mut others) = (Thorough::IfNobodyFound, false);
         if !is_waiting
             && self.stopped.is_nothing()

@@ -124,7 +124,7 @@ impl<'a> Waited<'a> {
 /// What a wait keeps from one look to the next.
 #[derive(Default)]
 pub(crate) struct Wait {
-    /// What the kernel tells of the ends of what is waited for.
+    /// What the kernel tells of the ends of what is waited for. The next look begins to hear anew.
     closings: Option<Closings>,
     /// Whether its time was over, after which all is looked at once more.
     had_its_time: bool,
@@ -135,6 +135,11 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
+    /// What has come of it by now.
+    pub(crate) fn closings(&self) -> Option<&Closings> {
+        self.closings.as_ref()
+    }
+
     /// Something was stopped: the next wait is another one.
     pub(crate) fn is_over(&mut self) {
         (self.had_its_time, self.had_its_last_look) = (false, false);
@@ -242,6 +247,9 @@ fn awaited<'a>(findings: impl Iterator<Item = &'a Finding>) -> Awaited {
             awaited.endpoints.insert(finding.endpoint);
             continue;
         };
+        if socket.left.is_some() {
+            continue;
+        }
         awaited.sockets.insert((socket.protocol, socket.local));
         if socket.peer.is_some() {
             // A connection that is reset has no peer by then, nor an address where its listener had none (`tcp_disconnect()`,
@@ -250,7 +258,7 @@ fn awaited<'a>(findings: impl Iterator<Item = &'a Finding>) -> Awaited {
                 if socket.local.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
             awaited.sockets.insert((socket.protocol, SocketAddr::new(nowhere, socket.local.port())));
         }
-        awaited.connections.extend(socket.peer.filter(|_| socket.left.is_none()).map(|peer| (socket.local, peer)));
+        awaited.connections.extend(socket.peer.map(|peer| (socket.local, peer)));
     }
     awaited
 }

@@ -122,7 +122,8 @@ fn survey(roots: Roots, user: bool, ports: &[(Protocol, Port)]) -> Result<(Place
     let unit = nobody()?;
     let place = Place::here(roots, &unit, user);
     let rules = no_rules(&unit)?;
-    let scene = place.survey(&Wanted { unit: &unit, rules: &rules, interrupt: &Interrupt::default() }, ports);
+    let scene =
+        place.survey(&Wanted { unit: &unit, rules: &rules, interrupt: &Interrupt::default(), closings: None }, ports);
     seen(&scene)?;
     Ok((place, scene))
 }

@@ -88,8 +88,8 @@ pub(super) fn run(args: &cli::Who) -> Result<u8, CommandError> {
     };
 
     let place = Place::here(Roots::of_host(about.user), &about.unit, about.user);
-    let mut scene =
-        place.survey(&Wanted { unit: &about.unit, rules: &rules, interrupt: &Interrupt::default() }, &ports);
+    let mut scene = place
+        .survey(&Wanted { unit: &about.unit, rules: &rules, interrupt: &Interrupt::default(), closings: None }, &ports);
     seen(&scene)?;
     if !asked_about_all {
         let is_wanted = |socket: &_| wanted.iter().any(|endpoint| endpoint.is_contested_by(socket));

@@ -128,6 +128,11 @@ pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
         Thorough::UntilFound => Holders::has_somebody,
         Thorough::IfNobodyFound | Thorough::Always => |_: &Holders, _| false,
     };
+    let found = look_for(search, &mut scan, is_enough);
+    scan.without_what_was_not_looked_for(found)
+}
+
+fn look_for(search: &Search<'_>, scan: &mut Aside<'_>, is_enough: fn(&Holders, Inode) -> bool) -> Holders {
     let likely = likely_places(search);
     let some = scan.more(Holders::default(), Walk::of(&likely.pids), Threads::WhereTheFirstHasNone, is_enough);
     if search.thorough != Thorough::Always && scan.has_all(&some) {
@@ -141,7 +146,7 @@ pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
     if search.thorough == Thorough::UntilFound {
         return found;
     }
-    if !scan.has_all(&found) {
+    if !scan.is_full && !scan.has_all(&found) {
         found = scan.more(Holders::default(), walk, Threads::All, is_enough);
     }
     // With hidepid= (proc(5)) others' processes are not even listed; PID 1 is somebody's in every pid namespace.
@@ -242,6 +247,8 @@ pub(super) struct Aside<'a> {
     interrupt: &'a Interrupt,
     late: &'a RefCell<Vec<Pid>>,
     reader: word::Workers<Question, Vec<Open>>,
+    /// Whether as many pairs were found as are kept.
+    is_full: bool,
 }
 
 /// Which of these processes have what is wanted.
@@ -298,6 +305,7 @@ impl<'a> Aside<'a> {
             interrupt,
             late,
             reader: word::Workers::new(Question::answer),
+            is_full: false,
         }
     }
 
@@ -323,6 +331,9 @@ impl<'a> Aside<'a> {
         threads: Threads,
         is_enough: fn(&Holders, Inode) -> bool,
     ) -> Holders {
+        if self.is_full {
+            return holders;
+        }
         let mut pairs: usize = holders.by_inode.values().map(Vec::len).sum();
         let first = walk.first.chunks(AT_ONCE).map(|some| (some, word::MORE_PATIENCE));
         for (some, patience) in first.chain(walk.others.chunks(AT_ONCE).map(|some| (some, word::PATIENCE))) {
@@ -347,16 +358,21 @@ impl<'a> Aside<'a> {
                 break;
             }
             if pairs >= MOST_PAIRS {
-                // One that nobody is seen to have is enough for a refusal.
-                holders.hidden += 1;
-                if let Some(inode) = self.wanted.last() {
-                    holders.by_inode.remove(inode);
-                }
+                self.is_full = true;
                 break;
             }
         }
         for holders in holders.by_inode.values_mut() {
             holders.sort_unstable();
+        }
+        holders
+    }
+
+    /// Where others may have any of the sockets: one that nobody is seen to have is enough for a refusal.
+    fn without_what_was_not_looked_for(&self, mut holders: Holders) -> Holders {
+        if let Some(inode) = self.wanted.last().filter(|_| self.is_full) {
+            holders.hidden += 1;
+            holders.by_inode.remove(inode);
         }
         holders
     }

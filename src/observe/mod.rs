@@ -44,7 +44,7 @@ use container::{Docker, Trace};
 use holders::{Holders, Search, Thorough};
 use pin::Pins;
 use proc::ProcError;
-use sock_diag::SockDiagError;
+use sock_diag::{Closings, SockDiagError};
 use systemd::{Answer, Question};
 
 /// The bus, and after it `systemctl`, have so long to answer.
@@ -110,6 +110,8 @@ pub struct Wanted<'a> {
     pub rules: &'a Rules,
     /// What ends a look in its middle. What was seen by then is not the whole, and nobody's to judge.
     pub interrupt: &'a Interrupt,
+    /// What the kernel has told of sockets that are gone, the look's own as well: a look forgets it before it sees which are there.
+    pub closings: Option<&'a Closings>,
 }
 
 /// What a look has seen.
@@ -243,6 +245,7 @@ impl Place {
     fn look_once(&self, wanted: &Wanted<'_>, thorough: Thorough, others: bool) -> (Look, bool) {
         let mut blind_spots = Vec::new();
         let probed = probed(wanted.rules);
+        let _ = wanted.closings.map(Closings::was_wanted);
         let Tables { sockets, fallback } = self.tables(&probed, wanted, others).unwrap_or_else(|why| {
             blind_spots.push(BlindSpot::Sockets(why));
             Tables::default()
@@ -357,7 +360,7 @@ impl Place {
 
     /// The sockets with their holders, and whose those are.
     fn known(&self, wanted: &Wanted<'_>, seen: Seen, mut blind_spots: Vec<BlindSpot>) -> Known {
-        let &Wanted { unit, rules, interrupt } = wanted;
+        let &Wanted { unit, rules, interrupt, .. } = wanted;
         let Seen { tables, born, holders, .. } = seen;
         if !holders.late.is_empty() {
             blind_spots.push(BlindSpot::Late(holders.late.clone()));
@@ -911,6 +914,7 @@ mod tests {
                 unit: &unit,
                 rules: &rules(endpoints.to_vec()),
                 interrupt: &Interrupt::default(),
+                closings: None,
             })
         };
 
@@ -985,7 +989,7 @@ mod tests {
             let rules = rules(vec![Endpoint { host, port, protocol: Protocol::Tcp }]);
             let row = format!("{wanted} beside {first} and {second:?}");
             let interrupt = Interrupt::default();
-            let wanted = Wanted { unit: &unit, rules: &rules, interrupt: &interrupt };
+            let wanted = Wanted { unit: &unit, rules: &rules, interrupt: &interrupt, closings: None };
             let quick = place.quick_look(&wanted).unwrap_or_else(|| panic!("{row}: no quick look"));
             let full = place.look(&wanted, Thorough::IfNobodyFound, false);
             let (seen, all) = (&quick.scene.endpoints[0], &full.scene.endpoints[0]);

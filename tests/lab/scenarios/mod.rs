@@ -166,6 +166,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     networks::unit_in_the_same_private_network_is_refused_and_named,
     waits::wait_for_one_connection_after_another_ends_in_its_time,
     waits::wait_beside_what_is_free_and_comes_and_goes_takes_no_processor,
+    waits::wait_beside_sockets_that_are_in_the_way_now_and_then_ends_in_its_time,
     waits::socket_unit_that_stops_ends_the_wait_at_once,
     waits::holder_that_closes_its_socket_ends_the_wait_at_once,
     blind::port_that_could_not_be_checked_is_left_to_the_service,

@@ -236,6 +236,28 @@ pub(super) fn wait_for_one_connection_after_another_ends_in_its_time(m: &Machine
     assert!(took >= allowed && took < allowed + BOUND, "portguard took {took:?}");
 }
 
+/// Each look finds that something has gone since the last one.
+pub(super) fn wait_beside_sockets_that_are_in_the_way_now_and_then_ends_in_its_time(m: &Machine) {
+    m.given("alice's sockets at sixteen addresses, which are in the way of a bind there now and then, and a policy that waits for them");
+    m.ok("useradd -m alice");
+    m.unit("flapping.service", "[Service]\nUser=alice\nExecStart=/usr/bin/python3 /opt/lab/flapping.py 8080\n");
+    m.ok("systemctl start flapping.service");
+    m.wait_until("they are there", SOON, || m.holders("8080/tcp").len() + m.processes_of("flapping.service").len() > 0);
+    app_service(m, "8080/tcp");
+    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\non-foreign = \"wait\"\nwait = \"3s\"\n"));
+    guard(m, APP);
+
+    m.when("the guarded service is started");
+    m.start(APP);
+
+    m.then("it is waited for as long as the policy says, in vain");
+    finding(m, APP, &[("ACTION", "wait"), ("HOLDER_UNIT", "flapping.service")]);
+    finding(m, APP, &[("VERDICT", "still-held"), ("EXIT_STATUS", "75")]);
+    let took = guard_took(m);
+    let allowed = Duration::from_secs(3);
+    assert!(took >= allowed && took < allowed + BOUND, "portguard took {took:?}");
+}
+
 /// Of each probe of what is free the kernel says that a socket of that port is gone, and so of whatever others do.
 pub(super) fn wait_beside_what_is_free_and_comes_and_goes_takes_no_processor(m: &Machine) {
     m.given("web.service on 127.0.0.1:8080 by TCP, alice's sockets that come and go there by UDP, and a policy that waits for both and for 127.0.0.2");
