@@ -103,7 +103,7 @@ struct Guard<'a> {
     /// Of the last look that was told of.
     verdict: Rc<Verdict>,
     wait: Wait,
-    /// What was asked instead of what is asked first, as it was said.
+    /// What could not be seen, and what was asked instead of what is asked first, as it was said.
     told: BTreeSet<String>,
 }
 
@@ -293,11 +293,9 @@ impl Guard<'_> {
         }
         // What else that unit has goes with it.
         let is_going = findings.iter().any(|finding| finding.unit_state == ActiveState::Stopping);
-        let span = match self.rules.wait {
-            _ if look.ending => WAIT_FOR_STOPPING,
-            wait if is_going => wait.unwrap_or(WAIT_FOR_STOPPING).max(AFTERMATH),
-            _ => AFTERMATH,
-        };
+        let ending = if look.ending { WAIT_FOR_STOPPING } else { AFTERMATH };
+        let going = if is_going { self.rules.wait.unwrap_or(WAIT_FOR_STOPPING) } else { AFTERMATH };
+        let span = ending.max(going);
         let (left, extend) = deadlines.aftermath_left(span, is_going);
         if left.is_zero() {
             return Ok(false);
@@ -329,7 +327,9 @@ impl Guard<'_> {
             .iter()
             .filter(|spot| matters || matches!(spot, BlindSpot::Manager(_) | BlindSpot::Late(_)))
         {
-            self.report.blind_spot(spot);
+            if self.told.insert(spot.to_string()) {
+                self.report.blind_spot(spot);
+            }
         }
         self.verdict = Rc::clone(verdict);
     }

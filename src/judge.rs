@@ -54,8 +54,8 @@ impl Found<'_> {
         let unit_state = self.unit_state(scene);
         let wanted = action_for(&self.relation, unit_state, rules);
         let obstacle = match wanted {
-            Action::Stop => self.hinders_a_signal(&scene.guarded),
-            Action::StopUnit => self.hinders_a_stop(scene, rules),
+            Action::Stop => self.hinders_a_signal(&scene.guarded).or_else(|| is_crowded(scene)),
+            Action::StopUnit => self.hinders_a_stop(scene, rules).or_else(|| is_crowded(scene)),
             Action::Pass | Action::Wait | Action::Refuse | Action::Spare => None,
         };
         Finding {
@@ -115,6 +115,12 @@ impl Found<'_> {
             }
         }
     }
+}
+
+/// Others may have what is to be stopped for it as well.
+fn is_crowded(scene: &Scene) -> Option<Obstacle> {
+    let is_full = scene.blind_spots.contains(&BlindSpot::Crowd);
+    is_full.then_some(Obstacle::Protected("so many have these sockets that not all were looked for"))
 }
 
 /// Why somebody who may not signal the process can have handed the socket over to get it stopped (unix(7), `SCM_RIGHTS`).

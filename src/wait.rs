@@ -166,7 +166,9 @@ impl Wait {
         // What has gone since the look and before the first word of the kernel, nobody would tell; nor what is not listened for
         // any more, as it was in the way until then.
         let has_gone = || places(&beside, Probe::Free).any(|place| were_busy.contains(&place));
-        if begins_to_listen || (!deadlines.wait_left().is_zero() && has_gone()) {
+        let is_over = deadlines.wait_left().is_zero();
+        if begins_to_listen || (!(is_over && self.had_its_time) && has_gone()) {
+            self.had_its_time = is_over;
             return Ok(true);
         }
         let is_beside_others = waited.is_beside_others();

@@ -840,6 +840,16 @@ fn only_the_same_program_user_and_arguments_in_no_service_are_a_lookalike() {
 }
 
 #[test]
+fn nothing_is_stopped_where_not_all_who_have_a_socket_were_looked_for() {
+    let mut crowd = scene(guarded(), vec![held(vec![process(own())])]);
+    assert!(matches!(judge(&crowd, &rules()), Verdict::Clear(_)));
+    crowd.blind_spots.push(BlindSpot::Crowd);
+    let Verdict::Refuse(findings) = judge(&crowd, &rules()) else { panic!() };
+    assert_eq!((&findings[0].relation, findings[0].action), (&Relation::Leftover, Action::Refuse));
+    assert!(findings[0].obstacle.is_some());
+}
+
+#[test]
 fn what_the_manager_says_of_its_store_comes_before_where_a_socket_was_born() {
     let init = || Process { pid: Pid::INIT, lineage: Lineage::Manager, ..process(Owner::Init) };
     for (stored, birthplace, expected) in [
@@ -969,6 +979,7 @@ fn any_scene() -> impl Strategy<Value = Scene> {
     let blind = prop::sample::select(vec![
         None,
         Some(BlindSpot::Processes { hidden: 2 }),
+        Some(BlindSpot::Crowd),
         Some(BlindSpot::Sockets(String::new())),
         Some(BlindSpot::Manager(String::new())),
     ]);

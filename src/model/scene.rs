@@ -64,6 +64,8 @@ pub enum BlindSpot {
         /// How many.
         hidden: usize,
     },
+    /// So many processes have so many of the sockets that not all were looked for.
+    Crowd,
     /// These processes did not let themselves be looked into in time: others may have a socket as well. At least one.
     Late(Vec<Pid>),
     /// The arguments and the environment of so many processes were not read: in time, or for want of a thread.
@@ -116,6 +118,7 @@ impl fmt::Display for BlindSpot {
                 "the arguments and the environment of {unread} processes could not be read in time, as where a file \
                  server does not answer that has their memory locked"
             ),
+            Self::Crowd => f.write_str("so many processes have these sockets that not all were looked for"),
             Self::Manager(why) => write!(f, "systemd could not be asked ({why})"),
             Self::Ledger(why) => write!(f, "the ledger of earlier runs could not be read ({why})"),
             Self::Unsteady => f.write_str("processes came and went faster than they could be looked at"),

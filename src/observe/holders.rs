@@ -72,6 +72,8 @@ pub struct Holders {
     pub hidden: usize,
     /// Those of them that were not in time, each once.
     pub late: Vec<Pid>,
+    /// Whether so many were found that others were not looked for, of any of the sockets.
+    pub is_full: bool,
     /// Whether all of `/proc` was walked. Only then does an absent inode mean that no visible process has it.
     pub walked: bool,
 }
@@ -129,7 +131,7 @@ pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
         Thorough::IfNobodyFound | Thorough::Always => |_: &Holders, _| false,
     };
     let found = look_for(search, &mut scan, is_enough);
-    scan.without_what_was_not_looked_for(found)
+    Holders { is_full: scan.is_full, ..found }
 }
 
 fn look_for(search: &Search<'_>, scan: &mut Aside<'_>, is_enough: fn(&Holders, Inode) -> bool) -> Holders {
@@ -364,15 +366,6 @@ impl<'a> Aside<'a> {
         }
         for holders in holders.by_inode.values_mut() {
             holders.sort_unstable();
-        }
-        holders
-    }
-
-    /// Where others may have any of the sockets: one that nobody is seen to have is enough for a refusal.
-    fn without_what_was_not_looked_for(&self, mut holders: Holders) -> Holders {
-        if let Some(inode) = self.wanted.last().filter(|_| self.is_full) {
-            holders.hidden += 1;
-            holders.by_inode.remove(inode);
         }
         holders
     }

@@ -254,6 +254,9 @@ impl Place {
         if seen.holders.hidden > 0 && seen.tables.iter().any(|socket| seen.has_nobody(socket)) {
             blind_spots.push(BlindSpot::Processes { hidden: seen.holders.hidden });
         }
+        if seen.holders.is_full {
+            blind_spots.push(BlindSpot::Crowd);
+        }
         self.picture(wanted, seen, blind_spots)
     }
 

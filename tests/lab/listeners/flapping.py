@@ -12,6 +12,8 @@ import time
 sockets = [socket.socket() for _ in range(16)]
 for number, held in enumerate(sockets, 1):
     held.bind((f"127.0.0.{number}", int(sys.argv[1])))
+with open("/tmp/flapping.ready", "w"):
+    pass
 while True:
     free = random.sample(sockets, 8)
     for held in sockets:

@@ -242,7 +242,7 @@ pub(super) fn wait_beside_sockets_that_are_in_the_way_now_and_then_ends_in_its_t
     m.ok("useradd -m alice");
     m.unit("flapping.service", "[Service]\nUser=alice\nExecStart=/usr/bin/python3 /opt/lab/flapping.py 8080\n");
     m.ok("systemctl start flapping.service");
-    m.wait_until("they are there", SOON, || m.holders("8080/tcp").len() + m.processes_of("flapping.service").len() > 0);
+    m.wait_until("they are there", SOON, || m.sh("test -e /tmp/flapping.ready").status.success());
     app_service(m, "8080/tcp");
     policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\non-foreign = \"wait\"\nwait = \"3s\"\n"));
     guard(m, APP);
