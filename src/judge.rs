@@ -281,9 +281,10 @@ fn findings_of<'a>(seen: &'a EndpointScene, scene: &'a Scene, rules: &Rules) -> 
         found.extend(bound.into_iter().chain(in_the_way).flat_map(found_at));
         let relation = Relation::Unchecked(seen.probe);
         // One of them, whatever their order.
-        let which = |held: &&&HeldSocket| {
+        let which = |held: &&&'a HeldSocket| {
+            let held: &'a HeldSocket = held;
             let Socket { local, peer, inode, uid, cgroup, .. } = &held.socket;
-            (*local, *peer, *inode, *uid, cgroup.map(|id| id.0))
+            (*local, *peer, *inode, *uid, cgroup.map(|id| id.0), &held.birthplace)
         };
         let untold = by_itself.iter().filter(|held| is_told(held).is_none()).min_by_key(which);
         found.extend(untold.map(|held| Found { endpoint: seen, held: Some(held), holder: None, relation }));

@@ -146,14 +146,14 @@ impl fmt::Display for Hindrance {
 }
 
 /// A login session (logind).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Session {
     /// The N of `session-N.scope`.
     pub id: String,
 }
 
 /// Whose process it is, as far as the manager or its cgroup tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
     /// A unit of the system manager.
     Unit(UnitName),
