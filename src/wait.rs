@@ -286,24 +286,17 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::model::{Action, ActiveState, EndpointRange, Inode, SocketState};
+    use crate::model::{Action, ActiveState, EndpointRange, SocketState};
 
     fn connection(local: SocketAddr, peer: SocketAddr) -> Finding {
         let range = format!("{}/tcp", local.port()).parse::<EndpointRange>().unwrap();
         Finding {
             endpoint: range.endpoints().next().unwrap(),
             socket: Some(Socket {
-                protocol: Protocol::Tcp,
-                local,
                 peer: Some(peer),
                 v6only: local.is_ipv6(),
                 state: SocketState::Connected,
-                inode: Inode(1),
-                uid: 0,
-                device: None,
-                cgroup: None,
-                backlog: None,
-                left: None,
+                ..Socket::listening(Protocol::Tcp, local)
             }),
             holder: None,
             birthplace: None,

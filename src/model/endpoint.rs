@@ -678,19 +678,7 @@ mod tests {
     }
 
     fn a_socket(protocol: Protocol, local: &str, v6only: bool, device: Option<&str>) -> Socket {
-        Socket {
-            protocol,
-            local: local.parse().unwrap(),
-            peer: None,
-            v6only,
-            state: crate::model::SocketState::Listen,
-            inode: crate::model::Inode(1),
-            uid: 0,
-            device: device.map(str::to_owned),
-            cgroup: None,
-            backlog: None,
-            left: None,
-        }
+        Socket { v6only, device: device.map(str::to_owned), ..Socket::listening(protocol, local.parse().unwrap()) }
     }
 
     #[test]

@@ -107,3 +107,23 @@ pub struct Socket {
     /// So long from when it was asked, what is left of a connection stays in [`SocketState::TimeWait`], where netlink tells.
     pub left: Option<Duration>,
 }
+
+#[cfg(test)]
+impl Socket {
+    /// A listener at this address, of which nothing else is known.
+    pub(crate) fn listening(protocol: Protocol, local: SocketAddr) -> Self {
+        Self {
+            protocol,
+            local,
+            peer: None,
+            v6only: false,
+            state: SocketState::Listen,
+            inode: Inode(1),
+            uid: 0,
+            device: None,
+            cgroup: None,
+            backlog: None,
+            left: None,
+        }
+    }
+}

@@ -320,7 +320,7 @@ pub fn shell(unit: &UnitName) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{EndpointRange, Inode, Protocol, Socket, SocketState};
+    use crate::model::{EndpointRange, Protocol, Socket};
 
     fn about() -> About {
         let [etc, proc] = ["/nonexistent/etc", "/nonexistent/proc"].map(Into::into);
@@ -369,19 +369,7 @@ mod tests {
             ("[::ffff:192.0.2.1]:8080", true, false),
             ("0.0.0.0:8080", false, false),
         ] {
-            let socket = Socket {
-                protocol: Protocol::Tcp,
-                local: local.parse().unwrap(),
-                peer: None,
-                v6only,
-                state: SocketState::Listen,
-                inode: Inode(1),
-                uid: 0,
-                device: None,
-                cgroup: None,
-                backlog: None,
-                left: None,
-            };
+            let socket = Socket { v6only, ..Socket::listening(Protocol::Tcp, local.parse().unwrap()) };
             let finding = Finding { socket: Some(socket), ..found("8080/tcp", None, Relation::KernelHeld) };
             let text = advice(&finding, &about()).text;
             assert_eq!(text.contains("write 0.0.0.0:8080/tcp"), answered, "{local}: {text}");
