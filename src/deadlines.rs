@@ -21,6 +21,7 @@ const LONGEST_STOP: Duration = Duration::from_hours(1);
 /// By when all has to be over. What the manager has not told yet is not known.
 #[derive(Debug)]
 pub(crate) struct Deadlines {
+    began: Instant,
     /// When the first wait after the last stop began.
     waiting_since: Option<Instant>,
     /// When waiting has to be over; set when it begins.
@@ -41,6 +42,7 @@ pub(crate) struct Deadlines {
 impl Deadlines {
     pub(crate) fn new() -> Self {
         Self {
+            began: Instant::now(),
             waiting_since: None,
             wait_until: Instant::now(),
             may_notify: false,
@@ -58,7 +60,9 @@ impl Deadlines {
         let socket = std::env::var_os("NOTIFY_SOCKET");
         let is_managers = socket.is_some_and(|socket| Path::new(&socket) == run.join("systemd/notify"));
         self.may_notify = look.facts.helpers_may_notify && is_managers;
-        self.give_up_at = look.left.map(|left| Instant::now() + left.saturating_sub(Budget::GRACE.min(left / 10)));
+        // Of the whole, so that it is the same however late it is.
+        let reserve = |left: Duration| Budget::GRACE.min((left + self.began.elapsed()) / 10);
+        self.give_up_at = look.left.map(|left| Instant::now() + left.saturating_sub(reserve(left)));
     }
 
     /// Whether something was waited for after the last stop.
@@ -141,7 +145,11 @@ impl Deadlines {
     fn budget(&mut self, patience: Duration, look: &Look) -> Option<Budget> {
         let budget = Budget::fit(patience, look.left, self.may_notify);
         let now = Instant::now();
-        let stop_by = *self.stop_by.get_or_insert(now + budget.patience + budget.grace);
+        let waited = [self.waiting_since, self.aftermath, self.going].into_iter().flatten().min();
+        let waited = waited.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        // What was waited for since the last stop took none of its time.
+        let stop_by = self.stop_by.map_or(now + budget.patience + budget.grace, |stop_by| stop_by + waited);
+        self.stop_by = Some(stop_by);
         let left = stop_by.checked_duration_since(now).filter(|left| !left.is_zero())?;
         let patience = budget.patience.min(left.saturating_sub(budget.grace));
         Some(Budget { patience, ..budget })
@@ -154,9 +162,9 @@ impl Deadlines {
             return;
         }
         let mut message = vec![NotifyState::Status(status)];
-        if let Some(extend) = extend {
-            message.push(NotifyState::ExtendTimeoutUsec(u32::try_from(extend.as_micros()).unwrap_or(u32::MAX)));
-        }
+        // That may be more than the 71 minutes of `NotifyState::ExtendTimeoutUsec`.
+        let extend = extend.map(|extend| format!("EXTEND_TIMEOUT_USEC={}", extend.as_micros()));
+        message.extend(extend.as_deref().map(NotifyState::Custom));
         // The manager can be busy, and its queue full.
         // Without an answer it is as if it had not been asked.
         sys::arm_alarm(NOTIFY_PATIENCE);
@@ -184,6 +192,7 @@ mod tests {
             triggered_by: Vec::new(),
             runs: Vec::new(),
             stored: None,
+            keeps_files: false,
             program: None,
         };
         let scene = Scene { guarded, endpoints: Vec::new(), units: BTreeMap::new(), blind_spots: Vec::new() };
@@ -193,7 +202,49 @@ mod tests {
     }
 
     #[test]
-    fn all_rounds_of_stopping_share_one_deadline_which_a_wait_does_not_use_up() {
+    fn what_is_waited_for_between_two_stops_takes_none_of_their_time() {
+        let rules = StopRules::default();
+        let ago = |since: Option<Instant>, seconds| since.and_then(|at| at.checked_sub(Duration::from_secs(seconds)));
+        for waits in [
+            |deadlines: &mut Deadlines| deadlines.wait_for(None),
+            |deadlines: &mut Deadlines| deadlines.aftermath_left(Duration::from_mins(1), true).1,
+            |deadlines: &mut Deadlines| deadlines.aftermath_left(Duration::from_mins(1), false).1,
+        ] {
+            let mut deadlines = Deadlines::new();
+            let _ = deadlines.ladder(&rules, &look(None));
+            deadlines.stopped();
+            // It had taken 4 s, and then came a wait of 30 s.
+            deadlines.stop_by = ago(deadlines.stop_by, 34);
+            let _ = waits(&mut deadlines);
+            deadlines.waiting_since = ago(deadlines.waiting_since, 30);
+            deadlines.aftermath = ago(deadlines.aftermath, 30);
+            deadlines.going = ago(deadlines.going, 30);
+            let (_, second) = deadlines.ladder(&rules, &look(None)).expect("time for a second stop");
+            assert!(
+                second.patience > Duration::from_secs(5) && second.patience <= Duration::from_secs(6),
+                "{second:?}"
+            );
+            // One that was over stays so.
+            deadlines.stop_is_over();
+            deadlines.stopped();
+            let _ = waits(&mut deadlines);
+            assert_eq!(deadlines.ladder(&rules, &look(None)), None);
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_the_starts_time_is_the_same_however_late_it_is() {
+        let mut deadlines = Deadlines::new();
+        deadlines.began = deadlines.began.checked_sub(Duration::from_secs(85)).unwrap();
+        deadlines.know(&look(Some(Duration::from_secs(5))), Path::new("/run"));
+        assert!(deadlines.give_up_at <= Some(Instant::now()), "{deadlines:?}");
+        deadlines.know(&look(Some(Duration::from_secs(8))), Path::new("/run"));
+        let left = deadlines.give_up_at.unwrap().saturating_duration_since(Instant::now());
+        assert!(left > Duration::from_millis(2900) && left <= Duration::from_secs(3), "{left:?}");
+    }
+
+    #[test]
+    fn all_rounds_of_stopping_share_one_deadline() {
         let mut deadlines = Deadlines::new();
         let (_, first) = deadlines.ladder(&StopRules::default(), &look(None)).unwrap();
         assert_eq!(first.patience, Duration::from_secs(10));

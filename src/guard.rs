@@ -327,7 +327,7 @@ impl Guard<'_> {
             .iter()
             .filter(|spot| matters || matches!(spot, BlindSpot::Manager(_) | BlindSpot::Late(_)))
         {
-            if self.told.insert(spot.to_string()) {
+            if self.told.insert(spot.uncounted().to_string()) {
                 self.report.blind_spot(spot);
             }
         }

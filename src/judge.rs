@@ -400,7 +400,7 @@ fn relation_of(holder: &Process, held: &HeldSocket, scene: &Scene, rules: &Rules
 /// A service manager has the socket: for a socket unit, or in the file descriptor store of a service.
 ///
 /// A manager that tells what is in the store of the guarded unit is believed; for one that does not, the socket's birth
-/// counts.
+/// counts. Where that is not known, and something is in the store, it may be this socket.
 fn kept_by_manager(held: &HeldSocket, scene: &Scene, rules: &Rules) -> Relation {
     let guarded = &scene.guarded;
     let stored = guarded
@@ -414,7 +414,8 @@ fn kept_by_manager(held: &HeldSocket, scene: &Scene, rules: &Rules) -> Relation 
         (None, Some(Owner::Unit(unit))) => Relation::OtherUnit(unit.clone()),
         (None, Some(Owner::UserUnit { uid, unit })) => Relation::OtherUserUnit { uid: *uid, unit: unit.clone() },
         (None, Some(Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown) | None) => {
-            if is_manager_silent(scene) { Relation::Unchecked(Probe::Busy) } else { Relation::Manager }
+            let untold = guarded.stored.is_none() && guarded.keeps_files;
+            if is_manager_silent(scene) || untold { Relation::Unchecked(Probe::Busy) } else { Relation::Manager }
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::act::{self, ActError};
 use crate::deadlines::Deadlines;
 use crate::interrupt::Interrupt;
-use crate::model::{Endpoint, Finding, ForeignRule, Probe, Protocol, Relation, Rules, Socket};
+use crate::model::{Endpoint, Finding, ForeignRule, Pid, Probe, Protocol, Relation, Rules, Socket};
 use crate::observe::pin::Pins;
 use crate::observe::sock_diag::{Awaited, Closings};
 use crate::probe::{probe, probe_beside};
@@ -36,7 +36,7 @@ const ASKED_OFTEN: usize = 16;
 /// What is waited for, as a look has seen it.
 pub(crate) struct Waited<'a> {
     findings: Vec<&'a Finding>,
-    /// The holders that could be pinned.
+    /// The holders that could be pinned, each once.
     holders: Vec<BorrowedFd<'a>>,
     rules: &'a Rules,
     interrupt: &'a Interrupt,
@@ -50,8 +50,9 @@ impl<'a> Waited<'a> {
         interrupt: &'a Interrupt,
     ) -> Self {
         let findings: Vec<&Finding> = findings.collect();
-        let pinned = |finding: &&Finding| pins.of(finding.holder.as_ref()?.pid).ok();
-        let holders = findings.iter().filter_map(pinned).collect();
+        // One has many sockets, and poll(2) takes as many as files may be open.
+        let each: BTreeSet<Pid> = findings.iter().filter_map(|finding| Some(finding.holder.as_ref()?.pid)).collect();
+        let holders = each.into_iter().filter_map(|pid| pins.of(pid).ok()).collect();
         Self { findings, holders, rules, interrupt }
     }
 

@@ -121,7 +121,8 @@ static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// So many threads were left to what they hang with, and hang.
 static LEFT: AtomicUsize = AtomicUsize::new(0);
-/// So many were left in this run, whether they hang or have answered since.
+/// So many were left in this run, or since the last look of a wait at which none of them hung, whether they hang or have answered
+/// since.
 static EVER_LEFT: AtomicUsize = AtomicUsize::new(0);
 /// After so many nothing more is asked: each costs a moment, keeps some files open, and counts in the unit's `TasksMax=`.
 const MOST_LEFT: usize = 32;
@@ -162,6 +163,7 @@ pub(crate) fn some_patience(all: Duration) -> Option<Duration> {
 pub(crate) fn nothing_was_lost() {
     if !has_left_any() {
         LOST.store(0, Ordering::Relaxed);
+        EVER_LEFT.store(0, Ordering::Relaxed);
     }
 }
 

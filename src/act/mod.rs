@@ -419,7 +419,8 @@ fn kernel_signal(signal: Signal) -> Result<rustix::process::Signal, ActError> {
 }
 
 impl Verified<'_> {
-    /// Asks for all before the first is signalled, so that nothing is left half done. The number is pinned.
+    /// Asks for all before the first is signalled, so that nothing is left half done. It is the number that is
+    /// asked for, which whoever has ended may have left to another by then: that is refused, or not, and nobody is signalled by it.
     fn may_be_signalled(&self) -> Result<(), ActError> {
         let pid = rustix::process::Pid::from_raw(self.target.process.pid.0);
         match pid.map(rustix::process::test_kill_process) {
@@ -513,8 +514,8 @@ impl<'a> Watch<'a, '_, '_> {
             let woken = interrupt.wait_for(&awaited, turn).map_err(ActError::Wait)?;
             self.drop_those_that_ended(&woken.ready);
             // Any other socket of the host that ends wakes it as well.
-            let is_due = looked.elapsed() >= unlooked(closings.is_some());
-            if !woken.by_any() || is_due || closings.is_some_and(Closings::was_wanted) {
+            let is_due = left.is_zero() || looked.elapsed() >= unlooked(closings.is_some());
+            if is_due || closings.is_some_and(Closings::was_wanted) {
                 self.drop_those_that_let_go()?;
                 looked = Instant::now();
             }

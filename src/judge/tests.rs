@@ -49,6 +49,7 @@ fn guarded() -> Guarded {
         triggered_by: vec![unit("app.socket")],
         runs: vec![Run { cgroup: Some(CgroupId(70)), invocation: EARLIER }],
         stored: None,
+        keeps_files: false,
         program: Some(Program { file: OWN_FILE, argv: vec!["app".to_owned()], folders: (OWN_FILE, OWN_FILE), uid: 0 }),
     }
 }
@@ -852,14 +853,19 @@ fn nothing_is_stopped_where_not_all_who_have_a_socket_were_looked_for() {
 #[test]
 fn what_the_manager_says_of_its_store_comes_before_where_a_socket_was_born() {
     let init = || Process { pid: Pid::INIT, lineage: Lineage::Manager, ..process(Owner::Init) };
-    for (stored, birthplace, expected) in [
-        (Some(vec![Inode(9)]), None, (Relation::OwnFdStore, Action::Pass)),
-        (Some(Vec::new()), Some(own()), (Relation::Manager, Action::Refuse)),
-        (None, Some(own()), (Relation::OwnFdStore, Action::Pass)),
-        (None, None, (Relation::Manager, Action::Refuse)),
+    let web = Owner::Unit(unit("web.service"));
+    for (stored, keeps_files, birthplace, expected) in [
+        (Some(vec![Inode(9)]), true, None, (Relation::OwnFdStore, Action::Pass)),
+        (Some(Vec::new()), true, Some(own()), (Relation::Manager, Action::Refuse)),
+        (Some(Vec::new()), true, None, (Relation::Manager, Action::Refuse)),
+        (None, true, Some(own()), (Relation::OwnFdStore, Action::Pass)),
+        (None, true, Some(web), (Relation::OtherUnit(unit("web.service")), Action::Refuse)),
+        (None, true, None, (Relation::Unchecked(Probe::Busy), Action::Pass)),
+        (None, false, None, (Relation::Manager, Action::Refuse)),
     ] {
         let socket = HeldSocket { birthplace, ..held(vec![init()]) };
-        assert_eq!(judged(Guarded { stored: stored.clone(), ..guarded() }, socket), expected, "{stored:?}");
+        let guarded = Guarded { stored: stored.clone(), keeps_files, ..guarded() };
+        assert_eq!(judged(guarded, socket), expected, "{stored:?}, {keeps_files}");
     }
 }
 
@@ -985,13 +991,14 @@ fn any_scene() -> impl Strategy<Value = Scene> {
     ]);
     let sockets = prop::collection::vec(any_socket(), 0..4);
     let user = prop::option::of(0u32..3);
-    let stored = prop::option::of(Just(vec![Inode(9)]));
-    (sockets, probe, phase, blind, user, prop::option::of(950u64..1050), any_units(), stored).prop_map(
-        |(sockets, probe, phase, blind, user, ended, units, stored)| {
+    let store = (prop::option::of(Just(vec![Inode(9)])), any::<bool>());
+    (sockets, probe, phase, blind, user, prop::option::of(950u64..1050), any_units(), store).prop_map(
+        |(sockets, probe, phase, blind, user, ended, units, (stored, keeps_files))| {
             // What is over has no present run, as the observer says it.
             let invocation = (phase != Phase::Stopped).then_some(OURS);
             let (ended, known) = (ended.map(StartTime), vec![Pid(3)]);
-            let mut scene = scene(Guarded { user, phase, invocation, ended, known, stored, ..guarded() }, sockets);
+            let mut scene =
+                scene(Guarded { user, phase, invocation, ended, known, stored, keeps_files, ..guarded() }, sockets);
             scene.units = units;
             scene.endpoints[0].probe = probe;
             scene.blind_spots.extend(blind);

@@ -64,7 +64,7 @@ pub enum BlindSpot {
         /// How many.
         hidden: usize,
     },
-    /// So many processes have so many of the sockets that not all were looked for.
+    /// There are so many sockets, or so many processes have so many of them, that not all were looked at.
     Crowd,
     /// These processes did not let themselves be looked into in time: others may have a socket as well. At least one.
     Late(Vec<Pid>),
@@ -95,6 +95,20 @@ impl Guarded {
     }
 }
 
+impl BlindSpot {
+    /// The same, whatever there is of it: what comes again with another number is no news.
+    #[must_use]
+    pub fn uncounted(&self) -> Self {
+        match self {
+            Self::Processes { .. } => Self::Processes { hidden: 0 },
+            Self::Memory { .. } => Self::Memory { unread: 0 },
+            Self::Sockets(_) | Self::Crowd | Self::Late(_) | Self::Manager(_) | Self::Ledger(_) | Self::Unsteady => {
+                self.clone()
+            }
+        }
+    }
+}
+
 impl fmt::Display for BlindSpot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -118,7 +132,9 @@ impl fmt::Display for BlindSpot {
                 "the arguments and the environment of {unread} processes could not be read in time, as where a file \
                  server does not answer that has their memory locked"
             ),
-            Self::Crowd => f.write_str("so many processes have these sockets that not all were looked for"),
+            Self::Crowd => f.write_str(
+                "there are so many of these sockets, or processes that have them, that not all were looked at",
+            ),
             Self::Manager(why) => write!(f, "systemd could not be asked ({why})"),
             Self::Ledger(why) => write!(f, "the ledger of earlier runs could not be read ({why})"),
             Self::Unsteady => f.write_str("processes came and went faster than they could be looked at"),
@@ -172,6 +188,8 @@ pub struct Guarded {
     /// The sockets that the manager keeps in the unit's file descriptor store; `None` where it does not tell (before
     /// systemd 254), or was not asked.
     pub stored: Option<Vec<Inode>>,
+    /// The manager keeps some file for the unit.
+    pub keeps_files: bool,
     /// What its `ExecStart=` runs; `None` where that is not told, or runs as nobody who is known.
     pub program: Option<Program>,
 }
@@ -349,6 +367,8 @@ pub struct UnitFacts {
     pub control_pid: Option<Pid>,
     /// `TriggeredBy`.
     pub triggered_by: Vec<UnitName>,
+    /// `NFileDescriptorStore`: something is in its file descriptor store.
+    pub keeps_files: bool,
     /// `KillSignal=`.
     pub kill_signal: Option<Signal>,
     /// `RestartKillSignal=`, where it is another; by these two the manager ends a command in front of the start as well.

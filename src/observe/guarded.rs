@@ -96,6 +96,7 @@ impl Place {
             triggered_by: facts.triggered_by.clone(),
             runs,
             stored: answer.stored.clone(),
+            keeps_files: facts.keeps_files,
             program: self.program(facts),
         }
     }

@@ -28,7 +28,7 @@ const LISTING_BYTES: usize = 16 * 1024;
 const LINK_BYTES: usize = 32;
 /// So many processes are looked into at once.
 const AT_ONCE: usize = 16;
-/// At most so many cgroups below one are asked for their processes.
+/// At most so many cgroups are asked for their processes.
 const CGROUPS: usize = 4096;
 
 /// When all of `/proc` is walked.
@@ -48,8 +48,8 @@ pub enum Thorough {
 pub struct Search<'a> {
     /// The mount of procfs.
     pub proc: &'a Path,
-    /// The directories of the likely cgroups, each with all below it: those in which the sockets were born, then the
-    /// unit's own. One that is not there any more is none.
+    /// The directories of the likely cgroups, each with all below it: the unit's own, then those in which the sockets were
+    /// born. One that is not there any more is none.
     pub cgroups: &'a [PathBuf],
     /// Whether to look further.
     pub thorough: Thorough,
@@ -159,7 +159,7 @@ fn look_for(search: &Search<'_>, scan: &mut Aside<'_>, is_enough: fn(&Holders, I
 /// The processes of a cgroup and of all below it, in order.
 #[must_use]
 pub fn cgroup_pids(dir: &Path) -> Vec<Pid> {
-    members(dir).pids
+    members(&[dir.to_owned()], &Interrupt::default()).pids
 }
 
 /// The processes of a cgroup.
@@ -172,32 +172,39 @@ struct Members {
 
 /// The processes of the likely cgroups, and PID 1, each once.
 fn likely_places(search: &Search<'_>) -> Members {
-    let mut likely = Members::default();
-    for dir in search.cgroups {
-        let Members { pids, invisible } = members(dir);
-        likely.invisible += invisible;
-        likely.pids.extend(pids);
-    }
+    let mut likely = members(search.cgroups, search.interrupt);
     likely.pids.push(Pid::INIT);
     likely.pids.sort_unstable();
     likely.pids.dedup();
     likely
 }
 
-fn members(dir: &Path) -> Members {
+/// The processes of these cgroups and of all below them, in order. One that is below another of them is walked with that.
+fn members(dirs: &[PathBuf], interrupt: &Interrupt) -> Members {
     let mut members = Members::default();
-    let mut below = vec![dir.to_owned()];
+    let top: HashSet<&Path> = dirs.iter().map(PathBuf::as_path).collect();
+    let is_below = |dir: &&Path| dir.ancestors().skip(1).any(|above| top.contains(above));
+    // The last is walked first.
+    let mut below: Vec<(PathBuf, bool)> = dirs
+        .iter()
+        .rev()
+        .map(PathBuf::as_path)
+        .filter(|dir| !is_below(dir))
+        .map(|dir| (dir.to_owned(), true))
+        .collect();
     let mut seen = 0;
-    while let Some(dir) = below.pop() {
+    while let Some((dir, first)) = below.pop() {
         seen += 1;
-        if seen > CGROUPS {
+        if seen > CGROUPS || interrupt.has_come() {
             members.invisible += 1;
             break;
         }
-        members.add(&dir, seen == 1);
+        members.add(&dir, first);
         let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
         below.extend(
-            entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()),
+            entries
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| (entry.path(), false)),
         );
     }
     members.pids.sort_unstable();
@@ -416,6 +423,8 @@ struct Scan<'a> {
     proc: &'a OwnedFd,
     /// In their order.
     wanted: &'a [Inode],
+    /// Which of them this process has.
+    seen: Vec<bool>,
     listing: Vec<MaybeUninit<u8>>,
 }
 
@@ -429,7 +438,7 @@ enum Table {
 
 impl<'a> Scan<'a> {
     fn new(proc: &'a OwnedFd, wanted: &'a [Inode]) -> Self {
-        Self { proc, wanted, listing: vec![MaybeUninit::uninit(); LISTING_BYTES] }
+        Self { proc, wanted, seen: vec![false; wanted.len()], listing: vec![MaybeUninit::uninit(); LISTING_BYTES] }
     }
 
     fn process(&mut self, pid: Pid, threads: Threads) -> Open {
@@ -442,6 +451,9 @@ impl<'a> Scan<'a> {
                 self.other_threads(pid, first, &mut inodes)
             }
         };
+        if !inodes.is_empty() {
+            self.seen.fill(false);
+        }
         Open { inodes, sight }
     }
 
@@ -487,8 +499,10 @@ impl<'a> Scan<'a> {
                 Err(rustix::io::Errno::NOENT | rustix::io::Errno::NAMETOOLONG) => continue,
                 Err(errno) => return Err(errno.into()),
             };
-            let wanted = |inode: &Inode| self.wanted.binary_search(inode).is_ok() && !inodes.contains(inode);
-            if let Some(inode) = socket_inode(link).filter(wanted) {
+            if let Some(inode) = socket_inode(link)
+                && let Ok(nth) = self.wanted.binary_search(&inode)
+                && !std::mem::replace(&mut self.seen[nth], true)
+            {
                 inodes.push(inode);
             }
         }

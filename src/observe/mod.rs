@@ -23,7 +23,7 @@ mod errors;
 pub(crate) mod fixture;
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::Metadata;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
@@ -58,6 +58,9 @@ const PROBING: Duration = Duration::from_millis(250);
 
 /// `DefaultTimeoutStartSec=` as systemd is built, where the manager does not tell.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// So many sockets that are in the way are looked at: each takes a kilobyte.
+const MOST_SOCKETS: usize = 1 << 16;
 
 /// A process of a container is at most so far below the one that looks after it.
 const CONMON_ABOVE: usize = 8;
@@ -97,6 +100,10 @@ pub struct Place {
     no_bus: RefCell<Option<String>>,
     /// Those that are not worth another look.
     late: RefCell<Vec<Pid>>,
+    /// By whose it is, and its id.
+    podman_names: RefCell<BTreeMap<(Owner, String), String>>,
+    /// What the manager has said last of the guarded unit.
+    last_said: RefCell<UnitFacts>,
     /// What it took so far to read what is told to people alone.
     waited_for_words: Cell<Duration>,
 }
@@ -164,6 +171,8 @@ impl Place {
             began: Instant::now(),
             no_bus: RefCell::new(None),
             late: RefCell::default(),
+            podman_names: RefCell::default(),
+            last_said: RefCell::default(),
             waited_for_words: Cell::default(),
             roots,
             scope,
@@ -246,7 +255,7 @@ impl Place {
         let mut blind_spots = Vec::new();
         let probed = probed(wanted.rules);
         let _ = wanted.closings.map(Closings::was_wanted);
-        let Tables { sockets, fallback } = self.tables(&probed, wanted, others).unwrap_or_else(|why| {
+        let Tables { sockets, is_full, fallback } = self.tables(&probed, wanted, others).unwrap_or_else(|why| {
             blind_spots.push(BlindSpot::Sockets(why));
             Tables::default()
         });
@@ -254,7 +263,7 @@ impl Place {
         if seen.holders.hidden > 0 && seen.tables.iter().any(|socket| seen.has_nobody(socket)) {
             blind_spots.push(BlindSpot::Processes { hidden: seen.holders.hidden });
         }
-        if seen.holders.is_full {
+        if is_full || seen.holders.is_full {
             blind_spots.push(BlindSpot::Crowd);
         }
         self.picture(wanted, seen, blind_spots)
@@ -288,9 +297,13 @@ impl Place {
             blind_spots.push(BlindSpot::Sockets(why));
             Vec::new()
         });
-        let seen = self.seen(Vec::new(), tables, Thorough::Always, wanted.interrupt);
+        let Tables { sockets, is_full, .. } = Tables::new(tables, None);
+        let seen = self.seen(Vec::new(), sockets, Thorough::Always, wanted.interrupt);
         if seen.holders.hidden > 0 {
             blind_spots.push(BlindSpot::Processes { hidden: seen.holders.hidden });
+        }
+        if is_full || seen.holders.is_full {
+            blind_spots.push(BlindSpot::Crowd);
         }
         let known = self.known(wanted, seen, blind_spots);
         let scene_of = |held: HeldSocket| {
@@ -375,11 +388,15 @@ impl Place {
             blind_spots.push(BlindSpot::Memory { unread: reader.unread });
         }
         let question = self.question(unit, rules, &processes, &tables, &born);
-        let answer = if tables.is_empty() { Ok(Answer::default()) } else { self.ask(&question, interrupt) };
-        let answer = answer.unwrap_or_else(|why| {
-            blind_spots.push(BlindSpot::Manager(why));
-            Answer::default()
-        });
+        let answer = if tables.is_empty() {
+            Answer { unit: self.last_said.borrow().clone(), ..Answer::default() }
+        } else {
+            self.ask(&question, interrupt).unwrap_or_else(|why| {
+                blind_spots.push(BlindSpot::Manager(why));
+                Answer::default()
+            })
+        };
+        self.last_said.replace(answer.unit.clone());
         let guarded = self.guarded(unit, &answer, &mut blind_spots);
         let processes = match self.scope {
             Scope::System => adopt(processes, &answer, &guarded.unit),
@@ -433,7 +450,7 @@ impl Place {
                 waiting.retain(is_contested);
                 let are_explained = are_explained(probed, &waiting);
                 if are_explained && !others {
-                    return Ok(Tables { sockets: waiting, fallback });
+                    return Ok(Tables::new(waiting, fallback));
                 }
                 // However many connections the port has, those of its listeners are not kept.
                 let addresses: Addresses = waiting.iter().collect();
@@ -444,7 +461,7 @@ impl Place {
             Err(netlink) => of_proc(netlink)?.into_iter().partition(waits),
         };
         let beside = others.then(|| Beside::new(probed, &waiting, rules, interrupt));
-        Ok(Tables { sockets: in_the_way(probed, waiting, rest, beside), fallback })
+        Ok(Tables::new(in_the_way(probed, waiting, rest, beside), fallback))
     }
 
     /// The cgroup in which each socket was born, as far as it is still there.
@@ -467,8 +484,9 @@ impl Place {
         if inodes.is_empty() {
             return Holders::default();
         }
-        let likely: BTreeSet<&CgroupPath> = born.values().chain(&self.within).filter(|path| path.0 != "/").collect();
-        let cgroups: Vec<PathBuf> = likely.into_iter().filter_map(|path| self.directory(path)).collect();
+        let births: BTreeSet<&CgroupPath> = born.values().collect();
+        let likely = self.within.iter().chain(births).filter(|path| path.0 != "/");
+        let cgroups: Vec<PathBuf> = likely.filter_map(|path| self.directory(path)).collect();
         let search = Search { proc: &self.roots.proc, cgroups: &cgroups, thorough, interrupt, late: &self.late };
         holders::holders(&search, &inodes)
     }
@@ -516,7 +534,7 @@ impl Place {
             };
             let held = tables.iter().filter(|socket| holders.has(socket.inode, pid));
             let trace = container::trace(&facts, &owner);
-            let container = trace.and_then(|trace| self.container(trace, pid, &owner, held, interrupt));
+            let container = trace.and_then(|trace| self.container(trace, pid, &owner, held, reader, interrupt));
             processes.insert(pid, facts.into_process(owner, container, lineage));
         }
         (processes, passing)
@@ -529,6 +547,7 @@ impl Place {
         pid: Pid,
         owner: &Owner,
         held: impl Iterator<Item = &'a Socket>,
+        reader: &mut proc::Reader<'_>,
         interrupt: &Interrupt,
     ) -> Option<Container> {
         // A daemon knows its own: the system's nothing of a user's, nor the other way round.
@@ -540,7 +559,7 @@ impl Place {
                 Engine::Docker,
                 Some(docker.map_or_else(|| container::short_id(&id), |docker| docker.name_of(&id, interrupt))),
             ),
-            Trace::PodmanId(id) => (Engine::Podman, Some(self.podman_name(pid, &id, interrupt))),
+            Trace::PodmanId(id) => (Engine::Podman, Some(self.podman_name(pid, owner, &id, reader))),
             Trace::DockerPort { address, certain } => {
                 let mut ports = held.filter_map(|socket| Some((socket.protocol, Port::new(socket.local.port())?)));
                 let name = docker.and_then(|docker| {
@@ -553,12 +572,16 @@ impl Place {
     }
 
     /// What conmon, above the process or the process itself, calls the container; else the id as Podman prints it.
-    fn podman_name(&self, pid: Pid, id: &str, interrupt: &Interrupt) -> String {
-        let (mut reader, proc) = (proc::Reader::new(interrupt), &self.roots.proc);
-        let mut of = |pid| reader.process(proc, pid).ok().flatten();
-        let chain = std::iter::successors(of(pid), |facts| of(facts.ppid));
-        let mut argv = chain.take(1 + CONMON_ABOVE).map(|facts| facts.argv);
-        argv.find_map(|argv| container::name_by_conmon(&argv, id)).unwrap_or_else(|| container::short_id(id))
+    /// Looked for once for all processes of a cgroup, which can be many.
+    fn podman_name(&self, pid: Pid, owner: &Owner, id: &str, reader: &mut proc::Reader<'_>) -> String {
+        let mut of = |pid| reader.process(&self.roots.proc, pid).ok().flatten();
+        let mut look = || {
+            let chain = std::iter::successors(of(pid), |facts| of(facts.ppid));
+            let mut argv = chain.take(1 + CONMON_ABOVE).map(|facts| facts.argv);
+            argv.find_map(|argv| container::name_by_conmon(&argv, id)).unwrap_or_else(|| container::short_id(id))
+        };
+        let mut names = self.podman_names.borrow_mut();
+        names.entry((owner.clone(), id.to_owned())).or_insert_with(&mut look).clone()
     }
 
     fn question(
@@ -671,8 +694,18 @@ struct Seen {
 #[derive(Default)]
 struct Tables {
     sockets: Vec<Socket>,
+    /// Whether there are others.
+    is_full: bool,
     /// Why it was not netlink that said so.
     fallback: Option<SockDiagError>,
+}
+
+impl Tables {
+    fn new(mut sockets: Vec<Socket>, fallback: Option<SockDiagError>) -> Self {
+        let is_full = sockets.len() > MOST_SOCKETS;
+        sockets.truncate(MOST_SOCKETS);
+        Self { sockets, is_full, fallback }
+    }
 }
 
 /// Whether a holder went while it was looked at.

@@ -11,13 +11,15 @@ use rustix::time::Timespec;
 
 use crate::model::Pid;
 
-/// So many can be pinned with what systemd lets a service have open (`DefaultLimitNOFILE=`, systemd-system.conf(5)).
-const FEW: usize = 500;
+/// What else is open meanwhile: sockets, pipes of threads, folders.
+const OTHERS: usize = 64;
 
-/// Lets so many be pinned, as far as it may: the soft limit of open files is 1024, and the hard one half a million.
+/// Lets so many be pinned, as far as it may: the soft limit of open files is 1024 as systemd has it, and the hard one half a
+/// million (`DefaultLimitNOFILE=`, systemd-system.conf(5)).
 pub(super) fn make_room(pins: usize) {
-    if pins > FEW {
-        let limit = getrlimit(Resource::Nofile);
+    let limit = getrlimit(Resource::Nofile);
+    let suffices = |soft| u64::try_from(pins + OTHERS).is_ok_and(|needed| needed <= soft);
+    if !limit.current.is_none_or(suffices) {
         // Without, those that cannot be pinned are not signalled.
         let _ = setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit });
     }

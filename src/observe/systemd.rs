@@ -427,7 +427,10 @@ trait Properties {
     fn span(&self, key: &str) -> Option<Duration>;
     /// Microseconds of `CLOCK_MONOTONIC`; `None` for a moment that has not come.
     fn moment(&self, key: &str) -> Option<Duration>;
-    fn pid(&self, key: &str) -> Option<Pid>;
+    fn count(&self, key: &str) -> Option<u32>;
+    fn pid(&self, key: &str) -> Option<Pid> {
+        self.count(key).and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0).map(Pid)
+    }
     fn invocation(&self) -> Option<InvocationId>;
     fn units(&self, key: &str) -> Vec<UnitName>;
     /// The file and the arguments of the first command of a list. `systemctl show` does not tell where one argument
@@ -457,6 +460,7 @@ fn facts(all: &impl Properties) -> UnitFacts {
         main_pid: all.pid("MainPID"),
         control_pid: all.pid("ControlPID"),
         triggered_by: all.units("TriggeredBy"),
+        keeps_files: all.count("NFileDescriptorStore").is_some_and(|files| files > 0),
         kill_signal: all.number("KillSignal").map(Signal),
         restart_kill_signal: all.number("RestartKillSignal").map(Signal),
         final_kill_signal: all.number("FinalKillSignal").map(Signal),
@@ -494,9 +498,8 @@ impl Properties for HashMap<String, OwnedVariant> {
         self.moment(key).map(|span| if span == infinity { Duration::MAX } else { span })
     }
 
-    fn pid(&self, key: &str) -> Option<Pid> {
-        let pid = self.get(key).and_then(|value| u32::try_from(value).ok())?;
-        i32::try_from(pid).ok().filter(|pid| *pid > 0).map(Pid)
+    fn count(&self, key: &str) -> Option<u32> {
+        self.get(key).and_then(|value| u32::try_from(value).ok())
     }
 
     fn moment(&self, key: &str) -> Option<Duration> {
@@ -550,8 +553,8 @@ impl Properties for Block<'_> {
         }
     }
 
-    fn pid(&self, key: &str) -> Option<Pid> {
-        self.number(key).filter(|pid| *pid > 0).map(Pid)
+    fn count(&self, key: &str) -> Option<u32> {
+        self.get(key)?.parse().ok()
     }
 
     fn moment(&self, key: &str) -> Option<Duration> {
@@ -576,7 +579,7 @@ const STARTING: &[&str] = &["condition", "start-pre"];
 
 const WANTED: &str = "Id,ActiveState,SubState,InvocationID,InactiveEnterTimestampMonotonic,MainPID,ControlPID,\
     TriggeredBy,KillSignal,RestartKillSignal,FinalKillSignal,SendSIGHUP,SendSIGKILL,TimeoutStopUSec,TimeoutStartUSec,TimeoutUSec,\
-    User,NotifyAccess";
+    User,NotifyAccess,NFileDescriptorStore";
 
 /// [`DEPENDENTS`], and what else there is in a [`Linked`].
 const LINKS: &str = "ActiveState,CanStop,RequiredBy,RequisiteOf,BoundBy,ConsistsOf,PropagatesStopTo";
@@ -662,7 +665,7 @@ mod tests {
     fn what_systemctl_shows_is_understood() {
         let text = "Id=app.service\nActiveState=activating\nSubState=start-pre\nMainPID=0\nControlPID=77\nInvocationID=0123456789abcdef0123456789abcdef\n\
             InactiveEnterTimestampMonotonic=1500000\nTriggeredBy=a.socket b.socket\nKillSignal=15\nRestartKillSignal=28\nSendSIGHUP=no\n\
-            SendSIGKILL=yes\nTimeoutStopUSec=1min 30s\nTimeoutStartUSec=infinity\nNotifyAccess=exec\n";
+            SendSIGKILL=yes\nTimeoutStopUSec=1min 30s\nTimeoutStartUSec=infinity\nNotifyAccess=exec\nNFileDescriptorStore=2\n";
         let facts = blocks(text).next().map(|all| facts(&all)).unwrap();
         assert_eq!(
             facts,
@@ -675,6 +678,7 @@ mod tests {
                 main_pid: None,
                 control_pid: Some(Pid(77)),
                 triggered_by: vec!["a.socket".parse().unwrap(), "b.socket".parse().unwrap()],
+                keeps_files: true,
                 kill_signal: Some(Signal(15)),
                 restart_kill_signal: Some(Signal(28)),
                 final_kill_signal: None,

@@ -198,7 +198,7 @@ fn relation(finding: &Finding, unit: &UnitName) -> String {
         Relation::Hidden => format!(" is held by a process that could not be looked into{}", born(finding)),
         Relation::Unexplained => " is held, and by whom could not be made out".to_owned(),
         Relation::Unchecked(Probe::Busy) => {
-            format!("{}; whether that is for {unit} could not be asked", by_init(finding))
+            format!("{}; whether that is for {unit} systemd did not say", by_init(finding))
         }
         Relation::Unchecked(probe) => format!("{}{}", not_bindable(*probe), connection_there(finding)),
         Relation::NotBindable(probe) => not_bindable(*probe),

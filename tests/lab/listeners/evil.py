@@ -1,13 +1,15 @@
 """What a process can do to whoever looks at it: a listener on 8080 that is as hard to look at as it can be made.
 
-usage: evil.py large|crowd|elsewhere|shared|idle|deep|gone [SOCKET]
+usage: evil.py large|crowd|elsewhere|shared|many|idle|deep|nested|gone [SOCKET]
 
 large   arguments and an environment of megabytes, a name of control characters, and half a million open files
 crowd   2,000 processes that all have the listener
 elsewhere  the same, of a listener on 127.0.0.2
 shared  600 listeners at as many addresses of loopback, and 600 processes that have all of them, with 2,000 arguments each
+many    72,000 sockets of UDP at as many addresses of loopback, which four processes have
 idle    15,000 sockets on 127.0.0.2 that do not listen, and let others bind there
 deep    a listener that was born above a long chain of threaded cgroups, at whose end it is; needs a cgroup that is delegated to it
+nested  sockets of UDP, each of which was born below the cgroup of the one before, and 2,500 cgroups below the last; likewise
 gone    a listener that was born in a cgroup which is removed, and is then handed to whoever waits at SOCKET; likewise
 """
 
@@ -75,6 +77,17 @@ def shared():
     return listeners
 
 
+def datagrams(address):
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind((address, 8080))
+    return server
+
+
+def many():
+    first = next((number for number in range(3) if os.fork() == 0), 3)
+    return [datagrams(f"127.{1 + first}.{number // 200}.{1 + number % 200}") for number in range(18_000)]
+
+
 def idle():
     kept = []
     for _ in range(15_000):
@@ -96,6 +109,19 @@ def deep():
     return listener
 
 
+def nested():
+    cgroup = own_cgroup()
+    kept = []
+    for number in range(300):
+        cgroup += "/d"
+        os.mkdir(cgroup)
+        move_to(cgroup)
+        kept.append(datagrams(f"127.1.{number // 200}.{1 + number % 200}"))
+    for number in range(2500):
+        os.mkdir(f"{cgroup}/{number}")
+    return kept
+
+
 def gone():
     born = f"{own_cgroup()}/born"
     home = f"{own_cgroup()}/home"
@@ -112,8 +138,8 @@ def gone():
     listener.close()
 
 
-kinds = {"large": large, "crowd": crowd, "elsewhere": elsewhere, "shared": shared, "idle": idle, "deep": deep, "gone": gone}
-kept = kinds[sys.argv[1]]()
+kinds = [large, crowd, elsewhere, shared, many, idle, deep, nested, gone]
+kept = next(kind for kind in kinds if kind.__name__ == sys.argv[1])()
 with open("/run/evil.ready", "w") as ready:
     ready.write("ready")
 while True:

@@ -81,7 +81,7 @@ pub(super) fn own_socket_unit_passes_while_systemd_is_silent(m: &Machine) {
     m.then("it is up: nobody could say that the port is another's, and its own bind would tell");
     assert_eq!(m.show(APP, "SubState"), "running");
     let passed = finding(m, APP, &[("RELATION", "unchecked"), ("ACTION", "pass"), ("HOLDER_PID", "1")]);
-    assert_names(message(&passed), &["whether that is for app.service could not be asked", "left to the service"]);
+    assert_names(message(&passed), &["whether that is for app.service systemd did not say", "left to the service"]);
     assert_names(&m.journal(APP), &["systemd could not be asked"]);
 }
 

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::holders::since_the_first_signal;
 use super::predecessors::{app_replaces, replaces};
 use super::{
     APP, Entry, GUARD, SOON, app_service, assert_names, assert_nobody_signalled, assert_unharmed, assert_up_without,
@@ -18,6 +19,9 @@ pub(super) const BOUND: Duration = Duration::from_secs(2);
 
 /// What a Python takes to be up on a busy machine, where a start can only be measured as a whole.
 const PYTHON: Duration = Duration::from_secs(1);
+
+/// What a leftover has where its unit's settings are not known (`BLIND_PATIENCE`, src/act/mod.rs).
+const UNKNOWN: Duration = Duration::from_secs(10);
 
 /// How long portguard took in the last start of app.service, by systemd's own clock. The bus has to be there for it.
 pub(super) fn guard_took(m: &Machine) -> Duration {
@@ -523,8 +527,10 @@ pub(super) fn unit_that_came_up_anew_while_the_answer_was_lost_is_not_stopped(m:
     let start = m.start(APP);
     m.ok("mv -f /usr/bin/systemctl.real /usr/bin/systemctl");
 
-    m.then("it is up, old.service was stopped once, and what it is now lives");
+    m.then("it is up in time, old.service was stopped once, and what it is now lives");
     assert!(start.status.success(), "{start:?}\n{}", m.journal(APP));
+    let took = start_took(m);
+    assert!(took < BOUND + 2 * PYTHON, "the start took {took:?}");
     assert_up_without(m, "8080/tcp", &[old]);
     assert_eq!(m.ok("cat /run/asked"), "asked\n");
     assert_eq!(m.holders("8081/tcp"), [m.main_pid("old.service")]);
@@ -540,11 +546,13 @@ pub(super) fn manager_that_stays_silent_has_a_leftover_asked_twice_and_no_more(m
     m.when("it is restarted, and PID 1 answers nobody for half a minute");
     while_systemd_is_silent(m, "restart", Duration::from_secs(32));
 
-    m.then("portguard has given up after its second signal, and has killed nobody");
+    m.then("portguard has given up after its second signal, in time, and has killed nobody");
     m.wait_until("the start has failed", SOON, || m.show(APP, "ActiveState") == "failed");
     let journal = m.journal(APP);
     assert_eq!(journal.matches("sending SIGTERM").count(), 2, "{journal}");
     assert_names(&journal, &["still held", "status=75/TEMPFAIL"]);
+    let took = since_the_first_signal(m, &finding(m, APP, &[("VERDICT", "still-held"), ("EXIT_STATUS", "75")]));
+    assert!(took < 2 * UNKNOWN + BOUND, "it took {took:?}");
     assert!(!journal.contains("sending SIGKILL"), "{journal}");
     assert_unharmed(m, "8080/tcp", old[0]);
 }
@@ -562,8 +570,11 @@ pub(super) fn silent_manager_gets_nobody_killed(m: &Machine) {
     m.when("it is restarted, and PID 1 answers nobody while portguard looks and stops");
     while_systemd_is_silent(m, "restart", Duration::from_secs(7));
 
-    m.then("portguard has asked the leftover to end, has not killed it, and has given up once it knew more");
+    m.then("portguard has asked the leftover to end, has not killed it, and has given up once it knew more, in time");
     m.wait_until("the start has failed", SOON, || m.show(APP, "ActiveState") == "failed");
+    // It sleeps for two seconds first. What was not known is asked for anew once that time is over.
+    let took = guard_took(m);
+    assert!(took < Duration::from_secs(2) + UNKNOWN + BOUND, "portguard took {took:?}");
     let journal = m.journal(APP);
     assert_names(&journal, &["sending SIGTERM", "still held", "status=75/TEMPFAIL"]);
     assert!(!journal.contains("sending SIGKILL"), "{journal}");

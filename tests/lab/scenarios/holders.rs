@@ -37,7 +37,7 @@ fn signals(m: &Machine) -> Vec<Entry> {
 }
 
 /// How long it took from the first signal to this line.
-fn since_the_first_signal(m: &Machine, last: &Entry) -> Duration {
+pub(super) fn since_the_first_signal(m: &Machine, last: &Entry) -> Duration {
     let at = |entry| field(entry, "_SOURCE_REALTIME_TIMESTAMP").parse().map(Duration::from_micros).expect("a time");
     at(last).checked_sub(at(&signals(m)[0])).expect("the line comes after it")
 }
@@ -647,8 +647,8 @@ pub(super) fn sigterm_of_somebody_else_does_not_let_the_service_start(m: &Machin
     start_until(m, "restart", "sending SIGTERM");
     m.ok(&format!("kill -TERM {}", m.show(APP, "ControlPID")));
 
-    m.then("the start fails, and the last line says who was signalled");
-    m.wait_until("the start has failed", SOON, || m.show(APP, "ActiveState") == "failed");
+    m.then("the start fails at once, and the last line says who was signalled");
+    m.wait_until("the start has failed", BOUND, || m.show(APP, "ActiveState") == "failed");
     let verdict = finding(m, APP, &[("VERDICT", "interrupted"), ("EXIT_STATUS", "143")]);
     assert_names(message(&verdict), &["ended by SIGTERM from pid", &format!("pids {old} had been signalled")]);
     assert_unharmed(m, "8080/tcp", old);

@@ -37,12 +37,12 @@ pub(super) fn limit_the_guard(m: &Machine, limit: &str) {
 }
 
 /// Refused in time, and named; the guard had 256 MiB of address space, of which its threads' stacks are 10.
-fn assert_looked_at_in_bounds(m: &Machine) {
-    policy_for_app(m, "8080/tcp");
+fn assert_looked_at_in_bounds(m: &Machine, endpoint: &str) {
+    policy_for_app(m, endpoint);
     guard(m, APP);
 
     m.when("the guarded service is started, with little memory");
-    app_service(m, "8080/tcp");
+    app_service(m, endpoint);
     limit_the_guard(m, "--as=268435456");
     let (start, took) = timed_start(m);
 
@@ -61,13 +61,13 @@ pub(super) fn large_and_garbled_process_is_refused_in_time(m: &Machine) {
         "a holder with megabytes of arguments and environment, half a million files, and a name of control characters",
     );
     evil(m, "large", "LimitSTACK=64M\nLimitNOFILE=524288\n");
-    assert_looked_at_in_bounds(m);
+    assert_looked_at_in_bounds(m, "8080/tcp");
 }
 
 pub(super) fn crowd_of_holders_is_refused_in_time_and_in_few_lines(m: &Machine) {
     m.given("2,000 processes that have the port");
     evil(m, "crowd", "TasksMax=infinity\n");
-    assert_looked_at_in_bounds(m);
+    assert_looked_at_in_bounds(m, "8080/tcp");
 
     m.then("those who were looked at first have a line, and no others");
     let lines = m.guard_entries(APP).len();
@@ -80,8 +80,18 @@ pub(super) fn sockets_that_very_many_share_are_refused_in_time_and_with_little_m
     m.given("600 sockets of the port at as many addresses, which 600 processes with very many arguments all have");
     evil(m, "shared", "TasksMax=infinity\n");
     m.wait_until("they are all there", SOON * 3, || m.processes_of("evil.service").len() > 600);
-    assert_looked_at_in_bounds(m);
-    assert_names(&m.journal(APP), &["so many processes have these sockets that not all were looked for"]);
+    assert_looked_at_in_bounds(m, "8080/tcp");
+    assert_names(&m.journal(APP), &["that not all were looked at"]);
+}
+
+/// As many as are looked at, and some more.
+pub(super) fn sockets_that_are_very_many_are_refused_in_time_and_with_little_memory(m: &Machine) {
+    m.given("72,000 sockets of the port at as many addresses, which four processes have");
+    evil(m, "many", "LimitNOFILE=20000\n");
+    let sockets = || m.ok("ss -Huan 'sport = :8080'").lines().count();
+    m.wait_until("they are all there", SOON * 3, || sockets() == 72_000);
+    assert_looked_at_in_bounds(m, "8080/udp");
+    assert_names(&m.journal(APP), &["that not all were looked at"]);
 }
 
 /// Only of a guard that a wrapper has started, or a shell: systemd is the parent of any other.
@@ -155,7 +165,15 @@ pub(super) fn crowd_of_sockets_that_wait_for_nobody_holds_up_no_start(m: &Machin
 pub(super) fn socket_born_above_many_threaded_cgroups_is_refused_in_time(m: &Machine) {
     m.given("a listener that was born above a long chain of threaded cgroups, at whose end it is");
     evil(m, "deep", "Delegate=yes\n");
-    assert_looked_at_in_bounds(m);
+    assert_looked_at_in_bounds(m, "8080/tcp");
+}
+
+/// Whoever looks below each of them looks at the last ones 300 times.
+pub(super) fn sockets_born_in_many_nested_cgroups_are_refused_in_time(m: &Machine) {
+    m.given("300 sockets of the port, each of which was born in a cgroup below that of the one before, and 2,500 below the last");
+    evil(m, "nested", "Delegate=yes\n");
+    assert_looked_at_in_bounds(m, "8080/udp");
+    assert_in_time(m);
 }
 
 /// Where it was born cannot be seen any more; that is no proof that it was in the unit which has it.

@@ -1,5 +1,6 @@
 //! Processes of an earlier run of the guarded service: they are stopped, all of them, and nobody else.
 
+use super::faults::assert_in_time;
 use super::{
     APP, SOON, app_service, assert_names, assert_unharmed, assert_up_without, finding, guard, message, policy,
     policy_for_app, started_guarded_app, workers,
@@ -144,8 +145,9 @@ pub(super) fn holder_that_is_on_its_way_out_is_waited_for(m: &Machine) {
     m.when("the service is started");
     let start = m.start(APP);
 
-    m.then("it is not refused for one that is all but gone");
+    m.then("it is not refused for one that is all but gone, nor held up for longer than that takes");
     assert!(start.status.success(), "{start:?}\n{}", m.journal(APP));
+    assert_in_time(m);
     assert!(m.holders("8080/tcp").contains(&m.main_pid(APP)));
     finding(m, APP, &[("VERDICT", "free"), ("EXIT_STATUS", "0")]);
 }

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use super::addresses::standing;
 use super::lookalikes::{by_hand, stopping_lookalikes};
 use super::predecessors::replaces;
+use super::sockets::storing;
 use super::users::{alices_manager, as_alice, user_unit};
 use super::{
-    APP, SOON, app_service, assert_names, assert_up_without, field, finding, guard, policy_for_app,
+    APP, SOON, app_service, assert_names, assert_up_without, field, finding, guard, policy, policy_for_app,
     started_guarded_app, web_has_the_port, workers,
 };
 use crate::machine::Machine;
@@ -18,6 +19,10 @@ const SECURITY: &str = include_str!("../../../SECURITY.md");
 /// A row of the table: who has the port, and what comes of it with all of root's power.
 struct Row {
     name: &'static str,
+    /// The guarded unit.
+    unit: &'static str,
+    /// What runs portguard.
+    hook: &'static str,
     endpoint: &'static str,
     /// Makes the holder, anew for each run.
     given: fn(&Machine),
@@ -26,7 +31,7 @@ struct Row {
 }
 
 const fn row(name: &'static str, given: fn(&Machine), relation: &'static str, verdict: &'static str) -> Row {
-    Row { name, endpoint: "8080/tcp", given, relation, verdict }
+    Row { name, unit: APP, hook: "ExecStartPre", endpoint: "8080/tcp", given, relation, verdict }
 }
 
 const ID: &str = "0123456789abcdef0123456789abcdef";
@@ -36,21 +41,43 @@ const ROWS: &[Row] = &[
     Row { endpoint: "80/tcp", ..row("nobody, a port below 1024", |m| app_service(m, "80/tcp"), "", "free") },
     row("a leftover of root's", |m| leftover_of(m, "root"), "leftover", "freed"),
     row("a leftover of another user's", |m| leftover_of(m, "alice"), "leftover", "freed"),
-    row("an escaped process of root's", escaped, "escaped", "freed"),
-    row("a predecessor", predecessor, "predecessor", "freed"),
-    row("a lookalike of root's", lookalike, "lookalike", "freed"),
+    row("an escaped process of root's", |m| escaped(m, ""), "escaped", "freed"),
+    row("an escaped process of another user's", |m| escaped(m, AS_ALICE), "escaped", "freed"),
+    row("a predecessor, root's", |m| predecessor(m, other_unit), "predecessor", "freed"),
+    row("a predecessor, another user's", |m| predecessor(m, other_unit_of_alices), "predecessor", "freed"),
+    row("a lookalike of root's", |m| lookalike(m, "", ""), "lookalike", "freed"),
+    row("a lookalike of another user's", |m| lookalike(m, "alice", AS_ALICE), "lookalike", "freed"),
     row("another unit, root's", other_unit, "other-unit", "refused"),
     row("another unit, another user's", other_unit_of_alices, "other-unit", "refused"),
     row("another user's process in no unit", process_of_alices, "other-process", "refused"),
     row("a socket that it made and root's process has", heir, "heir", "refused"),
+    row("a process in its cgroup that is not proven to be left over", unproven, "unproven", "refused"),
+    row("what an earlier command of this start has left", own_start, "own-start", "refused"),
+    Row {
+        hook: "ExecStartPost",
+        ..row("the unit itself, running", |m| app_service(m, "8080/tcp"), "own-run", "refused")
+    },
+    Row { unit: "app@1.service", ..row("another instance of its template", sibling, "sibling", "refused") },
     row("its namesake in a user's manager", twin, "twin", "refused"),
     row("a login session", session, "session", "refused"),
     row("a client of root's", |m| client(m, "8080"), "client", "refused"),
     Row { endpoint: "80/tcp", ..row("the same, at a port below 1024", |m| client(m, "80"), "client", "refused") },
     Row { endpoint: "80/udp", ..row("the same, by UDP", udp_client, "client", "refused") },
     row("its own socket unit", own_socket, "own-socket-unit", "passed"),
+    row("its own file descriptor store", own_store, "own-fd-store", "passed"),
     row("another socket unit", other_socket, "other-socket-unit", "refused"),
-    row("a container of root's", container, "container", "refused"),
+    row("PID 1, for nobody knows whom", other_store, "manager", "refused"),
+    row("a container of root's", |m| container(m, ""), "container", "refused"),
+    row("a container of another user's", |m| container(m, "--uid=alice"), "container", "refused"),
+    row("no process, but an unread message", unread, "kernel-held", "refused"),
+    Row {
+        endpoint: "8088/tcp",
+        ..row("what is left of a connection, which is waited for", time_wait, "time-wait", "still-held")
+    },
+    Row {
+        endpoint: "192.0.2.1:8080/tcp",
+        ..row("nobody, an address that is not there", |m| app_service(m, "8080/tcp"), "not-bindable", "passed")
+    },
 ];
 
 fn leftover_of(m: &Machine, user: &str) {
@@ -60,17 +87,18 @@ fn leftover_of(m: &Machine, user: &str) {
     m.ok(&format!("systemctl start {APP} && sleep 0.1 && systemctl stop {APP}"));
 }
 
-fn escaped(m: &Machine) {
+const AS_ALICE: &str = "setpriv --reuid=alice --regid=alice --clear-groups";
+
+fn escaped(m: &Machine, user: &str) {
     app_service(m, "8080/tcp");
     m.ok(&format!(
         "umask 077; mkdir -p -m 755 /run/portguard; mkdir -p /run/portguard/ledger; echo {ID} 7 >/run/portguard/ledger/{APP}; \
-         INVOCATION_ID={ID} setsid python3 /opt/lab/listener.py 8080 </dev/null >/dev/null 2>&1"
+         INVOCATION_ID={ID} setsid {user} python3 /opt/lab/listener.py 8080 </dev/null >/dev/null 2>&1"
     ));
 }
 
-fn predecessor(m: &Machine) {
-    app_service(m, "8080/tcp");
-    other_unit(m);
+fn predecessor(m: &Machine, unit: fn(&Machine)) {
+    unit(m);
     replaces(m, "\"web.service\"");
 }
 
@@ -88,14 +116,15 @@ fn other_unit_of_alices(m: &Machine) {
     m.ok("systemctl start web.service");
 }
 
-fn lookalike(m: &Machine) {
-    by_hand(m, "", "8080");
+fn lookalike(m: &Machine, user: &str, becomes: &str) {
+    by_hand(m, becomes, "8080");
+    m.unit(&format!("{APP}.d/user.conf"), &format!("[Service]\nUser={user}\n"));
     stopping_lookalikes(m);
 }
 
 fn process_of_alices(m: &Machine) {
     app_service(m, "8080/tcp");
-    m.ok("setsid setpriv --reuid=alice --regid=alice --clear-groups python3 /opt/lab/listener.py 8080 </dev/null >/dev/null 2>&1");
+    m.ok(&format!("setsid {AS_ALICE} python3 /opt/lab/listener.py 8080 </dev/null >/dev/null 2>&1"));
 }
 
 fn heir(m: &Machine) {
@@ -105,6 +134,26 @@ fn heir(m: &Machine) {
     // Whose run made a socket is in the ledger, which this start makes.
     guard(m, APP);
     m.ok(&format!("systemctl start {APP}"));
+}
+
+/// Its invocation id is none that the ledger has, and it is younger than the last run.
+fn unproven(m: &Machine) {
+    m.unit(
+        APP,
+        &format!(
+            "[Service]\nExecStartPre=/usr/bin/env INVOCATION_ID={ID} /usr/bin/python3 /opt/lab/listener.py 8080\n\
+             ExecStart=/bin/sleep infinity\n"
+        ),
+    );
+}
+
+fn own_start(m: &Machine) {
+    m.unit(APP, "[Service]\nExecStartPre=/usr/bin/python3 /opt/lab/listener.py 8080\nExecStart=/bin/sleep infinity\n");
+}
+
+fn sibling(m: &Machine) {
+    m.unit("app@.service", "[Service]\nType=notify\nExecStart=/usr/bin/python3 /opt/lab/app.py 8080/tcp 0\n");
+    m.ok("systemctl start app@2.service");
 }
 
 fn twin(m: &Machine) {
@@ -145,24 +194,56 @@ fn other_socket(m: &Machine) {
     m.ok("systemctl start other.socket");
 }
 
-fn container(m: &Machine) {
+fn own_store(m: &Machine) {
+    m.unit(APP, &storing(""));
+    // systemd before 254 does not tell what is in it, and where a run made its socket is in the ledger.
+    guard(m, APP);
+    m.ok(&format!("systemctl start {APP}"));
+}
+
+/// Of a unit that has no process, and so no cgroup, systemd says nothing of what it has in store.
+fn other_store(m: &Machine) {
+    app_service(m, "8080/tcp");
+    m.unit("web.service", &storing("Restart=always\nRestartSec=60s\n"));
+    m.ok("systemctl start web.service && systemctl kill -s KILL web.service");
+    m.wait_until("systemd alone has it", SOON, || m.holders("8080/tcp") == [1]);
+}
+
+fn container(m: &Machine, user: &str) {
     app_service(m, "8080/tcp");
     m.ok(&format!(
-        "systemd-run --scope --unit=cri-containerd-{}.scope python3 /opt/lab/listener.py 8080",
+        "systemd-run --scope {user} --unit=cri-containerd-{}.scope python3 /opt/lab/listener.py 8080",
         ID.repeat(2)
     ));
 }
 
+/// That no process has it can be said where all were looked into, also those of others.
+fn unread(m: &Machine) {
+    app_service(m, "8080/tcp");
+    m.unit("bystander.service", "[Service]\nUser=alice\nExecStart=/bin/sleep infinity\n");
+    m.ok("systemctl start bystander.service");
+    m.unit("web.service", "[Service]\nType=forking\nExecStart=/usr/bin/python3 /opt/lab/in_flight.py 8080\n");
+    m.ok("systemctl start web.service");
+}
+
+fn time_wait(m: &Machine) {
+    app_service(m, "8088/tcp");
+    m.ok("python3 /opt/lab/closes_first.py 8088 time-wait");
+    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8088/tcp\"]\nreuse-address = false\nwait = \"1s\"\n"));
+}
+
 /// What comes of a start whose guard has no more than these capabilities.
 fn outcome(m: &Machine, row: &Row, command: &str) -> (String, String) {
-    m.ok(&format!("rm -rf /etc/systemd/system/{APP}.d && systemctl daemon-reload"));
-    policy_for_app(m, row.endpoint);
+    let Row { unit, hook, endpoint, .. } = *row;
+    let port = endpoint.rsplit(':').next().expect("a port");
+    m.ok(&format!("rm -rf /etc/systemd/system/{unit}.d && systemctl daemon-reload"));
+    policy(m, &format!("[unit.\"{unit}\"]\nports = [\"{endpoint}\"]\n"));
     (row.given)(m);
-    m.unit(&format!("{APP}.d/10-portguard.conf"), &format!("[Service]\nExecStartPre=+{command} --unit %n\n"));
-    m.start(APP);
+    m.unit(&format!("{unit}.d/10-portguard.conf"), &format!("[Service]\n{hook}=+{command} --unit %n\n"));
+    m.restart(unit);
     // Those of this start alone: the one before was less than a second ago.
-    let run = m.show(APP, "InvocationID");
-    let mut entries = m.guard_entries(APP);
+    let run = m.show(unit, "InvocationID");
+    let mut entries = m.guard_entries(unit);
     entries.retain(|entry| field(entry, "OBJECT_SYSTEMD_INVOCATION_ID") == run);
     let first = |name| {
         let value = entries.iter().map(|entry| field(entry, name)).find(|value| !value.is_empty());
@@ -170,14 +251,17 @@ fn outcome(m: &Machine, row: &Row, command: &str) -> (String, String) {
     };
     let outcome = (first("PORTGUARD_RELATION"), first("PORTGUARD_VERDICT"));
     // Of a connection the end that closes first waits; it is not to be the client's.
-    m.sh(&format!("for unit in peer.service app.socket other.socket web.service; do systemctl stop $unit; done; systemctl kill -s KILL --kill-who=all {APP} web.service"));
-    for pid in m.holders(row.endpoint) {
+    m.sh(&format!(
+        "for unit in peer.service app.socket other.socket web.service app@2.service; do systemctl stop $unit; done; \
+         systemctl kill -s KILL --kill-who=all {unit} web.service"
+    ));
+    for pid in m.holders(port) {
         m.sh(&format!("kill -KILL {pid}"));
     }
     m.sh(&format!(
-        "systemctl stop {APP}; systemctl reset-failed; rm -rf /run/portguard /etc/systemd/system/app.socket /etc/systemd/system/other.socket"
+        "systemctl stop {unit}; systemctl reset-failed; rm -rf /run/portguard /etc/systemd/system/app.socket /etc/systemd/system/other.socket"
     ));
-    m.wait_until("all are gone", SOON, || m.holders(row.endpoint).is_empty() && m.show(APP, "SubState") == "dead");
+    m.wait_until("all are gone", SOON, || m.holders(port).is_empty() && m.show(unit, "SubState") == "dead");
     outcome
 }
 

@@ -128,7 +128,7 @@ pub(super) fn instance_for_one_connection_passes(m: &Machine) {
     assert_eq!(m.show("app.socket", "ActiveState"), "active");
 }
 
-fn storing(settings: &str) -> String {
+pub(super) fn storing(settings: &str) -> String {
     format!(
         "[Service]\nType=notify\nFileDescriptorStoreMax=1\nExecStart=/usr/bin/python3 /opt/lab/storing.py 8080\n{settings}"
     )
@@ -153,6 +153,30 @@ pub(super) fn own_fd_store_passes_and_is_taken_back(m: &Machine) {
     assert_eq!(m.connect(8080).stdout.trim(), "kept");
     finding(m, APP, &[("RELATION", "own-fd-store"), ("ACTION", "pass"), ("HOLDER_PID", "1"), ("ENDPOINT", "8080/tcp")]);
     finding(m, APP, &[("VERDICT", "passed"), ("EXIT_STATUS", "0")]);
+}
+
+/// systemd tells what is in a store since 254. Before that the cgroup of a run that no ledger has tells nothing, once it is
+/// gone.
+pub(super) fn fd_store_of_a_run_without_a_guard_is_no_hindrance(m: &Machine) {
+    m.given("a service that has systemd keep its listening socket, and that was not guarded when it was started");
+    m.unit(APP, &storing(""));
+    policy_for_app(m, "8080/tcp");
+    m.ok(&format!("systemctl start {APP}"));
+    assert_eq!(m.connect(8080).stdout.trim(), "bound");
+    guard(m, APP);
+
+    m.when("it is restarted with its guard");
+    let restart = m.restart(APP);
+
+    m.then("it is up with the very socket of its last run, and the journal says where that was, or that systemd does not tell");
+    assert!(restart.status.success(), "{restart:?}\n{}", m.journal(APP));
+    assert_eq!(m.connect(8080).stdout.trim(), "kept");
+    if m.systemd() >= 254 {
+        finding(m, APP, &[("RELATION", "own-fd-store"), ("ACTION", "pass"), ("HOLDER_PID", "1")]);
+    } else {
+        let passed = finding(m, APP, &[("RELATION", "unchecked"), ("ACTION", "pass"), ("HOLDER_PID", "1")]);
+        assert_names(message(&passed), &["whether that is for app.service systemd did not say", "left to the service"]);
+    }
 }
 
 /// `FileDescriptorStorePreserve=yes` is there since systemd 254; before that a store goes with the last run. In 257 it

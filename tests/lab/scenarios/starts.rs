@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::faults::{BOUND, guard_took};
 use super::{
     APP, SOON, app_service, assert_names, assert_unharmed, assert_up_without, field, finding, guard, message, policy,
     policy_for_app, started_guarded_app,
@@ -67,6 +68,7 @@ pub(super) fn killed_guard_hinders_nothing(m: &Machine) {
     let start = m.start(APP);
     assert!(start.status.success(), "{start:?}");
     assert_up_without(m, "8080/tcp", &old);
+    assert!(guard_took(m) < Duration::from_millis(500) + BOUND, "portguard took {:?}", guard_took(m));
     finding(m, APP, &[("VERDICT", "freed")]);
 }
 

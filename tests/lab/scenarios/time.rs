@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::faults::{BOUND, guard_took};
 use super::{
     APP, SOON, app_service, assert_names, assert_unharmed, assert_up_without, finding, guard, policy,
     started_guarded_app, web_has_the_port,
@@ -27,6 +28,7 @@ pub(super) fn start_timeout_is_kept_without_a_word_to_systemd(m: &Machine) {
 
     m.then("the leftover is killed before systemd gives the start up, and the service is up");
     assert!(restart.status.success(), "{restart:?}");
+    assert!(guard_took(m) < Duration::from_secs(4), "portguard took {:?}", guard_took(m));
     assert_up_without(m, "8080/tcp", &old);
     finding(m, APP, &[("VERDICT", "freed")]);
 }
@@ -44,8 +46,10 @@ pub(super) fn start_timeout_is_extended_where_systemd_listens(m: &Machine) {
     m.then("the leftover has its seven seconds, and the service is up");
     assert!(restart.status.success(), "{restart:?}");
     assert!(begin.elapsed() >= Duration::from_secs(7), "the leftover had {:?} only", begin.elapsed());
+    assert!(guard_took(m) < Duration::from_secs(7) + BOUND, "portguard took {:?}", guard_took(m));
     assert_up_without(m, "8080/tcp", &old);
     finding(m, APP, &[("VERDICT", "freed")]);
+    assert_eq!(m.show(APP, "StatusText"), "", "what it told systemd to be doing is over");
 }
 
 pub(super) fn held_by_web(m: &Machine, wait: &str) -> u32 {

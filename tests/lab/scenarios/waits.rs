@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::addresses::{leftover_of_app, somebody_stands_on, web_stands_on};
 use super::faults::{BOUND, guard_took};
+use super::hostile::limit_the_guard;
 use super::{APP, SOON, app_service, assert_names, field, finding, guard, message, policy, policy_for_app};
 use crate::machine::{Entry, Machine};
 
@@ -249,6 +250,33 @@ pub(super) fn wait_beside_sockets_that_are_in_the_way_now_and_then_ends_in_its_t
     m.ok("systemctl start flapping.service");
     m.wait_until("they are there", SOON, || m.sh("test -e /tmp/flapping.ready").status.success());
     assert_waited_for_in_vain(m, &[("ACTION", "wait"), ("HOLDER_UNIT", "flapping.service")]);
+}
+
+/// One process has all of them, and is waited for once.
+pub(super) fn wait_for_more_sockets_than_files_may_be_open_is_woken(m: &Machine) {
+    m.given("web.service, which listens on 1,200 ports, a service that wants them, and a policy that waits");
+    m.write(
+        "/opt/lab/ports.py",
+        "import signal, socket\nkept = [socket.create_server((\"\", port)) for port in range(10000, 11200)]\n\
+         open(\"/run/listens\", \"w\").write(\"all\")\nsignal.pause()\n",
+    );
+    m.unit("web.service", "[Service]\nLimitNOFILE=4096\nExecStart=/usr/bin/python3 /opt/lab/ports.py\n");
+    m.ok("systemctl start web.service");
+    m.wait_until("it listens", SOON, || m.sh("test -s /run/listens").status.success());
+    app_service(m, "10000/tcp");
+    let ports = "ports = [\"10000-10599/tcp\", \"10600-11199/tcp\"]";
+    policy(m, &format!("[unit.\"{APP}\"]\n{ports}\non-foreign = \"wait\"\nwait = \"50s\"\n"));
+    guard(m, APP);
+    // What systemd gives a service.
+    limit_the_guard(m, "--nofile=1024:4096");
+
+    m.when("it is started, and web.service is stopped");
+    waiting_guard(m);
+    m.ok("systemctl stop web.service");
+
+    m.then("it is up at once");
+    m.wait_until("it is up", BOUND, || m.show(APP, "ActiveState") == "active");
+    finding(m, APP, &[("VERDICT", "free")]);
 }
 
 /// Of each probe of what is free the kernel says that a socket of that port is gone, and so of whatever others do.
