@@ -72,8 +72,14 @@ impl Deadlines {
 
     /// What was stopped may have taken its time, which is no wait's; and its own processes get theirs to be gone.
     pub(crate) fn stopped(&mut self) {
-        self.waiting_since = None;
-        (self.aftermath, self.going) = (None, None);
+        self.go_on();
+    }
+
+    /// What was waited for since the last stop took none of its time.
+    fn go_on(&mut self) {
+        let since = [self.waiting_since.take(), self.aftermath.take(), self.going.take()];
+        let waited = since.into_iter().flatten().min().map_or(Duration::ZERO, |since| since.elapsed());
+        self.stop_by = self.stop_by.map(|stop_by| stop_by + waited);
     }
 
     /// Waits that follow each other are one, which a stop before it does not use up. It must not outlive the start; for how
@@ -135,8 +141,9 @@ impl Deadlines {
     }
 
     /// The time for a unit to stop, which systemd itself bounds by that unit's `TimeoutStopSec=`: whatever the start has
-    /// left, and where it can ask for more, no less than the default of that.
-    pub(crate) fn budget_for_unit(&self, look: &Look) -> Budget {
+    /// left, and where it can ask for more, no less than the default of that. It is no time of what is stopped by signals.
+    pub(crate) fn budget_for_unit(&mut self, look: &Look) -> Budget {
+        self.waiting_since.get_or_insert_with(Instant::now);
         let left = look.left.map_or(LONGEST_STOP, |left| left.saturating_sub(Budget::GRACE * 3));
         Budget::fit(left.max(Ladder::DEFAULT_PATIENCE), look.left, self.may_notify)
     }
@@ -144,12 +151,9 @@ impl Deadlines {
     /// The time that is left for a stop that may take `patience`; `None` once it is used up.
     fn budget(&mut self, patience: Duration, look: &Look) -> Option<Budget> {
         let budget = Budget::fit(patience, look.left, self.may_notify);
+        self.go_on();
         let now = Instant::now();
-        let waited = [self.waiting_since, self.aftermath, self.going].into_iter().flatten().min();
-        let waited = waited.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        // What was waited for since the last stop took none of its time.
-        let stop_by = self.stop_by.map_or(now + budget.patience + budget.grace, |stop_by| stop_by + waited);
-        self.stop_by = Some(stop_by);
+        let stop_by = *self.stop_by.get_or_insert(now + budget.patience + budget.grace);
         let left = stop_by.checked_duration_since(now).filter(|left| !left.is_zero())?;
         let patience = budget.patience.min(left.saturating_sub(budget.grace));
         Some(Budget { patience, ..budget })
@@ -229,6 +233,32 @@ mod tests {
             deadlines.stopped();
             let _ = waits(&mut deadlines);
             assert_eq!(deadlines.ladder(&rules, &look(None)), None);
+        }
+    }
+
+    #[test]
+    fn what_a_unit_takes_to_stop_and_what_was_waited_before_is_none_of_a_processs_time() {
+        let ago = |since: Option<Instant>, seconds| since.and_then(|at| at.checked_sub(Duration::from_secs(seconds)));
+        for waited_before in [false, true] {
+            let mut deadlines = Deadlines::new();
+            let _ = deadlines.ladder(&StopRules::default(), &look(None));
+            deadlines.stopped();
+            deadlines.stop_by = ago(deadlines.stop_by, 34);
+            if waited_before {
+                let _ = deadlines.wait_for(None);
+                deadlines.waiting_since = ago(deadlines.waiting_since, 15);
+                let _ = deadlines.budget_for_unit(&look(None));
+                deadlines.waiting_since = ago(deadlines.waiting_since, 15);
+            } else {
+                let _ = deadlines.budget_for_unit(&look(None));
+                deadlines.waiting_since = ago(deadlines.waiting_since, 30);
+            }
+            deadlines.stopped();
+            let (_, second) = deadlines.ladder(&StopRules::default(), &look(None)).expect("time for a second stop");
+            assert!(
+                second.patience > Duration::from_secs(5) && second.patience <= Duration::from_secs(6),
+                "{second:?}"
+            );
         }
     }
 

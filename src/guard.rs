@@ -278,6 +278,9 @@ impl Guard<'_> {
             unit.filter(|_| finding.unit_state == state)
         };
         self.going.extend(verdict.findings().iter().filter_map(|finding| unit_of(finding, ActiveState::Stopping)));
+        // Of one that was on its way down it may not be told for a moment where it is now.
+        let was_going =
+            |finding: &Finding, state| unit_of(finding, state).is_some_and(|unit| self.going.contains(&unit));
         let Verdict::Refuse(findings) = verdict else { return Ok(false) };
         let refused: Vec<&Finding> = findings.iter().filter(|finding| finding.action == Action::Refuse).collect();
         let is_asked = |pid| self.asked.processes.contains(&pid);
@@ -286,13 +289,16 @@ impl Guard<'_> {
             finding.relation == Relation::KernelHeld
                 || (finding.relation == Relation::Hidden && (!self.stopped.is_nothing() || all_could_be_seen))
                 || (finding.relation == Relation::Client && finding.holder.is_none() && !self.stopped.is_nothing())
-                || unit_of(finding, ActiveState::Down).is_some_and(|unit| self.going.contains(&unit))
+                || was_going(finding, ActiveState::Down)
+                || was_going(finding, ActiveState::Unknown)
         };
         if !look.scene.blind_spots.contains(&BlindSpot::Unsteady) && !refused.iter().all(may_be_gone) {
             return Ok(false);
         }
         // What else that unit has goes with it.
-        let is_going = findings.iter().any(|finding| finding.unit_state == ActiveState::Stopping);
+        let is_going = findings
+            .iter()
+            .any(|finding| finding.unit_state == ActiveState::Stopping || was_going(finding, ActiveState::Unknown));
         let ending = if look.ending { WAIT_FOR_STOPPING } else { AFTERMATH };
         let going = if is_going { self.rules.wait.unwrap_or(WAIT_FOR_STOPPING) } else { AFTERMATH };
         let span = ending.max(going);
@@ -391,7 +397,7 @@ impl Guard<'_> {
         &mut self,
         unit: &UnitName,
         findings: &[Finding],
-        deadlines: &Deadlines,
+        deadlines: &mut Deadlines,
         look: &Look,
     ) -> Result<Round, ActError> {
         if self.stopped.units.contains(unit) {

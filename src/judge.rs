@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use crate::model::{
     Action, ActiveState, Addresses, BlindRule, BlindSpot, EndpointScene, Finding, ForeignRule, Guarded, HeldSocket,
-    Invocation, LookalikeRule, Obstacle, Owner, Phase, Probe, Process, Protocol, Relation, Rules, Scene, Socket,
+    Invocation, LookalikeRule, Obstacle, Owner, Phase, Pid, Probe, Process, Protocol, Relation, Rules, Scene, Socket,
     SocketState, StaleRule, UnitName, UnitType, Verdict,
 };
 
@@ -120,7 +120,7 @@ impl Found<'_> {
 /// Others may have what is to be stopped for it as well.
 fn is_crowded(scene: &Scene) -> Option<Obstacle> {
     let is_full = scene.blind_spots.contains(&BlindSpot::Crowd);
-    is_full.then_some(Obstacle::Protected("so many have these sockets that not all were looked for"))
+    is_full.then_some(Obstacle::Protected("not all of these sockets, or of those who have them, were looked at"))
 }
 
 /// Why somebody who may not signal the process can have handed the socket over to get it stopped (unix(7), `SCM_RIGHTS`).
@@ -319,7 +319,7 @@ fn is_bound(socket: &Socket) -> bool {
 
 /// A probe that was not free, and no socket that tells why.
 fn unexplained<'a>(seen: &'a EndpointScene, scene: &Scene) -> Option<Found<'a>> {
-    let tables_unread = scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Sockets(_)));
+    let tables_unread = scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Sockets(_) | BlindSpot::Crowd));
     let relation = match seen.probe {
         Probe::NotLocal | Probe::Denied | Probe::Failed(_) if tables_unread => Relation::Unchecked(seen.probe),
         Probe::NotLocal => Relation::NotBindable(seen.probe),
@@ -400,7 +400,8 @@ fn relation_of(holder: &Process, held: &HeldSocket, scene: &Scene, rules: &Rules
 /// A service manager has the socket: for a socket unit, or in the file descriptor store of a service.
 ///
 /// A manager that tells what is in the store of the guarded unit is believed; for one that does not, the socket's birth
-/// counts. Where that is not known, and something is in the store, it may be this socket.
+/// counts. Where that is not known, and the very manager that has the guarded unit has something in its store, it may be this
+/// socket.
 fn kept_by_manager(held: &HeldSocket, scene: &Scene, rules: &Rules) -> Relation {
     let guarded = &scene.guarded;
     let stored = guarded
@@ -414,7 +415,9 @@ fn kept_by_manager(held: &HeldSocket, scene: &Scene, rules: &Rules) -> Relation 
         (None, Some(Owner::Unit(unit))) => Relation::OtherUnit(unit.clone()),
         (None, Some(Owner::UserUnit { uid, unit })) => Relation::OtherUserUnit { uid: *uid, unit: unit.clone() },
         (None, Some(Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown) | None) => {
-            let untold = guarded.stored.is_none() && guarded.keeps_files;
+            let is_ours = |holder: &Rc<Process>| (holder.pid == Pid::INIT) == guarded.user.is_none();
+            let untold = guarded.stored.is_none() && guarded.keeps_files && held.birthplace.is_none();
+            let untold = untold && held.holders.iter().any(|holder| holder.is_manager() && is_ours(holder));
             if is_manager_silent(scene) || untold { Relation::Unchecked(Probe::Busy) } else { Relation::Manager }
         }
     }

@@ -17,7 +17,7 @@ use super::{CommandError, known_units, show, systemctl};
 use crate::cli;
 use crate::interrupt::Interrupt;
 use crate::manager::{Scope, Systemctl};
-use crate::model::{UnitName, UnitType};
+use crate::model::{BlindSpot, UnitName, UnitType};
 use crate::observe::units::{self, Properties};
 use crate::policy::{self, Policy, PolicyError};
 use crate::report::document::{Document, Page, Tone};
@@ -133,8 +133,13 @@ pub(super) fn enable(target: &cli::Target) -> Result<u8, CommandError> {
         }
     }
     let learnable: Vec<UnitName> = unknown.iter().filter(|unit| !unit.is_template()).cloned().collect();
-    let (learnt, _) =
+    let (learnt, blind) =
         if learnable.is_empty() { Default::default() } else { learn::learn(&learnable, target.common.user)? };
+    if let Some(crowd) = blind.iter().find(|spot| **spot == BlindSpot::Crowd) {
+        let crowd =
+            format!("{crowd}, and one of them may be a unit's: write its ports into the policy; nothing was changed");
+        return Err(CommandError::blind(crowd));
+    }
     let mut files = Vec::new();
     let mut done = Done::default();
     for unit in &units {

@@ -11,7 +11,8 @@ use super::{CommandError, every_port, show, survey};
 use crate::cli;
 use crate::manager::Scope;
 use crate::model::{
-    EndpointRange, EndpointScene, Engine, HeldSocket, Owner, Process, Protocol, SocketState, UnitName, printable,
+    BlindSpot, EndpointRange, EndpointScene, Engine, HeldSocket, Owner, Process, Protocol, SocketState, UnitName,
+    printable,
 };
 use crate::observe::units::Properties;
 use crate::observe::{Place, Roots};
@@ -48,13 +49,14 @@ struct PortLine {
 
 /// Exit status 0: at least one port of each unit was learnt.
 pub(super) fn run(args: &cli::Learn) -> Result<u8, CommandError> {
-    let (units, unseen) = learn(&args.units, args.common.user)?;
+    let (units, blind) = learn(&args.units, args.common.user)?;
+    let unseen = blind.iter().map(ToString::to_string).collect();
     let status = u8::from(units.iter().any(|stanza| !stanza.has_ports()));
     show(&Learnt { units, unseen }, args.common.json, status)
 }
 
 /// Looks at all of these units at once; the second is what could not be seen.
-pub(super) fn learn(names: &[UnitName], user: bool) -> Result<(Vec<Stanza>, Vec<String>), CommandError> {
+pub(super) fn learn(names: &[UnitName], user: bool) -> Result<(Vec<Stanza>, Vec<BlindSpot>), CommandError> {
     let roots = Roots::of_host(user);
     let scope = if user { Scope::User } else { Scope::System };
     let shown = super::known_units(scope, &roots.run, names)?;
@@ -68,7 +70,7 @@ pub(super) fn learn(names: &[UnitName], user: bool) -> Result<(Vec<Stanza>, Vec<
             unit: unit.to_string(),
         }
     });
-    Ok((stanzas.collect(), scene.blind_spots.iter().map(ToString::to_string).collect()))
+    Ok((stanzas.collect(), scene.blind_spots))
 }
 
 /// The unit, and what is its own.

@@ -12,7 +12,9 @@ use crate::cli;
 use crate::interrupt::Interrupt;
 use crate::judge::judge;
 use crate::manager::Scope;
-use crate::model::{Action, Endpoint, EndpointRange, Finding, Inode, Pid, Port, Process, Protocol, Rules, UnitName};
+use crate::model::{
+    Action, BlindSpot, Endpoint, EndpointRange, Finding, Inode, Pid, Port, Process, Protocol, Rules, UnitName,
+};
 use crate::observe::units::{self, Properties};
 use crate::observe::{Place, Roots, Wanted};
 use crate::policy::{self, Policy};
@@ -112,6 +114,11 @@ pub(super) fn run(args: &cli::Who) -> Result<u8, CommandError> {
         columns: args.long,
         ranges: EndpointRange::folded(&wanted),
     };
+    if who.sockets.is_empty()
+        && let Some(crowd) = scene.blind_spots.iter().find(|spot| **spot == BlindSpot::Crowd)
+    {
+        return Err(CommandError::blind(crowd.to_string()));
+    }
     let status = u8::from(who.sockets.is_empty());
     show(&who, args.common.json, status)
 }

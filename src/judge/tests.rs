@@ -851,6 +851,15 @@ fn nothing_is_stopped_where_not_all_who_have_a_socket_were_looked_for() {
 }
 
 #[test]
+fn where_not_all_sockets_were_looked_at_a_denied_bind_does_not_tell_of_a_free_port() {
+    let mut crowd = scene(guarded(), Vec::new());
+    crowd.endpoints[0].probe = Probe::Denied;
+    assert_eq!(judge(&crowd, &rules()), Verdict::Free);
+    crowd.blind_spots.push(BlindSpot::Crowd);
+    assert_eq!(judge(&crowd, &rules()).findings()[0].relation, Relation::Unchecked(Probe::Denied));
+}
+
+#[test]
 fn what_the_manager_says_of_its_store_comes_before_where_a_socket_was_born() {
     let init = || Process { pid: Pid::INIT, lineage: Lineage::Manager, ..process(Owner::Init) };
     let web = Owner::Unit(unit("web.service"));
@@ -861,12 +870,18 @@ fn what_the_manager_says_of_its_store_comes_before_where_a_socket_was_born() {
         (None, true, Some(own()), (Relation::OwnFdStore, Action::Pass)),
         (None, true, Some(web), (Relation::OtherUnit(unit("web.service")), Action::Refuse)),
         (None, true, None, (Relation::Unchecked(Probe::Busy), Action::Pass)),
+        (None, true, Some(Owner::Init), (Relation::Manager, Action::Refuse)),
         (None, false, None, (Relation::Manager, Action::Refuse)),
     ] {
         let socket = HeldSocket { birthplace, ..held(vec![init()]) };
         let guarded = Guarded { stored: stored.clone(), keeps_files, ..guarded() };
         assert_eq!(judged(guarded, socket), expected, "{stored:?}, {keeps_files}");
     }
+    // In a user's store is nothing that PID 1 has.
+    let guarded = Guarded { keeps_files: true, user: Some(1000), ..guarded() };
+    assert_eq!(judged(guarded.clone(), held(vec![init()])), (Relation::Manager, Action::Refuse));
+    let users = Process { pid: Pid(700), ..init() };
+    assert_eq!(judged(guarded, held(vec![users])), (Relation::Unchecked(Probe::Busy), Action::Pass));
 }
 
 #[test]

@@ -26,6 +26,8 @@ use crate::sys;
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 /// At most so many cgroups are looked at where an id cannot be looked up.
 const WALK_CGROUPS: usize = 20_000;
+/// Of so many cgroups it is asked where they are.
+const MOST_BIRTHS: usize = 4096;
 
 /// Whose processes of this cgroup are, as far as its path tells.
 ///
@@ -273,14 +275,14 @@ pub fn id_at_usual_place(usual: &Path, path: &CgroupPath) -> Option<CgroupId> {
 }
 
 /// Where these cgroups are, as far as they are there and can be found: by `open_by_handle_at(2)`, which needs
-/// `CAP_DAC_READ_SEARCH`; where that may not be, by one walk of the tree for all of them.
+/// `CAP_DAC_READ_SEARCH`; where that may not be, by one walk of the tree for all of them. Of 4096, and no more.
 ///
 /// `proc` is the mount of procfs.
 #[must_use]
 pub fn paths_of(proc: &Path, mount: &Mount, ids: &BTreeSet<CgroupId>) -> HashMap<CgroupId, CgroupPath> {
     let mut paths = HashMap::new();
     let mut left = BTreeSet::new();
-    for &id in ids {
+    for &id in ids.iter().take(MOST_BIRTHS) {
         match open_dir(&mount.dir).and_then(|dir| sys::open_kernfs_node(&dir, id.0)) {
             Ok(node) => paths.extend(path_of_node(proc, mount, &node, id).map(|path| (id, path))),
             Err(error) if error.raw_os_error() == Some(Errno::ESTALE as i32) => {}

@@ -162,7 +162,7 @@ pub fn cgroup_pids(dir: &Path) -> Vec<Pid> {
     members(&[dir.to_owned()], &Interrupt::default()).pids
 }
 
-/// The processes of a cgroup.
+/// The processes of some cgroups.
 #[derive(Debug, Default)]
 struct Members {
     pids: Vec<Pid>,
@@ -179,27 +179,24 @@ fn likely_places(search: &Search<'_>) -> Members {
     likely
 }
 
-/// The processes of these cgroups and of all below them, in order. One that is below another of them is walked with that.
+/// The processes of these cgroups, of which the first has the first place, and of all below them, in order. One that is below
+/// another of them is walked with that.
 fn members(dirs: &[PathBuf], interrupt: &Interrupt) -> Members {
     let mut members = Members::default();
-    let top: HashSet<&Path> = dirs.iter().map(PathBuf::as_path).collect();
-    let is_below = |dir: &&Path| dir.ancestors().skip(1).any(|above| top.contains(above));
+    let mut tops: Vec<&Path> = dirs.iter().take(CGROUPS).map(PathBuf::as_path).collect();
+    tops.sort_unstable();
+    tops.dedup_by(|dir, above| dir.starts_with(above));
     // The last is walked first.
-    let mut below: Vec<(PathBuf, bool)> = dirs
-        .iter()
-        .rev()
-        .map(PathBuf::as_path)
-        .filter(|dir| !is_below(dir))
-        .map(|dir| (dir.to_owned(), true))
-        .collect();
-    let mut seen = 0;
-    while let Some((dir, first)) = below.pop() {
-        seen += 1;
-        if seen > CGROUPS || interrupt.has_come() {
+    let is_first = |top: &Path| dirs.first().is_some_and(|dir| dir.starts_with(top));
+    tops.sort_by_key(|top| is_first(top));
+    let mut below: Vec<(PathBuf, bool)> = tops.into_iter().map(|dir| (dir.to_owned(), true)).collect();
+    let mut asked = HashSet::new();
+    while let Some((dir, is_top)) = below.pop() {
+        if asked.len() >= CGROUPS || interrupt.has_come() {
             members.invisible += 1;
             break;
         }
-        members.add(&dir, first);
+        members.add(&dir, is_top, &mut asked);
         let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
         below.extend(
             entries
@@ -214,10 +211,13 @@ fn members(dirs: &[PathBuf], interrupt: &Interrupt) -> Members {
 
 impl Members {
     /// The processes of this very cgroup. Those of a threaded cgroup (`EOPNOTSUPP`) are only shown by the domain above
-    /// it (Linux `Documentation/admin-guide/cgroup-v2.rst`, "Threads"), which is looked for from the `first` one alone: that
-    /// of any below it is the same, or was asked on the way down.
-    fn add(&mut self, dir: &Path, first: bool) {
-        for dir in dir.ancestors().take(if first { usize::MAX } else { 1 }) {
+    /// it (Linux `Documentation/admin-guide/cgroup-v2.rst`, "Threads"), which is looked for from the top alone: that
+    /// of any below it is the same, or was asked on the way down. Each is asked once.
+    fn add(&mut self, dir: &Path, is_top: bool, asked: &mut HashSet<PathBuf>) {
+        for dir in dir.ancestors().take(if is_top { usize::MAX } else { 1 }) {
+            if !asked.insert(dir.to_owned()) {
+                return;
+            }
             match read_file(&dir.join("cgroup.procs")) {
                 Ok(bytes) => {
                     let text = String::from_utf8_lossy(&bytes);

@@ -321,10 +321,10 @@ impl Place {
             Ok(sockets) => sockets,
             Err(netlink) => return self.sockets_of_proc(ports, netlink, interrupt),
         };
-        let is_explained = |(protocol, port): &(Protocol, Port)| {
-            waiting.iter().any(|socket| socket.protocol == *protocol && socket.local.port() == port.get())
-        };
-        let open: Vec<(Protocol, Port)> = ports.iter().filter(|wanted| !is_explained(wanted)).copied().collect();
+        let explained: HashSet<(Protocol, u16)> =
+            waiting.iter().map(|socket| (socket.protocol, socket.local.port())).collect();
+        let is_open = |(protocol, port): &&(Protocol, Port)| !explained.contains(&(*protocol, port.get()));
+        let open: Vec<(Protocol, Port)> = ports.iter().filter(is_open).copied().collect();
         if open.is_empty() || open.len() > sock_diag::PORTS_ASKED_ONE_BY_ONE {
             return Ok(waiting);
         }
@@ -391,12 +391,17 @@ impl Place {
         let answer = if tables.is_empty() {
             Answer { unit: self.last_said.borrow().clone(), ..Answer::default() }
         } else {
-            self.ask(&question, interrupt).unwrap_or_else(|why| {
-                blind_spots.push(BlindSpot::Manager(why));
-                Answer::default()
-            })
+            match self.ask(&question, interrupt) {
+                Ok(answer) => {
+                    self.last_said.replace(answer.unit.clone());
+                    answer
+                }
+                Err(why) => {
+                    blind_spots.push(BlindSpot::Manager(why));
+                    self.without_an_answer()
+                }
+            }
         };
-        self.last_said.replace(answer.unit.clone());
         let guarded = self.guarded(unit, &answer, &mut blind_spots);
         let processes = match self.scope {
             Scope::System => adopt(processes, &answer, &guarded.unit),
@@ -410,6 +415,12 @@ impl Place {
         Known { held, guarded, answer, pins, passing, blind_spots }
     }
 
+    /// How long the start may take, and whether more time can be asked for, is still as it was said before.
+    fn without_an_answer(&self) -> Answer {
+        let UnitFacts { timeout_start, helpers_may_notify, .. } = *self.last_said.borrow();
+        Answer { unit: UnitFacts { timeout_start, helpers_may_notify, ..UnitFacts::default() }, ..Answer::default() }
+    }
+
     /// Whether there is, or may be, something besides what this scene has that would still be in the way when all that waits for
     /// somebody is gone: then it takes a look with those `others` before anything is stopped. It costs the kernel a walk of all
     /// its sockets.
@@ -420,7 +431,7 @@ impl Place {
         let seen: HashSet<_> = seen.map(|held| which(&held.socket)).collect();
         let tables = self.tables(&probed(wanted.rules), wanted, true);
         let is_new = |socket: &Socket| !waits(socket) && !seen.contains(&which(socket));
-        tables.map_or(true, |tables| tables.sockets.iter().any(is_new))
+        tables.map_or(true, |tables| tables.is_full || tables.sockets.iter().any(is_new))
     }
 
     /// The sockets that are in the way of these endpoints: those that wait for somebody. For each busy endpoint that these do not
@@ -437,7 +448,14 @@ impl Place {
             return Ok(Tables::default());
         }
         // A port has many addresses. However many have it at others, it costs no look at any of them.
-        let is_contested = |socket: &Socket| probed.iter().any(|(endpoint, _)| endpoint.is_contested_by(socket));
+        let mut endpoints: HashMap<(Protocol, u16), Vec<&Endpoint>> = HashMap::new();
+        for (endpoint, _) in probed {
+            endpoints.entry((endpoint.protocol, endpoint.port.get())).or_default().push(endpoint);
+        }
+        let is_contested = |socket: &Socket| {
+            let at_port = endpoints.get(&(socket.protocol, socket.local.port()));
+            at_port.is_some_and(|endpoints| endpoints.iter().any(|endpoint| endpoint.is_contested_by(socket)))
+        };
         let mut fallback = None;
         let mut of_proc = |netlink| {
             fallback = Some(netlink);
@@ -484,7 +502,7 @@ impl Place {
         if inodes.is_empty() {
             return Holders::default();
         }
-        let births: BTreeSet<&CgroupPath> = born.values().collect();
+        let births: BTreeSet<&CgroupPath> = born.values().filter(|path| Some(*path) != self.within.as_ref()).collect();
         let likely = self.within.iter().chain(births).filter(|path| path.0 != "/");
         let cgroups: Vec<PathBuf> = likely.filter_map(|path| self.directory(path)).collect();
         let search = Search { proc: &self.roots.proc, cgroups: &cgroups, thorough, interrupt, late: &self.late };
@@ -1038,6 +1056,24 @@ mod tests {
             assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Refuse(_))), "{row}: {verdicts:?}");
             assert!(verdicts[0].findings().iter().all(|finding| verdicts[1].findings().contains(finding)), "{row}");
         }
+    }
+
+    #[test]
+    fn a_manager_that_says_nothing_takes_no_time_away_and_tells_no_signal() {
+        let unit: UnitName = "app.service".parse().unwrap();
+        let place = Place::here(Roots::of_host(false), &unit, false);
+        let (timeout_start, helpers_may_notify) = (Some(Duration::MAX), true);
+        let active = crate::model::ActiveState::Up;
+        let kill_signal = Some(crate::model::Signal(2));
+        place.last_said.replace(UnitFacts {
+            active,
+            kill_signal,
+            timeout_start,
+            helpers_may_notify,
+            ..UnitFacts::default()
+        });
+        let expected = UnitFacts { timeout_start, helpers_may_notify, ..UnitFacts::default() };
+        assert_eq!(place.without_an_answer().unit, expected);
     }
 
     /// Beside a listener on 127.0.0.1; of one that is bound and does not listen, whether it would be in the way of another.

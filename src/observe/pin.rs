@@ -11,8 +11,8 @@ use rustix::time::Timespec;
 
 use crate::model::Pid;
 
-/// What else is open meanwhile: sockets, pipes of threads, folders.
-const OTHERS: usize = 64;
+/// What else is open meanwhile: sockets, folders, and what each thread has that hangs.
+const OTHERS: usize = 256;
 
 /// Lets so many be pinned, as far as it may: the soft limit of open files is 1024 as systemd has it, and the hard one half a
 /// million (`DefaultLimitNOFILE=`, systemd-system.conf(5)).

@@ -1,6 +1,6 @@
 """What a process can do to whoever looks at it: a listener on 8080 that is as hard to look at as it can be made.
 
-usage: evil.py large|crowd|elsewhere|shared|many|idle|deep|nested|gone [SOCKET]
+usage: evil.py large|crowd|elsewhere|shared|many|idle|deep|nested|fan|gone [SOCKET]
 
 large   arguments and an environment of megabytes, a name of control characters, and half a million open files
 crowd   2,000 processes that all have the listener
@@ -10,6 +10,7 @@ many    72,000 sockets of UDP at as many addresses of loopback, which four proce
 idle    15,000 sockets on 127.0.0.2 that do not listen, and let others bind there
 deep    a listener that was born above a long chain of threaded cgroups, at whose end it is; needs a cgroup that is delegated to it
 nested  sockets of UDP, each of which was born below the cgroup of the one before, and 2,500 cgroups below the last; likewise
+fan     1,000 sockets of UDP, each of which was born in a cgroup of its own at the end of a long chain of threaded ones; likewise
 gone    a listener that was born in a cgroup which is removed, and is then handed to whoever waits at SOCKET; likewise
 """
 
@@ -97,16 +98,34 @@ def idle():
     return kept
 
 
-def deep():
-    listener = listen()
+def make_threaded(cgroup):
+    os.mkdir(cgroup)
+    with open(f"{cgroup}/cgroup.type", "w") as kind:
+        kind.write("threaded")
+
+
+def chain():
     cgroup = own_cgroup()
     for _ in range(1000):
         cgroup += "/d"
-        os.mkdir(cgroup)
-        with open(f"{cgroup}/cgroup.type", "w") as kind:
-            kind.write("threaded")
-    move_to(cgroup, "cgroup.threads")
+        make_threaded(cgroup)
+    return cgroup
+
+
+def deep():
+    listener = listen()
+    move_to(chain(), "cgroup.threads")
     return listener
+
+
+def fan():
+    end = chain()
+    kept = []
+    for number in range(1000):
+        make_threaded(f"{end}/{number}")
+        move_to(f"{end}/{number}", "cgroup.threads")
+        kept.append(datagrams(f"127.1.{number // 200}.{1 + number % 200}"))
+    return kept
 
 
 def nested():
@@ -138,7 +157,7 @@ def gone():
     listener.close()
 
 
-kinds = [large, crowd, elsewhere, shared, many, idle, deep, nested, gone]
+kinds = [large, crowd, elsewhere, shared, many, idle, deep, nested, fan, gone]
 kept = next(kind for kind in kinds if kind.__name__ == sys.argv[1])()
 with open("/run/evil.ready", "w") as ready:
     ready.write("ready")

@@ -175,6 +175,13 @@ pub(super) fn sockets_born_in_many_nested_cgroups_are_refused_in_time(m: &Machin
     assert_looked_at_in_bounds(m, "8080/udp");
 }
 
+/// None is below another, and the processes of each are those of the domain above all.
+pub(super) fn sockets_born_side_by_side_below_many_threaded_cgroups_are_refused_in_time(m: &Machine) {
+    m.given("1,000 sockets of the port, each of which was born in a cgroup of its own at the end of a long chain of threaded ones");
+    evil(m, "fan", "Delegate=yes\n");
+    assert_looked_at_in_bounds(m, "8080/udp");
+}
+
 /// Where it was born cannot be seen any more; that is no proof that it was in the unit which has it.
 pub(super) fn socket_of_a_cgroup_that_is_gone_gets_no_unit_stopped(m: &Machine) {
     m.given("old.service, which the guarded service replaces, and which takes what it is handed; and alice's listener");

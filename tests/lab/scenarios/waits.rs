@@ -279,6 +279,29 @@ pub(super) fn wait_for_more_sockets_than_files_may_be_open_is_woken(m: &Machine)
     finding(m, APP, &[("VERDICT", "free")]);
 }
 
+pub(super) fn holder_on_its_way_down_is_waited_for_while_systemd_says_nothing(m: &Machine) {
+    m.given("web.service, which takes 12 seconds to stop, a service that wants its port, and a policy with 40 seconds");
+    m.unit(
+        "web.service",
+        "[Service]\nType=notify\nExecStart=/usr/bin/python3 /opt/lab/app.py 8080/tcp 0\nExecStop=/bin/sleep 12\n",
+    );
+    m.ok("systemctl start web.service");
+    app_service(m, "8080/tcp");
+    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\nwait = \"40s\"\n"));
+    guard(m, APP);
+
+    m.when("web.service is stopped, the service started, and PID 1 answers nobody for as long as two looks");
+    m.ok("systemctl stop --no-block web.service");
+    waiting_guard(m);
+    m.freeze_manager();
+    std::thread::sleep(Duration::from_secs(9));
+    m.thaw_manager();
+
+    m.then("it is waited for all the same, and the service is up");
+    m.wait_until("it is up", SOON * 2, || m.show(APP, "ActiveState") == "active");
+    finding(m, APP, &[("VERDICT", "free")]);
+}
+
 /// Of each probe of what is free the kernel says that a socket of that port is gone, and so of whatever others do.
 pub(super) fn wait_beside_what_is_free_and_comes_and_goes_takes_no_processor(m: &Machine) {
     m.given("web.service on 127.0.0.1:8080 by TCP, alice's sockets that come and go there by UDP, and a policy that waits for both and for 127.0.0.2");
