@@ -226,16 +226,17 @@ impl Guard<'_> {
         let closings = self.wait.closings();
         let wanted = Wanted { unit: &self.args.unit, rules: self.rules, interrupt: &self.interrupt, closings };
         let (mut thorough, mut others) = (Thorough::IfNobodyFound, false);
-        if !is_waiting
-            && self.stopped.is_nothing()
-            && self.going.is_empty()
-            && let Some(quick) = self.place.quick_look(&wanted)
-        {
-            let verdict = judge(&quick);
-            if needs_everybody(&verdict) {
-                thorough = Thorough::Always;
-            } else if matches!(verdict, Verdict::Refuse(_)) {
-                return (quick, verdict);
+        if !is_waiting && self.stopped.is_nothing() && self.going.is_empty() {
+            match self.place.quick_look(&wanted) {
+                Ok(quick) => {
+                    let verdict = judge(&quick);
+                    if needs_everybody(&verdict) {
+                        thorough = Thorough::Always;
+                    } else if matches!(verdict, Verdict::Refuse(_)) {
+                        return (quick, verdict);
+                    }
+                }
+                Err(instead) => thorough = instead,
             }
         }
         loop {

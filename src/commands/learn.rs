@@ -11,7 +11,7 @@ use super::{CommandError, every_port, show, survey};
 use crate::cli;
 use crate::manager::Scope;
 use crate::model::{
-    BlindSpot, EndpointRange, EndpointScene, Engine, HeldSocket, Owner, Process, Protocol, SocketState, UnitName,
+    BlindSpot, EndpointRange, EndpointScene, Engine, HeldSocket, Owner, Pid, Process, Protocol, SocketState, UnitName,
     printable,
 };
 use crate::observe::units::Properties;
@@ -63,7 +63,13 @@ pub(super) fn learn(names: &[UnitName], user: bool) -> Result<(Vec<Stanza>, Vec<
     let (place, scene) = survey(roots, user, &every_port())?;
     let clients = Ephemeral::of_host(&place.roots.proc);
     let stanzas = shown.into_iter().map(|(unit, shown)| {
-        let own = Own { unit: &unit, triggered_by: shown.units("TriggeredBy"), place: &place };
+        let own = Own {
+            unit: &unit,
+            triggered_by: shown.units("TriggeredBy"),
+            lets_live: shown.get("KillMode").filter(|mode| ["process", "none"].contains(mode)).map(str::to_owned),
+            main: shown.get("MainPID").and_then(|pid| pid.parse().ok()).filter(|pid| *pid > 0).map(Pid),
+            place: &place,
+        };
         Stanza {
             state: shown.get("ActiveState").map(str::to_owned),
             ports: ports(&own, &scene.endpoints, &shown, clients.as_ref()),
@@ -77,6 +83,9 @@ pub(super) fn learn(names: &[UnitName], user: bool) -> Result<(Vec<Stanza>, Vec<
 struct Own<'a> {
     unit: &'a UnitName,
     triggered_by: Vec<UnitName>,
+    /// The `KillMode=` by which all but the main process live on when it is stopped.
+    lets_live: Option<String>,
+    main: Option<Pid>,
     place: &'a Place,
 }
 
@@ -194,7 +203,12 @@ fn whose(own: &Own<'_>, held: &HeldSocket) -> Whose {
         return Whose::Kept(format!("published for {container}"));
     }
     match (ours.is_empty(), others.first()) {
-        (false, None) => Whose::Own,
+        (false, None) => match (&own.lets_live, own.main) {
+            (Some(mode), Some(main)) if !ours.iter().any(|holder| holder.pid == main) => Whose::Kept(format!(
+                "not of the main process, and KillMode={mode} lets it live on: with it in the policy the next start stops it"
+            )),
+            _ => Whose::Own,
+        },
         (false, Some(other)) => Whose::Shared(name(other)),
         // A kernel's own, or one that may not be looked into.
         (true, None) if is_own_birth => Whose::Own,

@@ -150,7 +150,8 @@ fn unseen(spots: &[BlindSpot], more: Vec<String>, command: &str) -> Vec<String> 
 /// # Errors
 /// One of them is not there, or is no service or socket; or the manager does not answer.
 fn known_units(scope: Scope, run: &Path, names: &[UnitName]) -> Result<Vec<(UnitName, Properties)>, CommandError> {
-    const WANTED: [&str; 6] = ["Id", "LoadState", "LoadError", "ActiveState", "TriggeredBy", "SocketBindAllow"];
+    const WANTED: [&str; 8] =
+        ["Id", "LoadState", "LoadError", "ActiveState", "TriggeredBy", "SocketBindAllow", "KillMode", "MainPID"];
     let mut known: Vec<(UnitName, Properties)> = Vec::new();
     // A template cannot be shown; its file can.
     let runnable: Vec<UnitName> = names.iter().filter(|name| !name.is_template()).cloned().collect();

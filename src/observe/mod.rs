@@ -36,12 +36,12 @@ use crate::manager::Scope;
 use crate::model::{
     Addresses, BlindSpot, CgroupId, CgroupPath, Container, Endpoint, EndpointScene, Engine, Guarded, HeldSocket, Host,
     Inode, InvocationId, Lineage, Owner, Phase, Pid, Port, Probe, Process, Protocol, Rules, Scene, Socket, SocketState,
-    SocketUnit, UnitFacts, UnitName, UnitType,
+    SocketUnit, StaleRule, UnitFacts, UnitName, UnitType,
 };
 use crate::probe::{probe, probe_beside};
 use again::Again;
 use container::{Docker, Trace};
-use holders::{Holders, Search, Thorough};
+use holders::{Holders, Search, Sight, Thorough};
 use pin::Pins;
 use proc::ProcError;
 use sock_diag::{Closings, SockDiagError};
@@ -64,6 +64,9 @@ const MOST_SOCKETS: usize = 1 << 16;
 
 /// A process of a container is at most so far below the one that looks after it.
 const CONMON_ABOVE: usize = 8;
+
+/// A manager's child can have children before it executes anything: `execute_directories()`, systemd v257 `src/shared/exec-util.c`.
+const FORKS_ABOVE: usize = 4;
 
 /// Where the system is.
 #[derive(Clone, Debug)]
@@ -227,27 +230,35 @@ impl Place {
     /// [`Self::look`]. But one reason to refuse is enough, whatever else is there, as long as each endpoint that is not
     /// free has a listener here, and each listener a holder that is no service manager: a property in `judge`'s tests.
     ///
-    /// `None` where it does not explain everything, or is not worth it: there are more endpoints than the kernel is asked
-    /// for one by one, or one of UDP is not free.
-    #[must_use]
-    pub fn quick_look(&self, wanted: &Wanted<'_>) -> Option<Look> {
+    /// # Errors
+    /// How thorough the first look has to be instead, where this does not explain everything, or is not worth it: there are more
+    /// endpoints than the kernel is asked for one by one, one of UDP is not free, or a socket was born in the unit's own cgroup,
+    /// as that of a leftover is.
+    pub fn quick_look(&self, wanted: &Wanted<'_>) -> Result<Look, Thorough> {
         let rules = wanted.rules;
+        let none = Thorough::IfNobodyFound;
         if rules.endpoints.len() > sock_diag::PORTS_ASKED_ONE_BY_ONE {
-            return None;
+            return Err(none);
         }
         let probed = probed(rules);
         let in_question = || probed.iter().filter(|(_, seen)| *seen != Probe::Free).map(|(endpoint, _)| endpoint);
         if in_question().any(|endpoint| endpoint.protocol == Protocol::Udp) {
-            return None;
+            return Err(none);
         }
         let addresses: Vec<SocketAddr> = in_question().flat_map(Endpoint::likely_addresses).collect();
-        let tables = sock_diag::listeners_at(&addresses).ok().filter(|tables| are_explained(&probed, tables))?;
+        let tables = sock_diag::listeners_at(&addresses).ok().filter(|tables| are_explained(&probed, tables));
+        let tables = tables.ok_or(none)?;
+        if rules.on_stale == StaleRule::Stop
+            && self.birthplaces(&tables).values().any(|born| Some(born) == self.within.as_ref())
+        {
+            return Err(Thorough::Always);
+        }
         let seen = self.seen(probed, tables, Thorough::UntilFound, wanted.interrupt);
         if seen.tables.iter().any(|socket| seen.has_nobody(socket)) {
-            return None;
+            return Err(none);
         }
         let (look, steady) = self.picture(wanted, seen, Vec::new());
-        steady.then_some(look)
+        if steady { Ok(look) } else { Err(none) }
     }
 
     /// A look, and whether nothing ended in the middle of it.
@@ -377,13 +388,14 @@ impl Place {
     /// The sockets with their holders, and whose those are.
     fn known(&self, wanted: &Wanted<'_>, seen: Seen, mut blind_spots: Vec<BlindSpot>) -> Known {
         let &Wanted { unit, rules, interrupt, .. } = wanted;
-        let Seen { tables, born, holders, .. } = seen;
+        let Seen { tables, born, mut holders, .. } = seen;
         if !holders.late.is_empty() {
             blind_spots.push(BlindSpot::Late(holders.late.clone()));
         }
         let mut pins = Pins::default();
         let mut reader = proc::Reader::new(interrupt);
-        let (processes, passing) = self.processes(&holders, &tables, &mut pins, &mut reader, interrupt);
+        let (mut processes, passing) = self.processes(&holders, &tables, &mut pins, &mut reader, interrupt);
+        let passing = passing.max(self.leave_out_forks(&mut holders, &mut processes, interrupt));
         if reader.unread > 0 {
             blind_spots.push(BlindSpot::Memory { unread: reader.unread });
         }
@@ -556,6 +568,63 @@ impl Place {
             processes.insert(pid, facts.into_process(owner, container, lineage));
         }
         (processes, passing)
+    }
+
+    /// A child that a service manager has forked has all that the manager has open, also what is of other units, until it closes that
+    /// and executes its own program: for some thousandths of a second, and up to 5 s before systemd 255 where its unit is
+    /// `Type=idle`, as each getty of a boot is (`exec_child()` of systemd v252, `src/core/execute.c`, which has
+    /// `do_idle_pipe_dance()` before `close_remaining_fds()`). It holds nothing that the manager does not hold. Of one that has
+    /// executed its program just now it is looked at once more whether it has the socket.
+    fn leave_out_forks(
+        &self,
+        holders: &mut Holders,
+        processes: &mut HashMap<Pid, Process>,
+        interrupt: &Interrupt,
+    ) -> Passing {
+        let is_manager = |pid: &Pid| processes.get(pid).is_some_and(Process::is_manager);
+        let mut suspects: BTreeMap<Pid, Vec<Inode>> = BTreeMap::new();
+        for (inode, pids) in holders.by_inode.iter().filter(|(_, pids)| pids.iter().any(is_manager)) {
+            for pid in pids.iter().filter(|pid| !is_manager(pid)) {
+                suspects.entry(*pid).or_default().push(*inode);
+            }
+        }
+        let mut again = self.again(interrupt);
+        let mut passing = Passing::None;
+        for (pid, inodes) in suspects {
+            if self.is_fork_of_a_manager(pid, &mut again) {
+                for inode in inodes {
+                    holders.by_inode.entry(inode).and_modify(|pids| pids.retain(|holder| *holder != pid));
+                }
+                if !holders.by_inode.values().any(|pids| pids.contains(&pid)) {
+                    processes.remove(&pid);
+                }
+            } else {
+                let now = again.open(pid, &inodes);
+                if now.sight != Sight::Hidden && now.inodes.len() < inodes.len() {
+                    passing = Passing::Gone;
+                }
+            }
+        }
+        passing
+    }
+
+    /// Whether a process runs what a service manager runs, as the manager's user, and so does whoever is between the two.
+    fn is_fork_of_a_manager(&self, pid: Pid, again: &mut Again<'_>) -> bool {
+        let mut of = |pid| again.facts(pid, false).ok().flatten();
+        let Some(child) = of(pid) else { return false };
+        let mut above = child.ppid;
+        for _ in 0..FORKS_ABOVE {
+            let Some(parent) = of(above) else { return false };
+            if child.program.is_none() || (parent.program, parent.uid) != (child.program, child.uid) {
+                return false;
+            }
+            let owner = parent.cgroup.as_ref().map_or(Owner::Unknown, cgroup::owner_of);
+            if parent.pid == Pid::INIT || self.is_own_manager(parent.uid, &owner) {
+                return true;
+            }
+            above = parent.ppid;
+        }
+        false
     }
 
     /// The container of a trace, by the name that its engine gave to it, where that can be had.
@@ -985,14 +1054,14 @@ mod tests {
 
         // One by UDP, one at an address where it does not look, too many.
         let elsewhere = TcpListener::bind("127.0.0.2:0").unwrap();
-        assert!(look(&[held, busy_udp]).is_none());
-        assert!(look(&[held, any(elsewhere.local_addr().unwrap(), Protocol::Tcp)]).is_none());
-        assert!(look(&[held; 17]).is_none());
+        assert!(look(&[held, busy_udp]).is_err());
+        assert!(look(&[held, any(elsewhere.local_addr().unwrap(), Protocol::Tcp)]).is_err());
+        assert!(look(&[held; 17]).is_err());
 
         // One that no process has open but in a thread with a table of its own.
         let own_table = Child::spawn(Role::OwnTable, &[]);
         let hidden = Endpoint { host: Host::Any, port: own_table.port(), protocol: Protocol::Tcp };
-        assert!(look(&[hidden]).is_none() && look(&[held, hidden]).is_none());
+        assert!(look(&[hidden]).is_err() && look(&[held, hidden]).is_err());
 
         // In another cgroup than that of its birth.
         let later = Cgroup::create("later");
@@ -1044,7 +1113,7 @@ mod tests {
             let row = format!("{wanted} beside {first} and {second:?}");
             let interrupt = Interrupt::default();
             let wanted = Wanted { unit: &unit, rules: &rules, interrupt: &interrupt, closings: None };
-            let quick = place.quick_look(&wanted).unwrap_or_else(|| panic!("{row}: no quick look"));
+            let quick = place.quick_look(&wanted).unwrap_or_else(|_| panic!("{row}: no quick look"));
             let full = place.look(&wanted, Thorough::IfNobodyFound, false);
             let (seen, all) = (&quick.scene.endpoints[0], &full.scene.endpoints[0]);
             assert_eq!((seen.sockets.len(), all.sockets.len()), (in_quick, in_full), "{row}");

@@ -339,6 +339,8 @@ async fn unit_of(manager: &ManagerProxy<'_>, pid: Pid, by_pidfd: &mut bool) -> z
         Ok(unit) => Ok(unit.filter(|unit: &UnitName| unit.unit_type() != UnitType::Slice)),
         // "In no unit" is an answer, in systemd's own words; those of D-Bus itself mean that there was none.
         Err(zbus::Error::MethodError(..)) => Ok(None),
+        // It has ended since.
+        Err(zbus::Error::FDO(error)) if matches!(*error, zbus::fdo::Error::UnixProcessIdUnknown(_)) => Ok(None),
         Err(error) => Err(error),
     }
 }

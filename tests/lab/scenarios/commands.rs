@@ -501,6 +501,31 @@ pub(super) fn learn_knows_what_is_shared_and_what_may_be_bound(m: &Machine) {
     m.ok(&format!("portguard learn {APP} >/opt/learnt.toml; portguard check --policy /opt/learnt.toml"));
 }
 
+/// As libvirtd and its dnsmasq.
+pub(super) fn learn_leaves_out_what_is_to_outlive_a_stop(m: &Machine) {
+    m.given("a service with KillMode=process, whose helper has a port of its own");
+    m.write(
+        "/opt/helped.py",
+        "import os, signal, socket\nif os.fork() == 0:\n    os.setsid()\n    u = socket.socket(type=socket.SOCK_DGRAM)\n    \
+         u.bind((\"127.0.0.1\", 5300))\nelse:\n    s = socket.create_server((\"\", 8080))\nsignal.pause()\n",
+    );
+    m.unit(APP, "[Service]\nKillMode=process\nExecStart=/usr/bin/python3 /opt/helped.py\n");
+    m.ok(&format!("systemctl start {APP}"));
+    m.wait_until("both listen", SOON, || {
+        m.holders("8080/tcp").len() == 1 && !m.ok("ss -Hlun 'sport = :5300'").is_empty()
+    });
+
+    m.when("its ports are learnt");
+    let learnt = json("learn", &m.sh(&format!("portguard learn {APP} --json")));
+
+    m.then("the main process's is one of them, and that of the helper is shown with a remark");
+    let ports = learnt["units"][0]["ports"].as_array().expect("ports");
+    let [main, helpers] = &ports[..] else { panic!("{learnt:#}") };
+    assert_eq!((&main["endpoint"], &main["is_taken"]), (&"0.0.0.0:8080/tcp".into(), &true.into()));
+    assert_eq!((&helpers["endpoint"], &helpers["is_taken"]), (&"127.0.0.1:5300/udp".into(), &false.into()));
+    assert_names(helpers["note"].as_str().expect("a note"), &["KillMode=process lets it live on"]);
+}
+
 pub(super) fn guard_prints_how_it_ended_as_json(m: &Machine) {
     m.given("a foreign service on the port of the guarded one");
     let web = super::web_has_the_port(m);

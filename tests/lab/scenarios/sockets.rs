@@ -84,6 +84,78 @@ pub(super) fn own_socket_unit_of_another_name_passes(m: &Machine) {
     finding(m, APP, &[("VERDICT", "passed"), ("EXIT_STATUS", "0")]);
 }
 
+/// app.service, guarded, and its socket unit, both of which may be started as often as the scenario likes.
+fn activated_again_and_again(m: &Machine) {
+    m.unit("app.socket", "[Unit]\nStartLimitIntervalSec=0\n[Socket]\nListenStream=8080\n");
+    m.unit(APP, "[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=/bin/sleep infinity\n");
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+    m.ok("systemctl start app.socket");
+}
+
+/// Before systemd 255 the process of such a unit (each getty of a boot) has all that PID 1 has open for up to five seconds, while
+/// other jobs run.
+pub(super) fn own_socket_unit_passes_beside_an_idle_unit(m: &Machine) {
+    m.given(
+        "the unit's own socket unit, a job that takes its time, and a unit of Type=idle that waits for the end of that",
+    );
+    activated_again_and_again(m);
+    m.unit("slow.service", "[Service]\nType=oneshot\nExecStart=/bin/sleep 6\n");
+    m.unit("tty.service", "[Service]\nType=idle\nExecStart=/bin/sleep infinity\n");
+    m.ok("systemctl start --no-block slow.service && sleep 0.2 && systemctl start --no-block tty.service");
+    m.wait_until("its process is there", SOON, || m.show("tty.service", "MainPID") != "0");
+    let tty = m.main_pid("tty.service");
+
+    m.when("the guarded service is started");
+    let start = m.start(APP);
+
+    m.then("it is up, and the socket unit alone is named");
+    assert!(start.status.success(), "{}", m.journal(APP));
+    finding(m, APP, &[("RELATION", "own-socket-unit"), ("ACTION", "pass"), ("HOLDER_PID", "1")]);
+    assert!(!m.journal(APP).contains("tty.service"), "{}", m.journal(APP));
+    assert!(m.alive(tty));
+
+    m.given("a service that has systemd keep its listening socket, and the same again");
+    m.ok("systemctl stop app.service app.socket slow.service tty.service && rm /etc/systemd/system/app.socket");
+    m.unit(APP, &storing(""));
+    m.ok(&format!("systemctl start {APP}"));
+    m.ok("systemctl start --no-block slow.service && sleep 0.2 && systemctl start --no-block tty.service");
+    m.wait_until("its process is there", SOON, || m.show("tty.service", "MainPID") != "0");
+    m.forget_journal();
+
+    m.when("it is restarted");
+    let restart = m.restart(APP);
+
+    m.then("it is up, with the socket that was kept");
+    assert!(restart.status.success(), "{}", m.journal(APP));
+    assert_eq!(m.connect(8080).stdout.trim(), "kept");
+    finding(m, APP, &[("RELATION", "own-fd-store"), ("ACTION", "pass"), ("HOLDER_PID", "1")]);
+}
+
+/// What PID 1 forks for another unit has all that PID 1 has open, until it executes its program.
+pub(super) fn own_socket_unit_passes_while_other_units_start(m: &Machine) {
+    const STARTS: usize = 40;
+    m.given("the unit's own socket unit, and other units that start all the time");
+    activated_again_and_again(m);
+    let other =
+        "[Unit]\nStartLimitIntervalSec=0\n[Service]\nType=oneshot\nUser=nobody\nPrivateTmp=yes\nExecStart=/bin/true\n";
+    m.unit("other@.service", other);
+    let others = "other@1 other@2 other@3 other@4 other@5 other@6";
+    m.write("/opt/lab/others.sh", format!("while :; do systemctl start --no-block {others}; done\n"));
+    m.unit("others.service", "[Service]\nExecStart=/bin/sh /opt/lab/others.sh\n");
+    m.ok("systemctl start others.service");
+
+    m.when("the guarded service is started again and again");
+    let starts = |_: &usize| m.sh(&format!("systemctl stop {APP} 2>/dev/null; systemctl start {APP}")).status.success();
+    let up = (0..STARTS).filter(starts).count();
+    m.ok("systemctl stop others.service");
+
+    m.then("it is up each time");
+    assert_eq!(up, STARTS, "{}", m.journal(APP));
+    let passed = |entry: &_| field(entry, "PORTGUARD_RELATION") == "own-socket-unit";
+    assert_eq!(m.guard_entries(APP).into_iter().filter(passed).count(), STARTS);
+}
+
 pub(super) fn several_socket_units_of_one_service_pass(m: &Machine) {
     m.given("a guarded service with two ports, each of which has a socket unit of its own");
     m.unit("app.socket", "[Socket]\nListenStream=8080\n");
