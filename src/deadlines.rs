@@ -22,6 +22,8 @@ const LONGEST_STOP: Duration = Duration::from_hours(1);
 #[derive(Debug)]
 pub(crate) struct Deadlines {
     began: Instant,
+    /// Since when nothing is stopped by signals: it is waited, or a unit is stopped.
+    idle_since: Option<Instant>,
     /// When the first wait after the last stop began.
     waiting_since: Option<Instant>,
     /// When waiting has to be over; set when it begins.
@@ -43,6 +45,7 @@ impl Deadlines {
     pub(crate) fn new() -> Self {
         Self {
             began: Instant::now(),
+            idle_since: None,
             waiting_since: None,
             wait_until: Instant::now(),
             may_notify: false,
@@ -73,18 +76,24 @@ impl Deadlines {
     /// What was stopped may have taken its time, which is no wait's; and its own processes get theirs to be gone.
     pub(crate) fn stopped(&mut self) {
         self.go_on();
+        self.waiting_since = None;
+        (self.aftermath, self.going) = (None, None);
+    }
+
+    fn be_idle(&mut self) {
+        self.idle_since.get_or_insert_with(Instant::now);
     }
 
     /// What was waited for since the last stop took none of its time.
     fn go_on(&mut self) {
-        let since = [self.waiting_since.take(), self.aftermath.take(), self.going.take()];
-        let waited = since.into_iter().flatten().min().map_or(Duration::ZERO, |since| since.elapsed());
-        self.stop_by = self.stop_by.map(|stop_by| stop_by + waited);
+        let idle = self.idle_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        self.stop_by = self.stop_by.map(|stop_by| stop_by + idle);
     }
 
     /// Waits that follow each other are one, which a stop before it does not use up. It must not outlive the start; for how
     /// much more time the manager has to be asked, where it listens.
     pub(crate) fn wait_for(&mut self, patience: Option<Duration>) -> Option<Duration> {
+        self.be_idle();
         self.wait_until = *self.waiting_since.get_or_insert_with(Instant::now) + patience.unwrap_or_default();
         (self.aftermath, self.going) = (None, None);
         let give_up_at = self.give_up_at?;
@@ -117,6 +126,9 @@ impl Deadlines {
             &mut self.aftermath
         };
         let until = *since.get_or_insert_with(Instant::now) + span;
+        // One that was waited for, and of which it is not told now that it is on its way down, has no more time for that.
+        let until = if is_going && self.waiting_since.is_some() { until.min(self.wait_until) } else { until };
+        self.be_idle();
         let until = self.give_up_at.filter(|_| !self.may_notify).map_or(until, |give_up_at| until.min(give_up_at));
         let left = until.saturating_duration_since(Instant::now());
         (left, self.extension(left))
@@ -143,7 +155,7 @@ impl Deadlines {
     /// The time for a unit to stop, which systemd itself bounds by that unit's `TimeoutStopSec=`: whatever the start has
     /// left, and where it can ask for more, no less than the default of that. It is no time of what is stopped by signals.
     pub(crate) fn budget_for_unit(&mut self, look: &Look) -> Budget {
-        self.waiting_since.get_or_insert_with(Instant::now);
+        self.be_idle();
         let left = look.left.map_or(LONGEST_STOP, |left| left.saturating_sub(Budget::GRACE * 3));
         Budget::fit(left.max(Ladder::DEFAULT_PATIENCE), look.left, self.may_notify)
     }
@@ -194,6 +206,7 @@ mod tests {
             ended: None,
             known: Vec::new(),
             triggered_by: Vec::new(),
+            knows_triggers: false,
             runs: Vec::new(),
             stored: None,
             keeps_files: false,
@@ -220,9 +233,10 @@ mod tests {
             // It had taken 4 s, and then came a wait of 30 s.
             deadlines.stop_by = ago(deadlines.stop_by, 34);
             let _ = waits(&mut deadlines);
-            deadlines.waiting_since = ago(deadlines.waiting_since, 30);
-            deadlines.aftermath = ago(deadlines.aftermath, 30);
-            deadlines.going = ago(deadlines.going, 30);
+            deadlines.idle_since = ago(deadlines.idle_since, 25);
+            // One follows the other.
+            let _ = deadlines.wait_for(None);
+            deadlines.idle_since = ago(deadlines.idle_since, 5);
             let (_, second) = deadlines.ladder(&rules, &look(None)).expect("time for a second stop");
             assert!(
                 second.patience > Duration::from_secs(5) && second.patience <= Duration::from_secs(6),
@@ -246,13 +260,10 @@ mod tests {
             deadlines.stop_by = ago(deadlines.stop_by, 34);
             if waited_before {
                 let _ = deadlines.wait_for(None);
-                deadlines.waiting_since = ago(deadlines.waiting_since, 15);
-                let _ = deadlines.budget_for_unit(&look(None));
-                deadlines.waiting_since = ago(deadlines.waiting_since, 15);
-            } else {
-                let _ = deadlines.budget_for_unit(&look(None));
-                deadlines.waiting_since = ago(deadlines.waiting_since, 30);
+                deadlines.idle_since = ago(deadlines.idle_since, 15);
             }
+            let _ = deadlines.budget_for_unit(&look(None));
+            deadlines.idle_since = ago(deadlines.idle_since, if waited_before { 15 } else { 30 });
             deadlines.stopped();
             let (_, second) = deadlines.ladder(&StopRules::default(), &look(None)).expect("time for a second stop");
             assert!(
@@ -359,6 +370,14 @@ mod tests {
         assert!(deadlines.aftermath_left(moment, false).0 > moment / 2);
         deadlines.stopped();
         assert!(deadlines.aftermath_left(going, true).0 > Duration::from_secs(9));
+    }
+
+    #[test]
+    fn what_was_waited_for_has_no_more_time_where_it_is_not_told_how_it_is() {
+        let mut deadlines = Deadlines::new();
+        let _ = deadlines.wait_for(Some(Duration::from_secs(3)));
+        assert!(deadlines.aftermath_left(Duration::from_secs(10), true).0 <= Duration::from_secs(3));
+        assert!(deadlines.aftermath_left(Duration::from_secs(10), false).0 > Duration::from_secs(9));
     }
 
     #[test]

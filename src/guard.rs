@@ -274,8 +274,16 @@ impl Guard<'_> {
     /// Nor can it be read of one that is still on its way out what proves whose it is: its memory goes first (`exit_mm()`), which
     /// takes longer the more it has.
     fn aftermath(&mut self, verdict: &Verdict, look: &Look, deadlines: &mut Deadlines) -> Result<bool, ActError> {
+        // Of those of the manager that has the guarded unit: another's can have any name.
+        let is_anothers = |relation: &Relation| match look.scene.guarded.user {
+            None => matches!(relation, Relation::OtherUserUnit { .. }),
+            Some(own) => {
+                matches!(relation, Relation::OtherUserUnit { uid, .. } if *uid != own)
+                    || matches!(relation, Relation::OtherUnit(_))
+            }
+        };
         let unit_of = |finding: &Finding, state| {
-            let unit = finding.relation.unit().cloned();
+            let unit = finding.relation.unit().filter(|_| !is_anothers(&finding.relation)).cloned();
             unit.filter(|_| finding.unit_state == state)
         };
         self.going.extend(verdict.findings().iter().filter_map(|finding| unit_of(finding, ActiveState::Stopping)));

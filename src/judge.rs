@@ -428,8 +428,8 @@ fn for_socket_unit(unit: &UnitName, scene: &Scene, rules: &Rules) -> Relation {
         Relation::OwnSocketUnit(unit.clone())
     } else if *unit == scene.guarded.unit {
         Relation::OwnRun
-    } else if is_manager_silent(scene) {
-        // Which units it starts was not told: it may be the guarded unit's own.
+    } else if is_manager_silent(scene) && !scene.guarded.knows_triggers {
+        // Which units it starts was never told: it may be the guarded unit's own.
         Relation::Unchecked(Probe::Busy)
     } else if is_replaced(unit, rules) {
         Relation::Predecessor(unit.clone())

@@ -48,6 +48,7 @@ fn guarded() -> Guarded {
         known: vec![Pid(900)],
         triggered_by: vec![unit("app.socket")],
         runs: vec![Run { cgroup: Some(CgroupId(70)), invocation: EARLIER }],
+        knows_triggers: false,
         stored: None,
         keeps_files: false,
         program: Some(Program { file: OWN_FILE, argv: vec!["app".to_owned()], folders: (OWN_FILE, OWN_FILE), uid: 0 }),
@@ -321,6 +322,20 @@ fn a_socket_unit_is_nobody_elses_while_the_manager_says_nothing() {
     let mut scene = scene(guarded(), vec![socket]);
     scene.blind_spots.push(BlindSpot::Manager(String::new()));
     assert_eq!(judge(&scene, &rules()).findings()[0].relation, Relation::Unchecked(Probe::Busy));
+}
+
+#[test]
+fn a_socket_unit_that_was_told_to_be_anothers_is_so_while_the_manager_says_nothing() {
+    let init = Process { pid: Pid::INIT, lineage: Lineage::Manager, ..process(Owner::Init) };
+    let other = unit("other.socket");
+    for (knows_triggers, expected) in
+        [(false, Relation::Unchecked(Probe::Busy)), (true, Relation::OtherSocketUnit(other.clone()))]
+    {
+        let socket = HeldSocket { socket_unit: Some(other.clone()), ..held(vec![init.clone()]) };
+        let mut scene = scene(Guarded { knows_triggers, ..guarded() }, vec![socket]);
+        scene.blind_spots.push(BlindSpot::Manager(String::new()));
+        assert_eq!(judge(&scene, &rules()).findings()[0].relation, expected);
+    }
 }
 
 #[test]

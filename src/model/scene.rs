@@ -183,6 +183,8 @@ pub struct Guarded {
     pub known: Vec<Pid>,
     /// The socket units that start it (`TriggeredBy=`).
     pub triggered_by: Vec<UnitName>,
+    /// Whether the manager has told those, in this look or an earlier one.
+    pub knows_triggers: bool,
     /// Earlier runs from the ledger, never the present one.
     pub runs: Vec<Run>,
     /// The sockets that the manager keeps in the unit's file descriptor store; `None` where it does not tell (before

@@ -27,7 +27,7 @@ const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 /// At most so many cgroups are looked at where an id cannot be looked up.
 const WALK_CGROUPS: usize = 20_000;
 /// Of so many cgroups it is asked where they are.
-const MOST_BIRTHS: usize = 4096;
+pub(super) const MOST_BIRTHS: usize = 4096;
 
 /// Whose processes of this cgroup are, as far as its path tells.
 ///

@@ -94,6 +94,7 @@ impl Place {
             ended: facts.ended.and_then(start_time),
             known: facts.main_pid.into_iter().chain(facts.control_pid).collect(),
             triggered_by: facts.triggered_by.clone(),
+            knows_triggers: self.last_said.borrow().active != ActiveState::Unknown,
             runs,
             stored: answer.stored.clone(),
             keeps_files: facts.keeps_files,

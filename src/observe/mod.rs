@@ -248,12 +248,11 @@ impl Place {
         let addresses: Vec<SocketAddr> = in_question().flat_map(Endpoint::likely_addresses).collect();
         let tables = sock_diag::listeners_at(&addresses).ok().filter(|tables| are_explained(&probed, tables));
         let tables = tables.ok_or(none)?;
-        if rules.on_stale == StaleRule::Stop
-            && self.birthplaces(&tables).values().any(|born| Some(born) == self.within.as_ref())
-        {
+        let born = self.birthplaces(&tables);
+        if rules.on_stale == StaleRule::Stop && born.values().any(|born| Some(born) == self.within.as_ref()) {
             return Err(Thorough::Always);
         }
-        let seen = self.seen(probed, tables, Thorough::UntilFound, wanted.interrupt);
+        let seen = self.seen(probed, tables, born, Thorough::UntilFound, wanted.interrupt);
         if seen.tables.iter().any(|socket| seen.has_nobody(socket)) {
             return Err(none);
         }
@@ -270,21 +269,23 @@ impl Place {
             blind_spots.push(BlindSpot::Sockets(why));
             Tables::default()
         });
-        let seen = Seen { fallback, ..self.seen(probed, sockets, thorough, wanted.interrupt) };
+        let born = self.birthplaces(&sockets);
+        let seen = Seen { fallback, ..self.seen(probed, sockets, born, thorough, wanted.interrupt) };
         if seen.holders.hidden > 0 && seen.tables.iter().any(|socket| seen.has_nobody(socket)) {
             blind_spots.push(BlindSpot::Processes { hidden: seen.holders.hidden });
         }
-        if is_full || seen.holders.is_full {
+        if is_full || seen.is_full() {
             blind_spots.push(BlindSpot::Crowd);
         }
         self.picture(wanted, seen, blind_spots)
     }
 
-    /// Where these sockets were born, and who has them.
+    /// Who has these sockets, which were born there.
     fn seen(
         &self,
         probed: Vec<(Endpoint, Probe)>,
         mut tables: Vec<Socket>,
+        born: HashMap<CgroupId, CgroupPath>,
         thorough: Thorough,
         interrupt: &Interrupt,
     ) -> Seen {
@@ -294,7 +295,6 @@ impl Place {
                 socket.cgroup = None;
             }
         }
-        let born = self.birthplaces(&tables);
         let holders = self.holders(&tables, &born, thorough, interrupt);
         Seen { probed, tables, fallback: None, born, holders }
     }
@@ -309,11 +309,12 @@ impl Place {
             Vec::new()
         });
         let Tables { sockets, is_full, .. } = Tables::new(tables, None);
-        let seen = self.seen(Vec::new(), sockets, Thorough::Always, wanted.interrupt);
+        let born = self.birthplaces(&sockets);
+        let seen = self.seen(Vec::new(), sockets, born, Thorough::Always, wanted.interrupt);
         if seen.holders.hidden > 0 {
             blind_spots.push(BlindSpot::Processes { hidden: seen.holders.hidden });
         }
-        if is_full || seen.holders.is_full {
+        if is_full || seen.is_full() {
             blind_spots.push(BlindSpot::Crowd);
         }
         let known = self.known(wanted, seen, blind_spots);
@@ -427,10 +428,12 @@ impl Place {
         Known { held, guarded, answer, pins, passing, blind_spots }
     }
 
-    /// How long the start may take, and whether more time can be asked for, is still as it was said before.
+    /// How long the start may take, whether more time can be asked for, and by which socket units it is started, is still as it was
+    /// said before.
     fn without_an_answer(&self) -> Answer {
-        let UnitFacts { timeout_start, helpers_may_notify, .. } = *self.last_said.borrow();
-        Answer { unit: UnitFacts { timeout_start, helpers_may_notify, ..UnitFacts::default() }, ..Answer::default() }
+        let UnitFacts { timeout_start, helpers_may_notify, triggered_by, .. } = self.last_said.borrow().clone();
+        let unit = UnitFacts { triggered_by, timeout_start, helpers_may_notify, ..UnitFacts::default() };
+        Answer { unit, ..Answer::default() }
     }
 
     /// Whether there is, or may be, something besides what this scene has that would still be in the way when all that waits for
@@ -591,6 +594,9 @@ impl Place {
         let mut again = self.again(interrupt);
         let mut passing = Passing::None;
         for (pid, inodes) in suspects {
+            if interrupt.has_come() {
+                return Passing::Gone;
+            }
             if self.is_fork_of_a_manager(pid, &mut again) {
                 for inode in inodes {
                     holders.by_inode.entry(inode).and_modify(|pids| pids.retain(|holder| *holder != pid));
@@ -818,6 +824,12 @@ struct Known {
 
 impl Seen {
     /// Whether nobody was seen to have a socket that somebody can have.
+    /// Whether there is more than is looked at.
+    fn is_full(&self) -> bool {
+        let births: HashSet<CgroupId> = self.tables.iter().filter_map(|socket| socket.cgroup).collect();
+        self.holders.is_full || births.len() > cgroup::MOST_BIRTHS
+    }
+
     fn has_nobody(&self, socket: &Socket) -> bool {
         socket.state != SocketState::TimeWait && !self.holders.by_inode.contains_key(&socket.inode)
     }
