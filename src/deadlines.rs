@@ -126,8 +126,6 @@ impl Deadlines {
             &mut self.aftermath
         };
         let until = *since.get_or_insert_with(Instant::now) + span;
-        // One that was waited for, and of which it is not told now that it is on its way down, has no more time for that.
-        let until = if is_going && self.waiting_since.is_some() { until.min(self.wait_until) } else { until };
         self.be_idle();
         let until = self.give_up_at.filter(|_| !self.may_notify).map_or(until, |give_up_at| until.min(give_up_at));
         let left = until.saturating_duration_since(Instant::now());
@@ -370,14 +368,6 @@ mod tests {
         assert!(deadlines.aftermath_left(moment, false).0 > moment / 2);
         deadlines.stopped();
         assert!(deadlines.aftermath_left(going, true).0 > Duration::from_secs(9));
-    }
-
-    #[test]
-    fn what_was_waited_for_has_no_more_time_where_it_is_not_told_how_it_is() {
-        let mut deadlines = Deadlines::new();
-        let _ = deadlines.wait_for(Some(Duration::from_secs(3)));
-        assert!(deadlines.aftermath_left(Duration::from_secs(10), true).0 <= Duration::from_secs(3));
-        assert!(deadlines.aftermath_left(Duration::from_secs(10), false).0 > Duration::from_secs(9));
     }
 
     #[test]

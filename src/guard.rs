@@ -13,7 +13,8 @@ use crate::interrupt::{self, Interrupt, Interruption};
 use crate::judge::judge;
 use crate::ledger::{self, LedgerError};
 use crate::model::{
-    Action, ActiveState, Asked, BlindSpot, Finding, Outcome, Phase, Probe, Relation, Rules, Stopped, UnitName, Verdict,
+    Action, ActiveState, Asked, BlindSpot, Finding, Obstacle, Outcome, Phase, Probe, Relation, Rules, Stopped,
+    UnitName, Verdict,
 };
 use crate::observe::again::Again;
 use crate::observe::holders::Thorough;
@@ -275,17 +276,13 @@ impl Guard<'_> {
     /// takes longer the more it has.
     fn aftermath(&mut self, verdict: &Verdict, look: &Look, deadlines: &mut Deadlines) -> Result<bool, ActError> {
         // Of those of the manager that has the guarded unit: another's can have any name.
-        let is_anothers = |relation: &Relation| match look.scene.guarded.user {
-            None => matches!(relation, Relation::OtherUserUnit { .. }),
-            Some(own) => {
-                matches!(relation, Relation::OtherUserUnit { uid, .. } if *uid != own)
-                    || matches!(relation, Relation::OtherUnit(_))
-            }
-        };
         let unit_of = |finding: &Finding, state| {
-            let unit = finding.relation.unit().filter(|_| !is_anothers(&finding.relation)).cloned();
-            unit.filter(|_| finding.unit_state == state)
+            let is_anothers = finding.relation.is_of_another_manager(look.scene.guarded.user);
+            finding.relation.unit().filter(|_| !is_anothers && finding.unit_state == state).cloned()
         };
+        // It has said more in this start, and may do so again in a moment.
+        let was_told = look.scene.guarded.knows_triggers
+            && look.scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Manager(_)));
         self.going.extend(verdict.findings().iter().filter_map(|finding| unit_of(finding, ActiveState::Stopping)));
         // Of one that was on its way down it may not be told for a moment where it is now.
         let was_going =
@@ -300,17 +297,19 @@ impl Guard<'_> {
                 || (finding.relation == Relation::Client && finding.holder.is_none() && !self.stopped.is_nothing())
                 || was_going(finding, ActiveState::Down)
                 || was_going(finding, ActiveState::Unknown)
+                || (was_told && finding.obstacle == Some(Obstacle::Untold))
         };
         if !look.scene.blind_spots.contains(&BlindSpot::Unsteady) && !refused.iter().all(may_be_gone) {
             return Ok(false);
         }
         // What else that unit has goes with it.
-        let is_going = findings
-            .iter()
-            .any(|finding| finding.unit_state == ActiveState::Stopping || was_going(finding, ActiveState::Unknown));
+        let is_stopping = findings.iter().any(|finding| finding.unit_state == ActiveState::Stopping);
+        let is_going = is_stopping || findings.iter().any(|finding| was_going(finding, ActiveState::Unknown));
         let ending = if look.ending { WAIT_FOR_STOPPING } else { AFTERMATH };
         let going = if is_going { self.rules.wait.unwrap_or(WAIT_FOR_STOPPING) } else { AFTERMATH };
-        let span = ending.max(going);
+        // What was waited for has no more time where it is not told how it is now.
+        let going = if is_stopping || !deadlines.is_waiting() { going } else { going.min(deadlines.wait_left()) };
+        let span = ending.max(going).max(AFTERMATH);
         let (left, extend) = deadlines.aftermath_left(span, is_going);
         if left.is_zero() {
             return Ok(false);

@@ -72,7 +72,7 @@ impl Found<'_> {
 
     /// How its unit is; unknown where it is in none, or in another manager than the guarded unit.
     fn unit_state(&self, scene: &Scene) -> ActiveState {
-        if matches!(self.relation, Relation::OtherUserUnit { uid, .. } if scene.guarded.user != Some(uid)) {
+        if self.relation.is_of_another_manager(scene.guarded.user) {
             return ActiveState::Unknown;
         }
         self.relation.unit().and_then(|unit| scene.units.get(unit)).map(|state| state.active).unwrap_or_default()

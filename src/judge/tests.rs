@@ -325,6 +325,24 @@ fn a_socket_unit_is_nobody_elses_while_the_manager_says_nothing() {
 }
 
 #[test]
+fn a_unit_of_another_manager_is_not_taken_for_its_namesake() {
+    let going = UnitState { active: ActiveState::Stopping, can_stop: true, stops_too: Some(Vec::new()) };
+    let mine = |unit: UnitName| Owner::UserUnit { uid: 1000, unit };
+    for (user, owner, expected) in [
+        (None, Owner::Unit(unit("web.service")), Action::Wait),
+        (None, mine(unit("web.service")), Action::Refuse),
+        (Some(1000), mine(unit("web.service")), Action::Wait),
+        (Some(1001), mine(unit("web.service")), Action::Refuse),
+        (Some(1000), Owner::Unit(unit("web.service")), Action::Refuse),
+        (Some(1000), Owner::Unit(unit("app@2.service")), Action::Refuse),
+    ] {
+        let mut scene = scene(Guarded { user, ..guarded() }, vec![held(vec![process(owner.clone())])]);
+        scene.units = [unit("web.service"), unit("app@2.service")].map(|unit| (unit, going.clone())).into();
+        assert_eq!(judge(&scene, &rules()).findings()[0].action, expected, "{user:?} {owner:?}");
+    }
+}
+
+#[test]
 fn a_socket_unit_that_was_told_to_be_anothers_is_so_while_the_manager_says_nothing() {
     let init = Process { pid: Pid::INIT, lineage: Lineage::Manager, ..process(Owner::Init) };
     let other = unit("other.socket");

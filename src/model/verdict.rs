@@ -108,6 +108,19 @@ impl Relation {
         }
     }
 
+    /// Whether the unit is of another manager than the guarded one, which may have one of the same name. `user`: whose manager
+    /// that is, `None` for the system's.
+    #[must_use]
+    pub fn is_of_another_manager(&self, user: Option<u32>) -> bool {
+        match user {
+            None => matches!(self, Self::OtherUserUnit { .. }),
+            Some(own) => {
+                matches!(self, Self::OtherUserUnit { uid, .. } if *uid != own)
+                    || matches!(self, Self::OtherUnit(_) | Self::Sibling(_))
+            }
+        }
+    }
+
     /// The stable word of `PORTGUARD_RELATION=`.
     #[must_use]
     pub fn word(&self) -> &'static str {

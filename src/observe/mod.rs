@@ -428,11 +428,13 @@ impl Place {
         Known { held, guarded, answer, pins, passing, blind_spots }
     }
 
-    /// How long the start may take, whether more time can be asked for, and by which socket units it is started, is still as it was
-    /// said before.
+    /// What does not change in the midst of a start is as it was said before: how long that may take, whether more time can be
+    /// asked for, whose command this is, by which socket units it is started, and when the last run was over.
     fn without_an_answer(&self) -> Answer {
-        let UnitFacts { timeout_start, helpers_may_notify, triggered_by, .. } = self.last_said.borrow().clone();
-        let unit = UnitFacts { triggered_by, timeout_start, helpers_may_notify, ..UnitFacts::default() };
+        let UnitFacts { ended, control_pid, triggered_by, timeout_start, helpers_may_notify, .. } =
+            self.last_said.borrow().clone();
+        let unit =
+            UnitFacts { ended, control_pid, triggered_by, timeout_start, helpers_may_notify, ..UnitFacts::default() };
         Answer { unit, ..Answer::default() }
     }
 
@@ -823,13 +825,13 @@ struct Known {
 }
 
 impl Seen {
-    /// Whether nobody was seen to have a socket that somebody can have.
     /// Whether there is more than is looked at.
     fn is_full(&self) -> bool {
         let births: HashSet<CgroupId> = self.tables.iter().filter_map(|socket| socket.cgroup).collect();
         self.holders.is_full || births.len() > cgroup::MOST_BIRTHS
     }
 
+    /// Whether nobody was seen to have a socket that somebody can have.
     fn has_nobody(&self, socket: &Socket) -> bool {
         socket.state != SocketState::TimeWait && !self.holders.by_inode.contains_key(&socket.inode)
     }
@@ -1144,8 +1146,7 @@ mod tests {
         let unit: UnitName = "app.service".parse().unwrap();
         let place = Place::here(Roots::of_host(false), &unit, false);
         let (timeout_start, helpers_may_notify) = (Some(Duration::MAX), true);
-        let active = crate::model::ActiveState::Up;
-        let kill_signal = Some(crate::model::Signal(2));
+        let (active, kill_signal) = (crate::model::ActiveState::Up, Some(crate::model::Signal(2)));
         place.last_said.replace(UnitFacts {
             active,
             kill_signal,
