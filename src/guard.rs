@@ -281,8 +281,7 @@ impl Guard<'_> {
             finding.relation.unit().filter(|_| !is_anothers && finding.unit_state == state).cloned()
         };
         // It has said more in this start, and may do so again in a moment.
-        let was_told = look.scene.guarded.knows_triggers
-            && look.scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Manager(_)));
+        let was_told = look.scene.guarded.knows_triggers && look.scene.is_manager_silent();
         self.going.extend(verdict.findings().iter().filter_map(|finding| unit_of(finding, ActiveState::Stopping)));
         // Of one that was on its way down it may not be told for a moment where it is now.
         let was_going =

@@ -418,7 +418,7 @@ fn kept_by_manager(held: &HeldSocket, scene: &Scene, rules: &Rules) -> Relation 
             let is_ours = |holder: &Rc<Process>| (holder.pid == Pid::INIT) == guarded.user.is_none();
             let untold = guarded.stored.is_none() && guarded.keeps_files && held.birthplace.is_none();
             let untold = untold && held.holders.iter().any(|holder| holder.is_manager() && is_ours(holder));
-            if is_manager_silent(scene) || untold { Relation::Unchecked(Probe::Busy) } else { Relation::Manager }
+            if scene.is_manager_silent() || untold { Relation::Unchecked(Probe::Busy) } else { Relation::Manager }
         }
     }
 }
@@ -428,7 +428,7 @@ fn for_socket_unit(unit: &UnitName, scene: &Scene, rules: &Rules) -> Relation {
         Relation::OwnSocketUnit(unit.clone())
     } else if *unit == scene.guarded.unit {
         Relation::OwnRun
-    } else if is_manager_silent(scene) && !scene.guarded.knows_triggers {
+    } else if scene.is_manager_silent() && !scene.guarded.knows_triggers {
         // Which units it starts was never told: it may be the guarded unit's own.
         Relation::Unchecked(Probe::Busy)
     } else if is_replaced(unit, rules) {
@@ -436,10 +436,6 @@ fn for_socket_unit(unit: &UnitName, scene: &Scene, rules: &Rules) -> Relation {
     } else {
         Relation::OtherSocketUnit(unit.clone())
     }
-}
-
-fn is_manager_silent(scene: &Scene) -> bool {
-    scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Manager(_)))
 }
 
 /// A process in the unit's own cgroup: of which run?

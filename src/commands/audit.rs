@@ -168,7 +168,7 @@ impl Unit<'_> {
     /// `KillMode=` of a unit that has ports. Units that portguard never stops have their reasons: each session of sshd is
     /// a process that is to outlive it.
     fn left_behind(&self) -> Option<Remark> {
-        let mode = self.shown.get("KillMode").filter(|mode| ["process", "none"].contains(mode))?;
+        let mode = super::lets_live(self.shown)?;
         let is_concerned = !self.guards.is_empty() || self.has_ports || self.holds_ports;
         let who = if mode == "none" { "all its processes" } else { "all but its main process" };
         let message = format!(

@@ -66,7 +66,7 @@ pub(super) fn learn(names: &[UnitName], user: bool) -> Result<(Vec<Stanza>, Vec<
         let own = Own {
             unit: &unit,
             triggered_by: shown.units("TriggeredBy"),
-            lets_live: shown.get("KillMode").filter(|mode| ["process", "none"].contains(mode)).map(str::to_owned),
+            lets_live: super::lets_live(&shown).map(str::to_owned),
             main: shown.get("MainPID").and_then(|pid| pid.parse().ok()).filter(|pid| *pid > 0).map(Pid),
             place: &place,
         };

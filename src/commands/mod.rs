@@ -145,6 +145,11 @@ fn unseen(spots: &[BlindSpot], more: Vec<String>, command: &str) -> Vec<String> 
     sentences
 }
 
+/// The `KillMode=` of a unit, where by that some of its processes live on when it is stopped.
+fn lets_live(shown: &Properties) -> Option<&str> {
+    shown.get("KillMode").filter(|mode| ["process", "none"].contains(mode))
+}
+
 /// These units by their own names, whatever alias was given, with what the manager says of them.
 ///
 /// # Errors

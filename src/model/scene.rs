@@ -95,6 +95,14 @@ impl Guarded {
     }
 }
 
+impl Scene {
+    /// Whether the service manager did not answer.
+    #[must_use]
+    pub fn is_manager_silent(&self) -> bool {
+        self.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Manager(_)))
+    }
+}
+
 impl BlindSpot {
     /// The same, whatever there is of it: what comes again with another number is no news.
     #[must_use]

@@ -670,13 +670,13 @@ impl Place {
     /// Looked for once for all processes of a cgroup, which can be many.
     fn podman_name(&self, pid: Pid, owner: &Owner, id: &str, reader: &mut proc::Reader<'_>) -> String {
         let mut of = |pid| reader.process(&self.roots.proc, pid).ok().flatten();
-        let mut look = || {
+        let look = || {
             let chain = std::iter::successors(of(pid), |facts| of(facts.ppid));
             let mut argv = chain.take(1 + CONMON_ABOVE).map(|facts| facts.argv);
             argv.find_map(|argv| container::name_by_conmon(&argv, id)).unwrap_or_else(|| container::short_id(id))
         };
         let mut names = self.podman_names.borrow_mut();
-        names.entry((owner.clone(), id.to_owned())).or_insert_with(&mut look).clone()
+        names.entry((owner.clone(), id.to_owned())).or_insert_with(look).clone()
     }
 
     fn question(

@@ -21,6 +21,10 @@ import socket
 import sys
 
 
+def loopback(number, net=1):
+    return f"127.{net}.{number // 200}.{1 + number % 200}"
+
+
 def listen(address=""):
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -71,7 +75,7 @@ def elsewhere():
 def shared():
     if len(sys.argv) < 3:
         os.execv(sys.executable, [sys.executable, sys.argv[0], "shared"] + ["a"] * 2000)
-    listeners = [listen(f"127.1.{number // 200}.{1 + number % 200}") for number in range(600)]
+    listeners = [listen(loopback(number)) for number in range(600)]
     for _ in range(600):
         if os.fork() == 0:
             break
@@ -86,7 +90,7 @@ def datagrams(address):
 
 def many():
     first = next((number for number in range(3) if os.fork() == 0), 3)
-    return [datagrams(f"127.{1 + first}.{number // 200}.{1 + number % 200}") for number in range(18_000)]
+    return [datagrams(loopback(number, 1 + first)) for number in range(18_000)]
 
 
 def idle():
@@ -124,7 +128,7 @@ def fan():
     for number in range(1000):
         make_threaded(f"{end}/{number}")
         move_to(f"{end}/{number}", "cgroup.threads")
-        kept.append(datagrams(f"127.1.{number // 200}.{1 + number % 200}"))
+        kept.append(datagrams(loopback(number)))
     return kept
 
 
@@ -135,7 +139,7 @@ def nested():
         cgroup += "/d"
         os.mkdir(cgroup)
         move_to(cgroup)
-        kept.append(datagrams(f"127.1.{number // 200}.{1 + number % 200}"))
+        kept.append(datagrams(loopback(number)))
     for number in range(2500):
         os.mkdir(f"{cgroup}/{number}")
     return kept

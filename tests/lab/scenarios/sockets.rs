@@ -93,6 +93,15 @@ fn activated_again_and_again(m: &Machine) {
     m.ok("systemctl start app.socket");
 }
 
+/// tty.service of `Type=idle`, whose process waits for the end of slow.service.
+fn idle_unit_that_waits(m: &Machine) -> u32 {
+    m.unit("slow.service", "[Service]\nType=oneshot\nExecStart=/bin/sleep 6\n");
+    m.unit("tty.service", "[Service]\nType=idle\nExecStart=/bin/sleep infinity\n");
+    m.ok("systemctl start --no-block slow.service && sleep 0.2 && systemctl start --no-block tty.service");
+    m.wait_until("its process is there", SOON, || m.show("tty.service", "MainPID") != "0");
+    m.main_pid("tty.service")
+}
+
 /// Before systemd 255 the process of such a unit (each getty of a boot) has all that PID 1 has open for up to five seconds, while
 /// other jobs run.
 pub(super) fn own_socket_unit_passes_beside_an_idle_unit(m: &Machine) {
@@ -100,11 +109,7 @@ pub(super) fn own_socket_unit_passes_beside_an_idle_unit(m: &Machine) {
         "the unit's own socket unit, a job that takes its time, and a unit of Type=idle that waits for the end of that",
     );
     activated_again_and_again(m);
-    m.unit("slow.service", "[Service]\nType=oneshot\nExecStart=/bin/sleep 6\n");
-    m.unit("tty.service", "[Service]\nType=idle\nExecStart=/bin/sleep infinity\n");
-    m.ok("systemctl start --no-block slow.service && sleep 0.2 && systemctl start --no-block tty.service");
-    m.wait_until("its process is there", SOON, || m.show("tty.service", "MainPID") != "0");
-    let tty = m.main_pid("tty.service");
+    let tty = idle_unit_that_waits(m);
 
     m.when("the guarded service is started");
     let start = m.start(APP);
@@ -119,8 +124,7 @@ pub(super) fn own_socket_unit_passes_beside_an_idle_unit(m: &Machine) {
     m.ok("systemctl stop app.service app.socket slow.service tty.service && rm /etc/systemd/system/app.socket");
     m.unit(APP, &storing(""));
     m.ok(&format!("systemctl start {APP}"));
-    m.ok("systemctl start --no-block slow.service && sleep 0.2 && systemctl start --no-block tty.service");
-    m.wait_until("its process is there", SOON, || m.show("tty.service", "MainPID") != "0");
+    idle_unit_that_waits(m);
     m.forget_journal();
 
     m.when("it is restarted");

@@ -266,7 +266,6 @@ pub(super) fn wait_for_more_sockets_than_files_may_be_open_is_woken(m: &Machine)
     app_service(m, "10000/tcp");
     let ports = "ports = [\"10000-10599/tcp\", \"10600-11199/tcp\"]";
     policy(m, &format!("[unit.\"{APP}\"]\n{ports}\non-foreign = \"wait\"\nwait = \"50s\"\n"));
-    guard(m, APP);
     // What systemd gives a service.
     limit_the_guard(m, "--nofile=1024:4096");
 
