@@ -612,7 +612,9 @@ pub(super) fn process_that_hangs_in_execve_holds_up_no_start(m: &Machine) {
 
 /// That they hang together takes no longer, and that each does so for less than is waited for one.
 pub(super) fn more_processes_hang_in_execve_than_there_is_time_for(m: &Machine) {
-    for (count, seconds) in [(14, ""), (60, " 0.4")] {
+    let unlisted = "could not be listed in time";
+    // Of those that hang for a moment all may be there again when they are looked at.
+    for (count, seconds, told) in [(14, "", &[unlisted][..]), (60, " 0.4", &[])] {
         m.given(&format!(
             "a leftover, and before it {count} processes of somebody else's that hang in execve(2){seconds}"
         ));
@@ -637,7 +639,7 @@ pub(super) fn more_processes_hang_in_execve_than_there_is_time_for(m: &Machine) 
 
         m.then("the leftover was stopped, and it is said who was not looked into");
         let journal = m.journal(APP);
-        assert_names(&journal, &["could not be listed in time", "a leftover of an earlier run"]);
+        assert_names(&journal, &[&["a leftover of an earlier run"], told].concat());
         m.ok(&format!("systemctl stop {APP}; umount /run/inexec; rm -f /run/inexec*"));
         for pid in m.holders("8080/tcp") {
             m.ok(&format!("kill -KILL {pid}"));
