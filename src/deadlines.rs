@@ -75,9 +75,14 @@ impl Deadlines {
 
     /// What was stopped may have taken its time, which is no wait's; and its own processes get theirs to be gone.
     pub(crate) fn stopped(&mut self) {
+        self.settled();
+        (self.aftermath, self.going) = (None, None);
+    }
+
+    /// The same where nothing was there any more to stop, which gives nobody another moment: it can be so again and again.
+    pub(crate) fn settled(&mut self) {
         self.go_on();
         self.waiting_since = None;
-        (self.aftermath, self.going) = (None, None);
     }
 
     fn be_idle(&mut self) {
@@ -323,6 +328,8 @@ mod tests {
     fn each_unit_that_is_stopped_has_its_own_time_for_what_it_leaves() {
         let mut deadlines = Deadlines::new();
         deadlines.aftermath = Some(Instant::now());
+        deadlines.settled();
+        assert!(deadlines.aftermath.is_some());
         deadlines.stopped();
         assert_eq!(deadlines.aftermath, None);
     }

@@ -113,6 +113,8 @@ enum Round {
     Done(Outcome),
     /// Something was stopped: look again.
     Stopped,
+    /// What was to be stopped was gone or had changed before: look again.
+    Settled,
     /// Something that was waited for has changed: look again.
     Waited,
 }
@@ -165,10 +167,14 @@ impl Guard<'_> {
             match round {
                 Ok(Round::Done(outcome)) => break outcome,
                 Ok(Round::Waited) => {}
-                Ok(Round::Stopped) => {
+                Ok(round @ (Round::Stopped | Round::Settled)) => {
                     self.wait.is_over();
                     self.stops += 1;
-                    deadlines.stopped();
+                    if matches!(round, Round::Stopped) {
+                        deadlines.stopped();
+                    } else {
+                        deadlines.settled();
+                    }
                 }
                 Err(error) => break failed(&error),
             }
@@ -308,7 +314,7 @@ impl Guard<'_> {
         let going = if is_going { self.rules.wait.unwrap_or(WAIT_FOR_STOPPING) } else { AFTERMATH };
         // What was waited for has no more time where it is not told how it is now.
         let going = if is_stopping || !deadlines.is_waiting() { going } else { going.min(deadlines.wait_left()) };
-        let span = ending.max(going).max(AFTERMATH);
+        let span = ending.max(going);
         let (left, extend) = deadlines.aftermath_left(span, is_going);
         if left.is_zero() {
             return Ok(false);
@@ -394,6 +400,7 @@ impl Guard<'_> {
         if count.alive == 0 && count.ended == 0 {
             // All of them were gone or changed: whatever goes on there, it is not to be watched in a tight loop.
             self.waited(findings.iter(), &look.pins).settle()?;
+            return Ok(Round::Settled);
         }
         Ok(Round::Stopped)
     }
@@ -416,7 +423,7 @@ impl Guard<'_> {
         let mut again = place.again(&self.interrupt);
         if !of_unit.iter().any(|finding| still_holds(finding, &look.pins, &mut again)) {
             self.waited(of_unit.into_iter(), &look.pins).settle()?;
-            return Ok(Round::Stopped);
+            return Ok(Round::Settled);
         }
         let budget = deadlines.budget_for_unit(look);
         deadlines.tell_manager(budget.extend, &format!("waiting for {unit} to stop"));

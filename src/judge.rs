@@ -342,7 +342,7 @@ fn holders_of<'a>(seen: &'a EndpointScene, held: &'a HeldSocket, scene: &'a Scen
 
 /// A socket that no process was seen to have.
 fn holderless(held: &HeldSocket, scene: &Scene, rules: &Rules) -> Relation {
-    let hidden = scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Processes { .. }));
+    let hidden = scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::Processes { .. } | BlindSpot::Crowd));
     let unsteady = scene.blind_spots.contains(&BlindSpot::Unsteady);
     match (&held.socket_unit, held.socket.state) {
         (Some(unit), _) => for_socket_unit(unit, scene, rules),
@@ -415,9 +415,12 @@ fn kept_by_manager(held: &HeldSocket, scene: &Scene, rules: &Rules) -> Relation 
         (None, Some(Owner::Unit(unit))) => Relation::OtherUnit(unit.clone()),
         (None, Some(Owner::UserUnit { uid, unit })) => Relation::OtherUserUnit { uid: *uid, unit: unit.clone() },
         (None, Some(Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown) | None) => {
-            let is_ours = |holder: &Rc<Process>| (holder.pid == Pid::INIT) == guarded.user.is_none();
-            let untold = guarded.stored.is_none() && guarded.keeps_files && held.birthplace.is_none();
-            let untold = untold && held.holders.iter().any(|holder| holder.is_manager() && is_ours(holder));
+            let is_ours =
+                |holder: &Rc<Process>| holder.is_manager() && (holder.pid == Pid::INIT) == guarded.user.is_none();
+            let untold = guarded.stored.is_none()
+                && guarded.keeps_files
+                && held.birthplace.is_none()
+                && held.holders.iter().any(is_ours);
             if scene.is_manager_silent() || untold { Relation::Unchecked(Probe::Busy) } else { Relation::Manager }
         }
     }

@@ -66,10 +66,8 @@ fn run(arguments: &[OsString]) -> u8 {
             return USAGE;
         }
     };
-    let roots = Roots::of_host(args.user);
-    let (etc, proc) = (roots.etc.clone(), roots.proc.clone());
-    let place = Place::here(roots, &args.unit, args.user);
+    let place = Place::here(Roots::of_host(args.user), &args.unit, args.user);
     // What it has open is left to the exit.
-    let mut report = ManuallyDrop::new(Report::new(&args, place.is_within(), etc, proc));
+    let mut report = ManuallyDrop::new(Report::new(&args, &place));
     guard::run(&args, &place, &policy::Roots::default(), &mut report).exit_status()
 }

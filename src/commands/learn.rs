@@ -83,7 +83,7 @@ pub(super) fn learn(names: &[UnitName], user: bool) -> Result<(Vec<Stanza>, Vec<
 struct Own<'a> {
     unit: &'a UnitName,
     triggered_by: Vec<UnitName>,
-    /// The `KillMode=` by which all but the main process live on when it is stopped.
+    /// The `KillMode=` by which processes live on when it is stopped: all but the main one, or (`none`) that one as well.
     lets_live: Option<String>,
     main: Option<Pid>,
     place: &'a Place,

@@ -323,7 +323,9 @@ fn walk(mount: &Mount, mut wanted: BTreeSet<CgroupId>, most: usize) -> HashMap<C
             if wanted.remove(&id) {
                 paths.extend(mount.path_at(&entry.path()).map(|path| (id, path)));
             }
-            below.push(entry.path());
+            if seen + below.len() < most {
+                below.push(entry.path());
+            }
         }
     }
     paths

@@ -46,27 +46,34 @@ pub enum Trace {
 /// What the process itself and its cgroup tell. `owner`: whose that is.
 ///
 /// A name proves nothing by itself: anybody can give it to a copy of a program, or to a cgroup in a tree of their own. So
-/// a helper counts where root runs it in a service of the system's, or a user in one of their own; and a cgroup where
-/// the engines put theirs, which is not below a unit.
+/// a cgroup counts where the engines put theirs, which is not below a unit; and a helper where it is in none of those, as the
+/// root of a container can have any name, and where root runs it in a service of the system's, or a user in one of their own.
 #[must_use]
 pub fn trace(facts: &Facts, owner: &Owner) -> Option<Trace> {
-    let trusted = match owner {
-        Owner::Unit(_) => facts.uid == 0,
-        Owner::UserUnit { uid, .. } => facts.uid == *uid,
-        Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown => false,
-    };
+    if let Some(inside) = facts.cgroup.as_ref().and_then(in_cgroup) {
+        return Some(inside);
+    }
     let program = facts.exe.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
     let argument = |name: &str| {
         let mut arguments = facts.argv.iter().skip_while(|argument| *argument != name);
         arguments.nth(1).filter(|value| is_name(value)).cloned()
     };
-    match program.map(|name| name.trim_end_matches(" (deleted)")).filter(|_| trusted) {
+    match program.map(|name| name.trim_end_matches(" (deleted)")).filter(|_| is_managers(facts.uid, owner)) {
         Some("docker-proxy" | "rootlesskit-docker-proxy") => {
             Some(Trace::DockerPort { address: argument("-container-ip"), certain: true })
         }
         Some("dockerd") => Some(Trace::DockerPort { address: None, certain: false }),
         Some("rootlessport") => Some(Trace::Known(Container { engine: Engine::Podman, name: None })),
-        Some(_) | None => facts.cgroup.as_ref().and_then(in_cgroup),
+        Some(_) | None => None,
+    }
+}
+
+/// Whether this is the user whose manager the unit is of.
+fn is_managers(uid: u32, owner: &Owner) -> bool {
+    match owner {
+        Owner::Unit(_) => uid == 0,
+        Owner::UserUnit { uid: owner, .. } => uid == *owner,
+        Owner::Session(_) | Owner::Init | Owner::Nobody | Owner::Unknown => false,
     }
 }
 
@@ -160,10 +167,21 @@ fn unescape(name: &str) -> String {
     plain + rest
 }
 
-/// The name that conmon has in its arguments for the container of this id.
+/// The name that a process has in its arguments for the container of this id, as conmon does. `owner`: whose the container is.
+/// Only the user of that one's manager is believed, and nobody in any container, where root can be just that.
 #[must_use]
-pub fn name_by_conmon(argv: &[String], id: &str) -> Option<String> {
-    let value = |name: &str| argv.iter().skip_while(|argument| *argument != name).nth(1);
+pub fn name_by_conmon(facts: &Facts, owner: &Owner, id: &str) -> Option<String> {
+    let is_payload = |part: &str| {
+        let id = part.strip_prefix("libpod-").map(|name| name.strip_prefix("payload-").unwrap_or(name));
+        id.is_some_and(|id| is_id(id.strip_suffix(".scope").unwrap_or(id)))
+    };
+    let outside = facts.cgroup.as_ref().is_some_and(|cgroup| !cgroup.0.split('/').any(is_payload));
+    // Where no manager knows the cgroup, root has made it.
+    let believed = is_managers(facts.uid, owner) || (*owner == Owner::Nobody && facts.uid == 0);
+    if !outside || !believed {
+        return None;
+    }
+    let value = |name: &str| facts.argv.iter().skip_while(|argument| *argument != name).nth(1);
     value("-c").filter(|of| *of == id)?;
     value("-n").filter(|name| is_name(name)).cloned()
 }
@@ -374,11 +392,43 @@ mod tests {
     }
 
     #[test]
+    fn root_of_a_container_passes_for_no_helper() {
+        let cgroup = format!("/system.slice/docker-{ID}.scope");
+        let facts = facts("/usr/bin/docker-proxy", &["docker-proxy", "-container-ip", "172.17.0.2"], &cgroup);
+        let owner = owner_of(facts.cgroup.as_ref().unwrap());
+        assert_eq!(trace(&facts, &owner), Some(Trace::DockerId(ID.to_owned())));
+    }
+
+    #[test]
     fn conmon_knows_the_name_of_its_own_container_alone() {
-        let argv = ["conmon", "-c", ID, "-n", "web"].map(str::to_owned);
-        assert_eq!(name_by_conmon(&argv, ID).as_deref(), Some("web"));
-        assert_eq!(name_by_conmon(&argv, "another"), None);
-        assert_eq!(name_by_conmon(&[], ID), None);
+        const ARGV: &[&str] = &["conmon", "-c", ID, "-n", "web"];
+        let container = |path: &str| owner_of(&CgroupPath(path.to_owned()));
+        let root = container(&format!("/machine.slice/libpod-{ID}.scope"));
+        let user = container(&format!("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope"));
+        let monitor = format!("/machine.slice/libpod-conmon-{ID}.scope");
+        let by = |argv, cgroup: &str, uid, owner: &Owner, id: &str| {
+            name_by_conmon(&Facts { uid, ..facts("/usr/bin/conmon", argv, cgroup) }, owner, id)
+        };
+        let web = Some("web".to_owned());
+        assert_eq!(by(ARGV, &monitor, 0, &root, ID), web);
+        assert_eq!(by(ARGV, "/system.slice/backup.service", 0, &root, ID), web);
+        assert_eq!(by(ARGV, "/libpod_parent/conmon", 0, &container(&format!("/libpod_parent/libpod-{ID}")), ID), web);
+        assert_eq!(by(ARGV, "/user.slice/user-1000.slice/session-1.scope", 1000, &user, ID), web);
+
+        assert_eq!(by(ARGV, &monitor, 0, &root, "another"), None);
+        assert_eq!(by(&[], &monitor, 0, &root, ID), None);
+        // Who is in the container, or in one that is in it.
+        for inside in [
+            format!("/machine.slice/libpod-{ID}.scope"),
+            format!("/machine.slice/libpod-{ID}.scope/container/init"),
+            format!("/libpod_parent/libpod-{ID}"),
+            format!("/system.slice/web.service/libpod-payload-{ID}"),
+        ] {
+            assert_eq!(by(ARGV, &inside, 0, &root, ID), None, "{inside}");
+        }
+        // Another user's parent of it.
+        assert_eq!(by(ARGV, &monitor, 1000, &root, ID), None);
+        assert_eq!(by(ARGV, "/user.slice/user-1001.slice/session-2.scope", 1001, &user, ID), None);
     }
 
     fn published(address: Option<&str>) -> Question {

@@ -28,16 +28,24 @@ impl Place {
         if self.scope == Scope::System && !crate::sys::is_root() {
             return None;
         }
-        let noted = self.exported_invocation(unit);
-        let invocation = match self.scope {
-            Scope::System => noted,
-            // The managers of users note nothing before systemd 250.
-            Scope::User => noted.or(self.invocation),
-        };
-        let invocation = invocation.filter(|_| self.invocation.is_none() || self.invocation == invocation)?;
+        let noted = self.own_invocation(unit);
+        let invocation = noted.filter(|_| self.invocation.is_none() || self.invocation == noted)?;
         let cgroup = cgroup::id_at_usual_place(&self.roots.cgroup, within)
             .or_else(|| self.directory(within).and_then(|dir| cgroup::id_of(&dir).ok()));
         Some(Run { cgroup, invocation })
+    }
+
+    /// The invocation id of the run of which portguard is part, as the manager has noted it; `None` if it is not inside the
+    /// guarded unit.
+    #[must_use]
+    pub fn own_invocation(&self, unit: &UnitName) -> Option<InvocationId> {
+        self.within.as_ref()?;
+        let noted = *self.noted.get_or_init(|| self.exported_invocation(unit));
+        match self.scope {
+            Scope::System => noted,
+            // The managers of users note nothing before systemd 250.
+            Scope::User => noted.or(self.invocation),
+        }
     }
 
     /// What the guarded unit's `ExecStart=` runs; `None` where that cannot be told for certain.
@@ -108,7 +116,10 @@ impl Place {
             .control_pid
             .is_some_and(|control| control == own || proc::ancestors(&self.roots.proc, own).contains(&control));
         let carries_present_id = self.invocation.is_some() && self.invocation == present;
-        phase(self.within.is_some(), is_control, carries_present_id, facts)
+        // The manager tells its commands the main process where there is one, which is in front of no start
+        // (service_spawn_internal(), systemd v257 src/core/service.c).
+        let starting = facts.starting.unwrap_or_else(|| std::env::var_os("MAINPID").is_none());
+        phase(self.within.is_some(), is_control || carries_present_id, starting, facts.active)
     }
 
     /// The invocation id of the unit's present run, which the manager writes before it runs any command of it, and
@@ -145,11 +156,11 @@ pub(super) fn is_guarded(owner: &Owner, unit: &UnitName, scope: Scope) -> bool {
 /// portguard as well, and so can `ExecReload=`. Either portguard (or what called it) is the very command that the
 /// manager waits for, or it carries the invocation id of the present run; and the manager must not say that anything
 /// but the commands in front of `ExecStart=` runs.
-fn phase(within: bool, is_control: bool, carries_present_id: bool, facts: &UnitFacts) -> Phase {
-    if within && (is_control || carries_present_id) && facts.starting.unwrap_or(true) {
+fn phase(within: bool, is_of_this_run: bool, starting: bool, active: ActiveState) -> Phase {
+    if within && is_of_this_run && starting {
         return Phase::Within;
     }
-    match facts.active {
+    match active {
         ActiveState::Down => Phase::Stopped,
         ActiveState::Up | ActiveState::Stopping => Phase::Running,
         ActiveState::Unknown => Phase::Unknown,
@@ -196,29 +207,22 @@ mod tests {
 
     #[test]
     fn only_a_command_in_front_of_the_start_is_part_of_it() {
-        let facts = |active, starting| UnitFacts { active, starting, ..UnitFacts::default() };
-        let start_pre = facts(ActiveState::Up, Some(true));
-        let reload = facts(ActiveState::Up, Some(false));
-        let silent = facts(ActiveState::Unknown, None);
-        let down = facts(ActiveState::Down, Some(false));
-        for (within, is_control, carries_id, facts, expected) in [
-            (true, true, true, &start_pre, Phase::Within),
-            // UnsetEnvironment=INVOCATION_ID, or called by a script.
-            (true, true, false, &start_pre, Phase::Within),
-            (true, false, true, &start_pre, Phase::Within),
-            (true, false, true, &silent, Phase::Within),
+        const UP: ActiveState = ActiveState::Up;
+        const SILENT: ActiveState = ActiveState::Unknown;
+        for (within, is_of_this_run, starting, active, expected) in [
+            (true, true, true, UP, Phase::Within),
+            (true, true, true, SILENT, Phase::Within),
             // A process of an earlier run, still in the cgroup, calls portguard in the midst of a start.
-            (true, false, false, &start_pre, Phase::Running),
-            (true, true, true, &reload, Phase::Running),
-            (false, false, true, &start_pre, Phase::Running),
-            (true, false, false, &silent, Phase::Unknown),
-            (false, false, false, &down, Phase::Stopped),
+            (true, false, true, UP, Phase::Running),
+            // ExecReload=.
+            (true, true, false, UP, Phase::Running),
+            (true, true, false, SILENT, Phase::Unknown),
+            (false, true, true, UP, Phase::Running),
+            (true, false, true, SILENT, Phase::Unknown),
+            (false, false, false, ActiveState::Down, Phase::Stopped),
         ] {
-            assert_eq!(
-                phase(within, is_control, carries_id, facts),
-                expected,
-                "{within} {is_control} {carries_id} {facts:?}"
-            );
+            let seen = phase(within, is_of_this_run, starting, active);
+            assert_eq!(seen, expected, "{within} {is_of_this_run} {starting} {active:?}");
         }
     }
 

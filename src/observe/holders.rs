@@ -198,11 +198,10 @@ fn members(dirs: &[PathBuf], interrupt: &Interrupt) -> Members {
         }
         members.add(&dir, is_top, &mut asked);
         let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
-        below.extend(
-            entries
-                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-                .map(|entry| (entry.path(), false)),
-        );
+        let mut dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let room = CGROUPS.saturating_sub(asked.len() + below.len());
+        below.extend(dirs.by_ref().take(room).map(|entry| (entry.path(), false)));
+        members.invisible += usize::from(dirs.next().is_some());
     }
     members.pids.sort_unstable();
     members.pids.dedup();

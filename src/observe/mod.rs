@@ -97,6 +97,8 @@ pub struct Place {
     within: Option<CgroupPath>,
     /// `INVOCATION_ID` of portguard's environment.
     invocation: Option<InvocationId>,
+    /// The same, as the manager has noted it; looked up when it is needed.
+    noted: OnceCell<Option<InvocationId>>,
     /// When portguard began.
     began: Instant,
     /// Why the bus is not worth another try.
@@ -171,6 +173,7 @@ impl Place {
             hierarchy: OnceCell::new(),
             within: within.as_ref().and_then(cgroup::unit_cgroup),
             invocation: std::env::var("INVOCATION_ID").ok().and_then(|id| id.parse().ok()),
+            noted: OnceCell::new(),
             began: Instant::now(),
             no_bus: RefCell::new(None),
             late: RefCell::default(),
@@ -236,28 +239,28 @@ impl Place {
     /// as that of a leftover is.
     pub fn quick_look(&self, wanted: &Wanted<'_>) -> Result<Look, Thorough> {
         let rules = wanted.rules;
-        let none = Thorough::IfNobodyFound;
+        let instead = Thorough::IfNobodyFound;
         if rules.endpoints.len() > sock_diag::PORTS_ASKED_ONE_BY_ONE {
-            return Err(none);
+            return Err(instead);
         }
         let probed = probed(rules);
         let in_question = || probed.iter().filter(|(_, seen)| *seen != Probe::Free).map(|(endpoint, _)| endpoint);
         if in_question().any(|endpoint| endpoint.protocol == Protocol::Udp) {
-            return Err(none);
+            return Err(instead);
         }
         let addresses: Vec<SocketAddr> = in_question().flat_map(Endpoint::likely_addresses).collect();
         let tables = sock_diag::listeners_at(&addresses).ok().filter(|tables| are_explained(&probed, tables));
-        let tables = tables.ok_or(none)?;
+        let tables = tables.ok_or(instead)?;
         let born = self.birthplaces(&tables);
         if rules.on_stale == StaleRule::Stop && born.values().any(|born| Some(born) == self.within.as_ref()) {
             return Err(Thorough::Always);
         }
         let seen = self.seen(probed, tables, born, Thorough::UntilFound, wanted.interrupt);
         if seen.tables.iter().any(|socket| seen.has_nobody(socket)) {
-            return Err(none);
+            return Err(instead);
         }
         let (look, steady) = self.picture(wanted, seen, Vec::new());
-        if steady { Ok(look) } else { Err(none) }
+        if steady { Ok(look) } else { Err(instead) }
     }
 
     /// A look, and whether nothing ended in the middle of it.
@@ -329,7 +332,7 @@ impl Place {
     }
 
     fn sockets_of(&self, ports: &[(Protocol, Port)], interrupt: &Interrupt) -> Result<Vec<Socket>, String> {
-        let waiting = match sock_diag::listeners(ports) {
+        let waiting = match sock_diag::listeners(ports, &|_| true) {
             Ok(sockets) => sockets,
             Err(netlink) => return self.sockets_of_proc(ports, netlink, interrupt),
         };
@@ -396,7 +399,7 @@ impl Place {
         let mut pins = Pins::default();
         let mut reader = proc::Reader::new(interrupt);
         let (mut processes, passing) = self.processes(&holders, &tables, &mut pins, &mut reader, interrupt);
-        let passing = passing.max(self.leave_out_forks(&mut holders, &mut processes, interrupt));
+        self.leave_out_what_goes(unit, &mut holders, &mut processes, interrupt);
         if reader.unread > 0 {
             blind_spots.push(BlindSpot::Memory { unread: reader.unread });
         }
@@ -428,13 +431,23 @@ impl Place {
         Known { held, guarded, answer, pins, passing, blind_spots }
     }
 
-    /// What does not change in the midst of a start is as it was said before: how long that may take, whether more time can be
-    /// asked for, whose command this is, by which socket units it is started, and when the last run was over.
+    /// What does not change in the midst of a start is as it was said before: that it is one, and whose command portguard is; how
+    /// long it may take, and whether more time can be asked for; by which socket units it is started, when the last run was over,
+    /// and which signals its processes are asked with. Whether they may be killed is not, nor how long they have.
     fn without_an_answer(&self) -> Answer {
-        let UnitFacts { ended, control_pid, triggered_by, timeout_start, helpers_may_notify, .. } =
-            self.last_said.borrow().clone();
-        let unit =
-            UnitFacts { ended, control_pid, triggered_by, timeout_start, helpers_may_notify, ..UnitFacts::default() };
+        let said = self.last_said.borrow().clone();
+        let unit = UnitFacts {
+            starting: said.starting,
+            main_pid: said.main_pid,
+            control_pid: said.control_pid,
+            timeout_start: said.timeout_start,
+            helpers_may_notify: said.helpers_may_notify,
+            triggered_by: said.triggered_by,
+            ended: said.ended,
+            kill_signal: said.kill_signal,
+            send_sighup: said.send_sighup,
+            ..UnitFacts::default()
+        };
         Answer { unit, ..Answer::default() }
     }
 
@@ -480,9 +493,8 @@ impl Place {
             all.retain(is_contested);
             Ok::<_, String>(all)
         };
-        let (waiting, rest): (Vec<_>, Vec<_>) = match sock_diag::listeners(wanted) {
-            Ok(mut waiting) => {
-                waiting.retain(is_contested);
+        let (waiting, rest): (Vec<_>, Vec<_>) = match sock_diag::listeners(wanted, &is_contested) {
+            Ok(waiting) => {
                 let are_explained = are_explained(probed, &waiting);
                 if are_explained && !others {
                     return Ok(Tables::new(waiting, fallback));
@@ -575,17 +587,22 @@ impl Place {
         (processes, passing)
     }
 
-    /// A child that a service manager has forked has all that the manager has open, also what is of other units, until it closes that
-    /// and executes its own program: for some thousandths of a second, and up to 5 s before systemd 255 where its unit is
-    /// `Type=idle`, as each getty of a boot is (`exec_child()` of systemd v252, `src/core/execute.c`, which has
-    /// `do_idle_pipe_dance()` before `close_remaining_fds()`). It holds nothing that the manager does not hold. Of one that has
-    /// executed its program just now it is looked at once more whether it has the socket.
-    fn leave_out_forks(
+    /// Who has a socket of a service manager's and will not have it once the service starts holds nothing that the manager does not
+    /// hold:
+    ///
+    /// - portguard, and the command in front of the start that has called it, to which the manager gives the unit's sockets where it
+    ///   gives one to the service as its standard input (`service_spawn_internal()`, systemd v257 `src/core/service.c`);
+    /// - a child of the manager, which has all that the manager has open, also what is of other units, until it closes that and
+    ///   executes its own program: for some thousandths of a second, and up to 5 s before systemd 255 where its unit is
+    ///   `Type=idle`, as each getty of a boot is (`exec_child()` of systemd v252, `src/core/execute.c`, which has
+    ///   `do_idle_pipe_dance()` before `close_remaining_fds()`). One that has executed its program just now has let go of it.
+    fn leave_out_what_goes(
         &self,
+        unit: &UnitName,
         holders: &mut Holders,
         processes: &mut HashMap<Pid, Process>,
         interrupt: &Interrupt,
-    ) -> Passing {
+    ) {
         let is_manager = |pid: &Pid| processes.get(pid).is_some_and(Process::is_manager);
         let mut suspects: BTreeMap<Pid, Vec<Inode>> = BTreeMap::new();
         for (inode, pids) in holders.by_inode.iter().filter(|(_, pids)| pids.iter().any(is_manager)) {
@@ -594,26 +611,25 @@ impl Place {
             }
         }
         let mut again = self.again(interrupt);
-        let mut passing = Passing::None;
-        for (pid, inodes) in suspects {
+        for (pid, mut inodes) in suspects {
             if interrupt.has_come() {
-                return Passing::Gone;
+                return;
             }
-            if self.is_fork_of_a_manager(pid, &mut again) {
-                for inode in inodes {
-                    holders.by_inode.entry(inode).and_modify(|pids| pids.retain(|holder| *holder != pid));
-                }
-                if !holders.by_inode.values().any(|pids| pids.contains(&pid)) {
-                    processes.remove(&pid);
-                }
-            } else {
+            let is_of_this_command = processes.get(&pid).is_some_and(|process| {
+                matches!(process.lineage, Lineage::Itself | Lineage::Ancestor)
+                    && guarded::is_guarded(&process.owner, unit, self.scope)
+            });
+            if !is_of_this_command && !self.is_fork_of_a_manager(pid, &mut again) {
                 let now = again.open(pid, &inodes);
-                if now.sight != Sight::Hidden && now.inodes.len() < inodes.len() {
-                    passing = Passing::Gone;
-                }
+                inodes.retain(|inode| now.sight != Sight::Hidden && !now.inodes.contains(inode));
+            }
+            for inode in inodes {
+                holders.by_inode.entry(inode).and_modify(|pids| pids.retain(|holder| *holder != pid));
+            }
+            if !holders.by_inode.values().any(|pids| pids.contains(&pid)) {
+                processes.remove(&pid);
             }
         }
-        passing
     }
 
     /// Whether a process runs what a service manager runs, as the manager's user, and so does whoever is between the two.
@@ -671,9 +687,9 @@ impl Place {
     fn podman_name(&self, pid: Pid, owner: &Owner, id: &str, reader: &mut proc::Reader<'_>) -> String {
         let mut of = |pid| reader.process(&self.roots.proc, pid).ok().flatten();
         let look = || {
-            let chain = std::iter::successors(of(pid), |facts| of(facts.ppid));
-            let mut argv = chain.take(1 + CONMON_ABOVE).map(|facts| facts.argv);
-            argv.find_map(|argv| container::name_by_conmon(&argv, id)).unwrap_or_else(|| container::short_id(id))
+            let mut chain = std::iter::successors(of(pid), |facts| of(facts.ppid)).take(1 + CONMON_ABOVE);
+            let name = chain.find_map(|facts| container::name_by_conmon(&facts, owner, id));
+            name.unwrap_or_else(|| container::short_id(id))
         };
         let mut names = self.podman_names.borrow_mut();
         names.entry((owner.clone(), id.to_owned())).or_insert_with(look).clone()
@@ -1142,20 +1158,29 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_that_says_nothing_takes_no_time_away_and_tells_no_signal() {
+    fn a_manager_that_says_nothing_takes_nothing_away_but_what_may_have_changed() {
         let unit: UnitName = "app.service".parse().unwrap();
         let place = Place::here(Roots::of_host(false), &unit, false);
-        let (timeout_start, helpers_may_notify) = (Some(Duration::MAX), true);
-        let (active, kill_signal) = (crate::model::ActiveState::Up, Some(crate::model::Signal(2)));
-        place.last_said.replace(UnitFacts {
-            active,
-            kill_signal,
-            timeout_start,
-            helpers_may_notify,
+        let kept = UnitFacts {
+            starting: Some(false),
+            main_pid: Some(Pid(7)),
+            control_pid: Some(Pid(8)),
+            timeout_start: Some(Duration::MAX),
+            helpers_may_notify: true,
+            triggered_by: vec!["app.socket".parse().unwrap()],
+            ended: Some(Duration::from_secs(1)),
+            kill_signal: Some(crate::model::Signal(2)),
+            send_sighup: Some(true),
             ..UnitFacts::default()
+        };
+        // Nobody is killed without having been told of, in that very look, as one that may be.
+        place.last_said.replace(UnitFacts {
+            active: crate::model::ActiveState::Up,
+            send_sigkill: Some(true),
+            timeout_stop: Some(Duration::ZERO),
+            ..kept.clone()
         });
-        let expected = UnitFacts { timeout_start, helpers_may_notify, ..UnitFacts::default() };
-        assert_eq!(place.without_an_answer().unit, expected);
+        assert_eq!(place.without_an_answer().unit, kept);
     }
 
     /// Beside a listener on 127.0.0.1; of one that is bound and does not listen, whether it would be in the way of another.

@@ -2,10 +2,12 @@
 //! written within a moment is dropped, and nothing is tried there again.
 
 use std::cell::{Cell, OnceCell};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use log::kv::{Key, Source, Value, VisitSource};
 use log::{Level, Record};
+use rustix::fs::{FileType, Stat, fstat};
 use rustix::io::write;
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 
@@ -23,6 +25,8 @@ const MAX_LINE: usize = 4096;
 pub(super) struct Sink {
     /// Who is spoken to over the journal's own socket, where root can send fields to it.
     addressee: Option<Addressee>,
+    /// Whether portguard is part of the unit's start.
+    within: bool,
     /// The socket, once there was something to say; `None` where it could not be had.
     journal: OnceCell<Option<JournalLog>>,
     journal_stuck: Cell<bool>,
@@ -34,6 +38,7 @@ pub(super) struct Sink {
 struct Addressee {
     field: &'static str,
     unit: UnitName,
+    invocation: Option<InvocationId>,
 }
 
 /// How a line looks on standard error.
@@ -43,23 +48,26 @@ enum Stderr {
     Stream,
     /// A terminal, a pipe or a file.
     Plain,
+    /// It is a client's ([`is_a_clients`]), and nothing is written there.
+    Clients,
 }
 
 impl Sink {
     /// Finds out where the lines go. `within`: portguard is part of the unit's start, so that the journal is where an
-    /// operator looks, wherever the unit's standard error goes.
+    /// operator looks, wherever the unit's standard error goes. `invocation`: of which run, which the unit's own
+    /// environment has no say in.
     ///
     /// journald attributes a message to a unit by the sender's cgroup, which it cannot read any more when
     /// portguard is gone before journald has looked. `OBJECT_SYSTEMD_UNIT=` is what `journalctl -u` takes instead,
     /// and only from uid 0 (systemd v257 `src/shared/logs-show.c`, `add_matches_for_unit()`); anybody else's lines
     /// go through the stream, which knows its unit since it was opened.
-    pub(super) fn open(unit: &UnitName, user: bool, within: bool) -> Self {
+    pub(super) fn open(unit: &UnitName, user: bool, within: bool, invocation: Option<InvocationId>) -> Self {
         let stderr = OnceCell::new();
-        let wanted = sys::is_root() && (within || *stderr.get_or_init(Stderr::look) == Stderr::Stream);
+        let wanted = sys::is_root() && (within || *stderr.get_or_init(|| Stderr::look(within)) == Stderr::Stream);
         let field = if user { "OBJECT_SYSTEMD_USER_UNIT" } else { "OBJECT_SYSTEMD_UNIT" };
-        let addressee = wanted.then(|| Addressee { field, unit: unit.clone() });
+        let addressee = wanted.then(|| Addressee { field, unit: unit.clone(), invocation });
         let (journal, journal_stuck, stderr_stuck) = (OnceCell::new(), Cell::new(false), Cell::new(false));
-        Self { addressee, journal, journal_stuck, stderr, stderr_stuck }
+        Self { addressee, within, journal, journal_stuck, stderr, stderr_stuck }
     }
 
     pub(super) fn send(&self, entry: &Entry) {
@@ -78,12 +86,16 @@ impl Sink {
             }
             self.journal_stuck.set(true);
         }
-        if !self.stderr_stuck.get() {
+        if !self.stderr_stuck.get() && self.stderr() != Stderr::Clients {
             let line = self.line(entry);
             sys::arm_alarm(PATIENCE);
             let written = write(rustix::stdio::stderr(), line.as_bytes());
             self.stderr_stuck.set(written.is_err());
         }
+    }
+
+    fn stderr(&self) -> Stderr {
+        *self.stderr.get_or_init(|| Stderr::look(self.within))
     }
 
     /// The priorities are the numbers that the library gives to the same levels.
@@ -95,9 +107,9 @@ impl Sink {
             Level::Debug => 6,
             Level::Trace => 7,
         };
-        let mut line = match self.stderr.get_or_init(Stderr::look) {
+        let mut line = match self.stderr() {
             Stderr::Stream => format!("<{priority}>{}", entry.message),
-            Stderr::Plain => format!("portguard: {}", entry.message),
+            Stderr::Plain | Stderr::Clients => format!("portguard: {}", entry.message),
         };
         if line.len() >= MAX_LINE {
             line.truncate(line.floor_char_boundary(MAX_LINE - 4));
@@ -109,19 +121,29 @@ impl Sink {
 
 impl Stderr {
     /// The library looks at standard error first, and then whether systemd says that it is a stream.
-    fn look() -> Self {
+    fn look(within: bool) -> Self {
         let is_stream = std::env::var_os("JOURNAL_STREAM").is_some() && connected_to_journal();
-        if is_stream { Self::Stream } else { Self::Plain }
+        match is_stream {
+            true => Self::Stream,
+            false if within && is_a_clients(rustix::stdio::stderr()) => Self::Clients,
+            false => Self::Plain,
+        }
     }
+}
+
+/// Whether this is the socket that the unit has as its standard input (`StandardInput=socket`, systemd.exec(5)), which its
+/// standard output and error are as well where nothing else is said: with `Accept=yes` a client is at its other end.
+pub(super) fn is_a_clients(file: BorrowedFd<'_>) -> bool {
+    let of = |file| fstat(file).ok().filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
+    let which = |stat: Stat| (stat.st_dev, stat.st_ino);
+    of(file).is_some_and(|stat| of(rustix::stdio::stdin()).map(which) == Some(which(stat)))
 }
 
 impl Addressee {
     fn connect(&self) -> std::io::Result<JournalLog> {
         let log = JournalLog::empty()?.with_syslog_identifier("portguard".to_owned());
         let log = log.add_extra_field(self.field, self.unit.as_str());
-        // The unit's own environment can say anything.
-        let id = std::env::var("INVOCATION_ID").ok().and_then(|id| id.parse::<InvocationId>().ok());
-        Ok(match id {
+        Ok(match self.invocation {
             Some(id) => log.add_extra_field("OBJECT_SYSTEMD_INVOCATION_ID", id.to_string()),
             None => log,
         })

@@ -12,7 +12,6 @@ pub mod shape;
 mod words;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use log::Level;
@@ -23,6 +22,7 @@ pub use advice::{is_root, own_systemctl, shell};
 pub use words::{About, unit_of};
 
 use crate::model::{Action, BlindSpot, Endpoint, Finding, Hindrance, Outcome, Pid, Process, printable};
+use crate::observe::Place;
 
 /// How long whoever reads the JSON may take: a full pipe must not hold up a start.
 const JSON_PATIENCE: Duration = Duration::from_millis(500);
@@ -69,12 +69,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report about the unit of these arguments. `within`: portguard is part of its start, so that the journal
-    /// is where an operator looks for it, wherever the unit's standard error goes. `etc` is the folder of `passwd`,
-    /// for the names of users; `proc` is procfs, for what the kernel is set to.
+    /// A report about the unit of these arguments. Where portguard is part of its start, the journal is where an operator looks
+    /// for it, wherever the unit's standard error goes.
     #[must_use]
-    pub fn new(args: &Cli, within: bool, etc: PathBuf, proc: PathBuf) -> Self {
-        let sink = journal::Sink::open(&args.unit, args.user, within);
+    pub fn new(args: &Cli, place: &Place) -> Self {
+        let sink = journal::Sink::open(&args.unit, args.user, place.is_within(), place.own_invocation(&args.unit));
+        let (etc, proc) = (place.roots.etc.clone(), place.roots.proc.clone());
         let about = words::About { unit: args.unit.clone(), user: args.user, dry_run: args.dry_run, etc, proc };
         Self { about, verbose: args.verbose, json: args.json, sink, said: BTreeSet::new() }
     }
@@ -125,7 +125,7 @@ impl Report {
     /// How it ended: the last line, or lines where a policy has several problems. Nothing comes after it but the exit.
     pub fn outcome(&self, outcome: &Outcome, endpoints: &[Endpoint], findings: &[Finding]) {
         let entries = words::outcome(outcome, &self.about, endpoints, findings);
-        if self.json {
+        if self.json && !journal::is_a_clients(rustix::stdio::stdout()) {
             self.print(outcome, &entries, endpoints, findings);
         }
         if let Some((last, before)) = entries.split_last() {

@@ -80,19 +80,19 @@ impl std::error::Error for SockDiagError {
 }
 
 /// The sockets that wait for somebody on one of these ports: TCP listeners, and UDP sockets without a peer. Every local
-/// address; whoever asks knows which of them matter.
+/// address; `keep`: which of them are kept, one after the other as they come.
 ///
 /// The kernel walks the table of listeners and nothing else, and shows those of the port (`inet_diag_dump_icsk()`, Linux
 /// 6.18 `net/ipv4/inet_diag.c`).
 ///
 /// # Errors
 /// [`SockDiagError`]; [`super::net_tables`] has the same answer in a poorer form.
-pub fn listeners(wanted: &[(Protocol, Port)]) -> Result<Vec<Socket>, SockDiagError> {
+pub fn listeners(wanted: &[(Protocol, Port)], keep: &dyn Fn(&Socket) -> bool) -> Result<Vec<Socket>, SockDiagError> {
     let states = |protocol| match protocol {
         Protocol::Tcp => States::TCP_LISTENING,
         Protocol::Udp => States::UDP_WAITING,
     };
-    ask(wanted, PORTS_ASKED_ONE_BY_ONE, states, &Wish { keep: &|_| true, interrupt: None })
+    ask(wanted, PORTS_ASKED_ONE_BY_ONE, states, &Wish { keep, interrupt: None })
 }
 
 /// The other sockets that have one of these ports as their own: bound idle ones (Linux 6.8 and later; before, the bit

@@ -158,7 +158,7 @@ fn a_listener_is_found_with_its_address_user_inode_and_cgroup() {
     for (bound, v6only) in [("127.0.0.1:0", false), ("0.0.0.0:0", false), ("[::1]:0", true), ("[::]:0", false)] {
         let listener = TcpListener::bind(bound).unwrap();
         let local = listener.local_addr().unwrap();
-        let found = find(listeners(&[(Protocol::Tcp, port_of(local))]).unwrap(), inode_of(&listener));
+        let found = find(listeners(&[(Protocol::Tcp, port_of(local))], &|_| true).unwrap(), inode_of(&listener));
         let expected = Socket {
             protocol: Protocol::Tcp,
             local,
@@ -193,7 +193,7 @@ fn a_lookup_shows_the_same_listener_as_a_dump() {
     for (bound, asked) in rows {
         let listener = TcpListener::bind(bound).unwrap();
         let port = port_of(listener.local_addr().unwrap());
-        let dumped = find(listeners(&[(Protocol::Tcp, port)]).unwrap(), inode_of(&listener));
+        let dumped = find(listeners(&[(Protocol::Tcp, port)], &|_| true).unwrap(), inode_of(&listener));
         let at = SocketAddr::new(asked.parse().unwrap(), port.get());
         assert_eq!(listeners_at(&[at, at]), Ok(vec![dumped]), "{bound} at {asked}");
     }
@@ -253,7 +253,7 @@ fn a_socket_of_one_device_is_found_with_its_name() {
     // Who may not bind to a device is refused that before anything is found.
     setsockopt(&listener, sockopt::BindToDevice, &"lo".into()).unwrap();
     let wanted = [(Protocol::Tcp, port_of(listener.local_addr().unwrap()))];
-    let found = find(listeners(&wanted).unwrap(), inode_of(&listener));
+    let found = find(listeners(&wanted, &|_| true).unwrap(), inode_of(&listener));
     assert_eq!(found.device.as_deref(), Some("lo"));
 }
 
@@ -332,7 +332,7 @@ fn a_udp_socket_is_found_among_the_waiting_and_with_a_peer_among_the_others() {
     for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
         let socket = UdpSocket::bind(address).unwrap();
         let wanted = [(Protocol::Udp, port_of(socket.local_addr().unwrap()))];
-        let found = find(listeners(&wanted).unwrap(), inode_of(&socket));
+        let found = find(listeners(&wanted, &|_| true).unwrap(), inode_of(&socket));
         assert_eq!((found.state, found.local), (SocketState::Unconnected, socket.local_addr().unwrap()));
         assert_eq!(found.cgroup, own_cgroup());
 
@@ -360,7 +360,7 @@ fn special(protocol: Option<SockProtocol>, listens: bool) -> (OwnedFd, Port) {
 #[test]
 fn ipv6_alone_is_told_from_dual_stack() {
     let (held, port) = special(None, true);
-    let found = find(listeners(&[(Protocol::Tcp, port)]).unwrap(), inode_of(&held));
+    let found = find(listeners(&[(Protocol::Tcp, port)], &|_| true).unwrap(), inode_of(&held));
     assert!(found.v6only);
 }
 
@@ -380,7 +380,7 @@ fn an_mptcp_listener_is_found_as_tcp_with_the_inode_that_its_process_shows() {
     listen(&held, Backlog::new(1).unwrap()).unwrap();
     let name: SockaddrStorage = getsockname(held.as_raw_fd()).unwrap();
     let port = Port::new(name.as_sockaddr_in().unwrap().port()).unwrap();
-    let dumped = find(listeners(&[(Protocol::Tcp, port)]).unwrap(), inode_of(&held));
+    let dumped = find(listeners(&[(Protocol::Tcp, port)], &|_| true).unwrap(), inode_of(&held));
     assert_eq!((dumped.state, dumped.cgroup), (SocketState::Listen, own_cgroup()));
     assert_eq!(listeners_at(&[SocketAddr::new("127.0.0.1".parse().unwrap(), port.get())]), Ok(vec![dumped]));
 }
@@ -390,7 +390,7 @@ fn a_socket_keeps_the_cgroup_in_which_it_was_born() {
     let (born, later) = (Cgroup::create("born"), Cgroup::create("later"));
     let child = Child::spawn(Role::Listen, &[("PORTGUARD_TEST_CGROUP", born.dir().to_str().unwrap())]);
     std::fs::write(later.dir().join("cgroup.procs"), child.pid().to_string()).unwrap();
-    let found = find(listeners(&[(Protocol::Tcp, child.port())]).unwrap(), child.inode());
+    let found = find(listeners(&[(Protocol::Tcp, child.port())], &|_| true).unwrap(), child.inode());
     assert_eq!(found.cgroup, Some(CgroupId(std::fs::metadata(born.dir()).unwrap().ino())));
 }
 
@@ -436,12 +436,12 @@ fn more_ports_than_the_kernel_is_asked_for_one_by_one_give_the_same_answer() {
     let port = port_of(listener.local_addr().unwrap());
     let mut wanted: Vec<_> = (1..200).map(|n| (Protocol::Tcp, Port::new(n).unwrap())).collect();
     wanted.push((Protocol::Tcp, port));
-    let sockets = listeners(&wanted).unwrap();
+    let sockets = listeners(&wanted, &|_| true).unwrap();
     assert!(sockets.iter().all(|socket| wanted.contains(&(socket.protocol, port_of(socket.local)))));
     find(sockets, inode_of(&listener));
 }
 
 #[test]
 fn no_ports_are_no_sockets() {
-    assert_eq!(listeners(&[]), Ok(Vec::new()));
+    assert_eq!(listeners(&[], &|_| true), Ok(Vec::new()));
 }

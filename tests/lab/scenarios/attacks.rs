@@ -1,8 +1,10 @@
 //! What must not get a process stopped: tried by whoever can write the environment, the names or the ids.
 
+use std::time::Duration;
+
 use super::{
-    APP, assert_names, assert_unharmed, assert_up_without, field, finding, guard, message, policy_for_app,
-    started_guarded_app, take_the_bus_away, web_has_the_port,
+    APP, assert_names, assert_nobody_signalled, assert_unharmed, assert_up_without, field, finding, guard, message,
+    policy_for_app, started_guarded_app, take_the_bus_away, web_has_the_port, while_systemd_is_silent,
 };
 use crate::machine::Machine;
 
@@ -36,7 +38,8 @@ pub(super) fn daemon_that_was_taken_over_is_not_stopped(m: &Machine) {
     m.unit(
         APP,
         "[Service]\nType=forking\nKillMode=none\nPIDFile=/run/app.pid\nExecStartPre=+/usr/bin/portguard --unit %n --port 9999\n\
-         ExecStart=/usr/bin/python3 /opt/lab/taken_over.py 8080 /run/app.pid /sys/fs/cgroup/nobodys\n",
+         ExecStart=/usr/bin/python3 /opt/lab/taken_over.py 8080 /run/app.pid /sys/fs/cgroup/nobodys\n\
+         ExecReload=+/bin/sh -c 'sleep 1; exec /usr/bin/portguard --unit %n --port 8080'\n",
     );
     m.ok(&format!("systemctl start {APP}"));
     let daemon = m.main_pid(APP);
@@ -50,6 +53,15 @@ pub(super) fn daemon_that_was_taken_over_is_not_stopped(m: &Machine) {
     m.then("it says whose it is, and touches nothing");
     assert_eq!(typed.status.code(), Some(69), "{typed:?}");
     assert_names(&typed.stderr, &["own-run", &daemon.to_string()]);
+    assert_unharmed(m, "8080/tcp", daemon);
+
+    m.when("it is called by a reload, and PID 1 does not say what this is");
+    while_systemd_is_silent(m, "reload", Duration::from_secs(5));
+
+    m.then("it touches nothing");
+    m.wait_until("the reload is over", super::SOON, || m.show(APP, "SubState") == "running");
+    finding(m, APP, &[("ACTION", "refuse"), ("HOLDER_PID", &daemon.to_string())]);
+    assert_nobody_signalled(m, APP);
     assert_unharmed(m, "8080/tcp", daemon);
 }
 
@@ -232,6 +244,13 @@ pub(super) fn environment_of_the_unit_has_no_say(m: &Machine) {
     m.then("the forged id is not in the ledger");
     assert!(!m.sh("cat /run/portguard/ledger/app.service").stdout.contains(forged));
 
+    m.then("the line of the journal is of the run that it is of");
+    let of_run = field(&finding(m, APP, &[("VERDICT", "free")]), "OBJECT_SYSTEMD_INVOCATION_ID").to_owned();
+    assert_eq!(
+        of_run,
+        m.ok(&format!("journalctl -o cat --output-fields=INVOCATION_ID UNIT={APP} _PID=1 | tail -n 1")).trim()
+    );
+
     m.when("it starts with its port held");
     m.ok("systemctl start web.service");
     let web = m.main_pid("web.service");
@@ -257,6 +276,30 @@ pub(super) fn environment_of_the_unit_has_no_say(m: &Machine) {
     assert_names(&m.journal(APP), &["systemctl was asked instead of the bus"]);
     assert!(!m.sh("test -e /run/evil.ran").status.success());
     assert_unharmed(m, "8080/tcp", web);
+}
+
+/// An `EnvironmentFile=` that the service's user owns, and `${NAME}` in the policy.
+pub(super) fn environment_that_chooses_the_port_gets_nobody_stopped(m: &Machine) {
+    m.given("web.service with a port, and a service whose port its own user may choose");
+    let web = web_has_the_port(m);
+    m.ok("useradd alice && install -o alice -m 644 /dev/null /run/app.env");
+    m.unit(APP, "[Service]\nUser=alice\nEnvironmentFile=/run/app.env\nExecStart=/bin/sleep infinity\n");
+    policy_for_app(m, "${PORT}/tcp");
+    guard(m, APP);
+    for (port, status) in
+        [("8080", "69/UNAVAILABLE"), ("0", "78/CONFIG"), ("8080/tcp 22", "78/CONFIG"), ("", "78/CONFIG")]
+    {
+        m.when(&format!("it is PORT={port:?}"));
+        m.ok(&format!("su alice -s /bin/sh -c 'echo PORT=\\\"{port}\\\" >/run/app.env'"));
+        m.forget_journal();
+        let start = m.start(APP);
+
+        m.then("the start is refused, and nobody was touched");
+        assert!(!start.status.success(), "{start:?}");
+        assert_names(&m.journal(APP), &[&format!("status={status}")]);
+        assert_nobody_signalled(m, APP);
+        assert_unharmed(m, "8080/tcp", web);
+    }
 }
 
 pub(super) fn names_of_others_forge_no_line(m: &Machine) {

@@ -173,6 +173,28 @@ pub(super) fn podman_container_in_the_hosts_network_is_refused_and_named(m: &Mac
     refused_and_stopped_by_name(m, "podman", &server);
 }
 
+/// Root of a container can have any arguments, and read the id that it has: typed as root, `podman stop proddb` would stop another.
+pub(super) fn podman_container_that_passes_for_its_monitor_is_named_all_the_same(m: &Machine) {
+    m.given("a container of podman's in the host's network, whose program has what conmon has in its arguments");
+    m.ok("mkdir -p /opt/tiny/bin && cp /bin/busybox /opt/tiny/bin/");
+    m.write(
+        "/opt/tiny/serve",
+        "#!/bin/busybox sh\nid=$(/bin/busybox grep -o '[0-9a-f]\\{64\\}/userdata' /proc/self/mountinfo | /bin/busybox head -n 1)\n\
+             exec /bin/busybox nc -ll -p 8080 -e /served -c ${id%/userdata} -n proddb\n",
+    );
+    m.write("/opt/tiny/served", "#!/bin/busybox sh\necho served\n");
+    m.ok("chmod 755 /opt/tiny/serve* && tar -C /opt/tiny -c . | podman import - tiny");
+    m.ok("podman run --detach --name web --stop-signal KILL --network host tiny /serve");
+    let server = serving(m);
+    let id = m.ok("podman inspect --format '{{.Id}}' web");
+    assert_names(
+        &m.ok(&format!("tr '\\0' ' ' </proc/{}/cmdline", server[0])),
+        &[&format!("-c {} -n proddb", id.trim())],
+    );
+
+    refused_and_stopped_by_name(m, "podman", &server);
+}
+
 /// The scope that containerd makes for Kubernetes, without either of them.
 pub(super) fn container_of_kubernetes_is_refused_and_named(m: &Machine) {
     const ID: &str = "4f5e6d7c8b9a0123456789abcdef00112233445566778899aabbccddeeff0011";

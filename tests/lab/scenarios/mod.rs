@@ -85,6 +85,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     attacks::socket_of_unknown_birth_and_another_user_gets_no_unit_stopped,
     attacks::foreign_invocation_id_proves_nothing,
     attacks::environment_of_the_unit_has_no_say,
+    attacks::environment_that_chooses_the_port_gets_nobody_stopped,
     attacks::names_of_others_forge_no_line,
     attacks::programs_that_carry_others_are_not_signalled_in_the_own_cgroup,
     attacks::hostile_names_reach_neither_terminal_nor_shell,
@@ -194,6 +195,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     sockets::own_socket_unit_passes_while_other_units_start,
     sockets::worker_that_shares_the_own_listener_is_stopped,
     sockets::several_socket_units_of_one_service_pass,
+    sockets::service_whose_standard_input_is_the_listener_passes,
     sockets::instance_for_one_connection_passes,
     sockets::fd_store_of_a_run_without_a_guard_is_no_hindrance,
     sockets::own_fd_store_passes_and_is_taken_back,
@@ -304,6 +306,7 @@ pub(crate) const WITH_SOFTWARE: &[(&str, Scenario)] = scenarios![
     containers::hung_docker_does_not_get_its_proxy_stopped,
     containers::podman_published_port_is_refused_and_its_container_named,
     containers::podman_container_in_the_hosts_network_is_refused_and_named,
+    containers::podman_container_that_passes_for_its_monitor_is_named_all_the_same,
     containers::nspawn_machine_is_refused_and_named,
     containers::nspawn_machine_that_machined_does_not_know_is_refused_and_named,
     containers::nspawn_service_is_refused_and_its_machine_named,
@@ -394,7 +397,8 @@ fn take_the_bus_away(machine: &Machine) {
 /// Starts or restarts app.service, and has PID 1 answer nobody for so long from the moment that its guard runs.
 fn while_systemd_is_silent(machine: &Machine, verb: &str, silence: Duration) {
     machine.ok(&format!("systemctl {verb} --no-block {APP}"));
-    machine.wait_until("the command in front of the start runs", SOON, || machine.show(APP, "SubState") == "start-pre");
+    let runs = || ["start-pre", "reload"].contains(&machine.show(APP, "SubState").as_str());
+    machine.wait_until("the command that calls portguard runs", SOON, runs);
     machine.freeze_manager();
     std::thread::sleep(silence);
     machine.thaw_manager();

@@ -186,6 +186,36 @@ pub(super) fn several_socket_units_of_one_service_pass(m: &Machine) {
     }
 }
 
+/// systemd gives the listener itself to a service with `StandardInput=socket`, and so to the commands in front of its start.
+pub(super) fn service_whose_standard_input_is_the_listener_passes(m: &Machine) {
+    m.given("a guarded service whose standard input is its socket unit's listener");
+    for (listens, endpoint) in [("ListenStream=8080", "8080/tcp"), ("ListenDatagram=8080", "8080/udp")] {
+        m.unit("app.socket", &format!("[Socket]\n{listens}\n"));
+        m.unit(APP, "[Service]\nStandardInput=socket\nStandardOutput=null\nExecStart=/bin/sleep infinity\n");
+        policy_for_app(m, endpoint);
+        m.ok("systemctl restart app.socket");
+        for command in ["/usr/bin/portguard --unit %n", "/bin/sh -c '/usr/bin/portguard --unit %%n; exit $?'"] {
+            let command = command.replace("%%n", APP);
+            m.unit(&format!("{APP}.d/10-portguard.conf"), &format!("[Service]\nExecStartPre=+{command}\n"));
+            m.forget_journal();
+
+            m.when("it is started, and its guard has the listener as well");
+            let start = m.start(APP);
+
+            m.then("it is up, and the socket unit is named");
+            assert!(start.status.success(), "{}", m.journal(APP));
+            finding(
+                m,
+                APP,
+                &[("RELATION", "own-socket-unit"), ("ACTION", "pass"), ("HOLDER_PID", "1"), ("ENDPOINT", endpoint)],
+            );
+            finding(m, APP, &[("VERDICT", "passed"), ("EXIT_STATUS", "0")]);
+            m.stop(APP);
+        }
+        m.ok("systemctl stop app.socket");
+    }
+}
+
 /// With `Accept=yes` systemd keeps the listener and starts an instance for each connection, which binds nothing.
 pub(super) fn instance_for_one_connection_passes(m: &Machine) {
     m.given("a guarded template of which systemd starts an instance for each connection to the port");
@@ -193,6 +223,11 @@ pub(super) fn instance_for_one_connection_passes(m: &Machine) {
     m.unit("app@.service", "[Service]\nStandardInput=socket\nExecStart=/bin/echo served\n");
     policy(m, "[unit.\"app@.service\"]\nports = [\"8080/tcp\"]\n");
     guard(m, "app@.service");
+    // Without root it has lines for standard error, which is the client.
+    m.unit(
+        "app@.service.d/20-user.conf",
+        "[Service]\nExecStartPre=-/usr/bin/setpriv --reuid=nobody /usr/bin/portguard --unit %n\n",
+    );
     m.ok("systemctl start app.socket");
 
     m.when("two clients connect, one after the other");
