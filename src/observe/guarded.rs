@@ -172,8 +172,10 @@ fn phase(within: bool, is_of_this_run: bool, starting: bool, active: ActiveState
 /// way (`time_namespaces(7)`).
 fn start_time(moment: Duration) -> Option<StartTime> {
     let now = |clock| Duration::try_from(rustix::time::clock_gettime(clock)).ok();
-    let monotonic = now(rustix::time::ClockId::Monotonic)?;
-    let since_boot = now(rustix::time::ClockId::Boottime)?;
+    start_time_at(moment, now(rustix::time::ClockId::Monotonic)?, now(rustix::time::ClockId::Boottime)?)
+}
+
+fn start_time_at(moment: Duration, monotonic: Duration, since_boot: Duration) -> Option<StartTime> {
     if since_boot < monotonic {
         return None;
     }
@@ -224,6 +226,18 @@ mod tests {
             let seen = phase(within, is_of_this_run, starting, active);
             assert_eq!(seen, expected, "{within} {is_of_this_run} {starting} {active:?}");
         }
+    }
+
+    #[test]
+    fn nobody_is_older_than_the_end_of_a_run_by_a_clock_that_has_jumped() {
+        let (ended, second) = (Duration::from_secs(100), Duration::from_secs(1));
+        let ticks = |at: Duration| at.as_secs() * rustix::param::clock_ticks_per_second();
+        for asleep in [Duration::ZERO, second, Duration::from_hours(100)] {
+            let end = start_time_at(ended, ended, ended + asleep).expect("a moment");
+            // What begins once the run is over, by the clock that processes have.
+            assert!(end <= StartTime(ticks(ended + asleep)) && end == StartTime(ticks(ended)), "{asleep:?}");
+        }
+        assert_eq!(start_time_at(ended, ended + second, ended), None);
     }
 
     #[test]

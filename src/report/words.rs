@@ -406,23 +406,19 @@ pub(super) fn outcome(outcome: &Outcome, about: &About, endpoints: &[Endpoint], 
         Outcome::NotPermitted(why) => (
             Level::Error,
             id::NOT_PERMITTED,
-            vec![format!("{} {}; {unit} must not start{}", held(), printable(why), more_privilege(about))],
+            vec![format!(
+                "{} {}; {unit} must not start{}",
+                held(),
+                printable(why),
+                more_privilege(about).unwrap_or(shown_next)
+            )],
         ),
-        Outcome::BadPolicy { count, shown } => {
-            let mut lines: Vec<String> = shown.iter().map(|problem| printable(problem)).collect();
-            lines.push(format!(
-                "the policy has {count} {}{}; {unit} must not start, and nothing was touched",
-                if *count == 1 { "problem" } else { "problems" },
-                if *count == shown.len() {
-                    String::new()
-                } else {
-                    format!(", of which the first {} are above", shown.len())
-                }
-            ));
-            (Level::Error, id::BAD_POLICY, lines)
-        }
+        Outcome::BadPolicy { count, shown } => (Level::Error, id::BAD_POLICY, bad_policy(*count, shown, unit)),
         Outcome::Internal(why) => {
-            (Level::Error, id::INTERNAL, vec![format!("portguard itself failed: {}", printable(why))])
+            let why = printable(why);
+            let message =
+                format!("{} held, and portguard itself failed: {why}; {unit} must not start{shown_next}", held());
+            (Level::Error, id::INTERNAL, vec![message])
         }
     };
     messages
@@ -436,6 +432,15 @@ pub(super) fn outcome(outcome: &Outcome, about: &About, endpoints: &[Endpoint], 
                 .with_some("PORTGUARD_NEXT", next.as_ref().map(|next| &next.command))
         })
         .collect()
+}
+
+/// The problems of a policy, of which `shown` are the first, and how many there are.
+fn bad_policy(count: usize, shown: &[String], unit: &UnitName) -> Vec<String> {
+    let first =
+        if count == shown.len() { String::new() } else { format!(", of which the first {} are above", shown.len()) };
+    let problems = if count == 1 { "problem" } else { "problems" };
+    let last = format!("the policy has {count} {problems}{first}; {unit} must not start, and nothing was touched");
+    shown.iter().map(|problem| printable(problem)).chain([last]).collect()
 }
 
 /// Only what nothing was found at was seen free.
@@ -454,7 +459,8 @@ fn may_start(unit: &UnitName, endpoints: &[Endpoint], findings: &[Finding]) -> S
 /// What to type where something was waited for or stopped in vain, and no finding has said it.
 fn next_of(outcome: &Outcome, about: &About, findings: &[Finding]) -> Option<Advice> {
     let in_vain = match outcome {
-        Outcome::StillHeld { .. } | Outcome::Refused { why: Some(_), .. } => true,
+        Outcome::StillHeld { .. } | Outcome::Refused { why: Some(_), .. } | Outcome::Internal(_) => true,
+        Outcome::NotPermitted(_) => more_privilege(about).is_none(),
         Outcome::NoPorts
         | Outcome::Free
         | Outcome::Passed
@@ -463,9 +469,7 @@ fn next_of(outcome: &Outcome, about: &About, findings: &[Finding]) -> Option<Adv
         | Outcome::WouldWait
         | Outcome::Interrupted { .. }
         | Outcome::Refused { why: None, .. }
-        | Outcome::NotPermitted(_)
-        | Outcome::BadPolicy { .. }
-        | Outcome::Internal(_) => false,
+        | Outcome::BadPolicy { .. } => false,
     };
     if let Outcome::StillHeld { hindrance: Some((pid, hindrance)), .. } = outcome {
         let holder_is = |finding: &&Finding| finding.holder.as_ref().is_some_and(|holder| holder.pid == *pid);
@@ -479,11 +483,9 @@ fn next_of(outcome: &Outcome, about: &About, findings: &[Finding]) -> Option<Adv
 }
 
 /// In the manager of a user no plus gives any, and root has it.
-fn more_privilege(about: &About) -> String {
-    if about.user || is_root() {
-        return String::new();
-    }
-    format!(". Next: ExecStartPre=+/usr/bin/portguard --unit {} (mind the plus)", about.unit)
+fn more_privilege(about: &About) -> Option<String> {
+    let helps = !about.user && !is_root();
+    helps.then(|| format!(". Next: ExecStartPre=+/usr/bin/portguard --unit {} (mind the plus)", about.unit))
 }
 
 /// What goes on though we are gone.

@@ -1,20 +1,21 @@
 //! Attacks on what portguard reads: SECURITY.md has the list. A look at somebody hostile is bounded, and nothing that
 //! others write has root stop, write or believe what it would not otherwise.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::addresses::{assert_replaced, leftover_of_app};
-use super::faults::assert_in_time;
+use super::faults::{BOUND, assert_in_time, guard_took};
 use super::predecessors::app_replaces;
 use super::users::{alices_manager, as_alice, user_unit};
 use super::{
     APP, SOON, app_service, assert_names, assert_nobody_signalled, assert_unharmed, assert_up_without, finding, guard,
     message, policy_for_app, refused, started_guarded_app, workers,
 };
-use crate::machine::{Machine, Output};
+use crate::machine::Machine;
 
-/// What a look at a hostile process may cost, on a machine that is busy with other machines.
-const BOUND: Duration = Duration::from_secs(12);
+/// A start that is refused for tens of thousands of sockets that are in its way could not have succeeded, and four machines share
+/// the cores.
+const OF_A_CROWD: Duration = Duration::from_secs(12);
 
 /// Starts evil.service, which does this, and waits until it listens.
 fn evil(m: &Machine, what: &str, settings: &str) {
@@ -25,11 +26,6 @@ fn evil(m: &Machine, what: &str, settings: &str) {
     m.wait_until("it is done", SOON * 9, || m.sh("test -s /run/evil.ready").status.success());
 }
 
-fn timed_start(m: &Machine) -> (Output, Duration) {
-    let begin = Instant::now();
-    (m.start(APP), begin.elapsed())
-}
-
 /// The guard has no more than that. With the plus it has what PID 1 has, whatever `LimitAS=` and its kin say.
 pub(super) fn limit_the_guard(m: &Machine, limit: &str) {
     let command = format!("+/usr/bin/prlimit {limit} /usr/bin/portguard --unit %n");
@@ -37,18 +33,19 @@ pub(super) fn limit_the_guard(m: &Machine, limit: &str) {
 }
 
 /// Refused in time, and named; the guard had 256 MiB of address space, of which its threads' stacks are 10.
-fn assert_looked_at_in_bounds(m: &Machine, endpoint: &str) {
+fn assert_looked_at_in_bounds(m: &Machine, endpoint: &str, within: Duration) {
     policy_for_app(m, endpoint);
     guard(m, APP);
 
     m.when("the guarded service is started, with little memory");
     app_service(m, endpoint);
     limit_the_guard(m, "--as=268435456");
-    let (start, took) = timed_start(m);
+    let start = m.start(APP);
 
     m.then("it is refused in time, and the unit named");
     assert!(!start.status.success(), "{start:?}");
-    assert!(took < BOUND, "it took {took:?}");
+    let took = guard_took(m);
+    assert!(took < within, "portguard took {took:?}");
     let entry = refused(m, APP, &[("RELATION", "other-unit"), ("HOLDER_UNIT", "evil.service")]);
     let words = message(&entry);
     assert!(!words.chars().any(|c| c.is_control() || c == '\u{202e}') && words.len() < 4096, "{words:?}");
@@ -61,13 +58,13 @@ pub(super) fn large_and_garbled_process_is_refused_in_time(m: &Machine) {
         "a holder with megabytes of arguments and environment, half a million files, and a name of control characters",
     );
     evil(m, "large", "LimitSTACK=64M\nLimitNOFILE=524288\n");
-    assert_looked_at_in_bounds(m, "8080/tcp");
+    assert_looked_at_in_bounds(m, "8080/tcp", BOUND);
 }
 
 pub(super) fn crowd_of_holders_is_refused_in_time_and_in_few_lines(m: &Machine) {
     m.given("2,000 processes that have the port");
     evil(m, "crowd", "TasksMax=infinity\n");
-    assert_looked_at_in_bounds(m, "8080/tcp");
+    assert_looked_at_in_bounds(m, "8080/tcp", BOUND);
 
     m.then("those who were looked at first have a line, and no others");
     let lines = m.guard_entries(APP).len();
@@ -80,7 +77,7 @@ pub(super) fn sockets_that_very_many_share_are_refused_in_time_and_with_little_m
     m.given("600 sockets of the port at as many addresses, which 600 processes with very many arguments all have");
     evil(m, "shared", "TasksMax=infinity\n");
     m.wait_until("they are all there", SOON * 3, || m.processes_of("evil.service").len() > 600);
-    assert_looked_at_in_bounds(m, "8080/tcp");
+    assert_looked_at_in_bounds(m, "8080/tcp", OF_A_CROWD);
     assert_names(&m.journal(APP), &["that not all were looked at"]);
 }
 
@@ -90,7 +87,7 @@ pub(super) fn sockets_that_are_very_many_are_refused_in_time_and_with_little_mem
     evil(m, "many", "LimitNOFILE=20000\n");
     let sockets = || m.ok("ss -Huan 'sport = :8080'").lines().count();
     m.wait_until("they are all there", SOON * 3, || sockets() == 72_000);
-    assert_looked_at_in_bounds(m, "8080/udp");
+    assert_looked_at_in_bounds(m, "8080/udp", OF_A_CROWD);
     assert_names(&m.journal(APP), &["that not all were looked at"]);
 }
 
@@ -112,7 +109,7 @@ pub(super) fn ancestor_that_hangs_in_execve_holds_up_nothing(m: &Machine) {
     m.ok("setsid python3 /opt/lab/wrapper.py </dev/null >/dev/null 2>&1 &");
 
     m.then("portguard is done in time, and has found the leftover");
-    m.wait_until("it is done", BOUND, || m.sh("test -s /run/status").status.success());
+    m.wait_until("it is done", Duration::from_secs(1) + BOUND, || m.sh("test -s /run/status").status.success());
     assert_eq!(m.ok("cat /run/status").trim(), "0");
     assert_names(
         &m.ok("cat /run/said"),
@@ -131,10 +128,10 @@ pub(super) fn crowd_at_another_address_hides_no_leftover(m: &Machine) {
     limit_the_guard(m, "--nofile=1024:4096");
 
     m.when("the guarded service is started");
-    let (start, took) = timed_start(m);
+    let start = m.start(APP);
 
     m.then("the leftover is stopped in time");
-    assert!(took < BOUND, "it took {took:?}");
+    assert_in_time(m);
     assert_replaced(m, &start, "8080/tcp", old);
     assert_eq!(m.show("evil.service", "ActiveState"), "active");
 
@@ -165,21 +162,21 @@ pub(super) fn crowd_of_sockets_that_wait_for_nobody_holds_up_no_start(m: &Machin
 pub(super) fn socket_born_above_many_threaded_cgroups_is_refused_in_time(m: &Machine) {
     m.given("a listener that was born above a long chain of threaded cgroups, at whose end it is");
     evil(m, "deep", "Delegate=yes\n");
-    assert_looked_at_in_bounds(m, "8080/tcp");
+    assert_looked_at_in_bounds(m, "8080/tcp", OF_A_CROWD);
 }
 
 /// Whoever looks below each of them looks at the last ones 300 times.
 pub(super) fn sockets_born_in_many_nested_cgroups_are_refused_in_time(m: &Machine) {
     m.given("300 sockets of the port, each of which was born in a cgroup below that of the one before, and 2,500 below the last");
     evil(m, "nested", "Delegate=yes\n");
-    assert_looked_at_in_bounds(m, "8080/udp");
+    assert_looked_at_in_bounds(m, "8080/udp", OF_A_CROWD);
 }
 
 /// None is below another, and the processes of each are those of the domain above all.
 pub(super) fn sockets_born_side_by_side_below_many_threaded_cgroups_are_refused_in_time(m: &Machine) {
     m.given("1,000 sockets of the port, each of which was born in a cgroup of its own at the end of a long chain of threaded ones");
     evil(m, "fan", "Delegate=yes\n");
-    assert_looked_at_in_bounds(m, "8080/udp");
+    assert_looked_at_in_bounds(m, "8080/udp", OF_A_CROWD);
 }
 
 /// Where it was born cannot be seen any more; that is no proof that it was in the unit which has it.
@@ -233,13 +230,16 @@ pub(super) fn notify_socket_of_the_environment_has_no_say(m: &Machine) {
         m.forget_journal();
 
         m.when(&format!("the service is restarted, with {socket}"));
-        let begin = Instant::now();
         let restart = m.restart(APP);
-        let took = begin.elapsed();
         assert_eq!(m.ok("cat /run/told").trim(), socket, "{restart:?}");
 
         m.then("it is up in time, and nobody was written to who is not systemd");
-        assert!(restart.status.success() && took < BOUND, "{restart:?} after {took:?}");
+        assert!(restart.status.success(), "{restart:?}");
+        let took = guard_took(m);
+        assert!(
+            took < Duration::from_secs(1) + BOUND,
+            "portguard took {took:?}, one second of which is the leftover's"
+        );
         m.wait_until("it listens", SOON, || m.holders("8080/tcp").contains(&m.main_pid(APP)));
         assert_up_without(m, "8080/tcp", &old);
         finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop")]);
@@ -308,12 +308,11 @@ pub(super) fn what_is_no_file_of_roots_alone_is_no_policy(m: &Machine) {
         m.when(&format!("a file of the policy is {what}, and the service is restarted"));
         m.ok(&format!("mkdir -p /etc/portguard/conf.d; set -- /etc/portguard/conf.d/x.toml; rm -rf $1; {make}"));
         m.forget_journal();
-        let begin = Instant::now();
         let restart = m.restart(APP);
-        let took = begin.elapsed();
 
         m.then("the start fails with 78 in time, and the leftover is unharmed");
-        assert!(!restart.status.success() && took < BOUND, "{what}: {restart:?} after {took:?}");
+        assert!(!restart.status.success(), "{what}: {restart:?}");
+        assert_in_time(m);
         assert_names(&m.journal(APP), &["status=78/CONFIG"]);
         assert_unharmed(m, "8080/tcp", old[0]);
         m.ok(&format!("systemctl reset-failed {APP}"));
@@ -361,11 +360,15 @@ pub(super) fn ledger_of_others_proves_nothing_and_holds_up_nothing(m: &Machine) 
         m.when(&format!("the ledger is {what}, and the service is started"));
         m.ok(&format!("set -- /run/portguard/ledger/{APP} '{id} 7\\n'; rm -rf $1; {make}"));
         m.forget_journal();
-        let (start, took) = timed_start(m);
+        let start = m.start(APP);
 
         m.then("it is refused in time, and the process unharmed");
-        assert!(!start.status.success() && took < BOUND, "{what}: {start:?} after {took:?}");
+        assert!(!start.status.success(), "{what}: {start:?}");
+        assert_in_time(m);
         refused(m, APP, &[("RELATION", "other-process"), ("HOLDER_PID", &victim.to_string())]);
+        // A large one of root's is read up to the size that a ledger has.
+        let is_said = m.journal(APP).contains("the ledger of earlier runs could not be read");
+        assert_eq!(is_said, *what != "a terabyte", "{what}: {}", m.journal(APP));
         assert_unharmed(m, "8080/tcp", victim);
         m.ok(&format!("systemctl reset-failed {APP}"));
     }
