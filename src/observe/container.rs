@@ -426,7 +426,12 @@ mod tests {
         ] {
             assert_eq!(by(ARGV, &inside, 0, &root, ID), None, "{inside}");
         }
-        // Another user's parent of it.
+        // Another user's parent of it, or root's of a user's own.
+        assert_eq!(
+            by(ARGV, "/libpod_parent/conmon", 1000, &container(&format!("/libpod_parent/libpod-{ID}")), ID),
+            None
+        );
+        assert_eq!(by(ARGV, "/user.slice/user-1000.slice/session-1.scope", 0, &user, ID), None);
         assert_eq!(by(ARGV, &monitor, 1000, &root, ID), None);
         assert_eq!(by(ARGV, "/user.slice/user-1001.slice/session-2.scope", 1001, &user, ID), None);
     }

@@ -105,6 +105,8 @@ pub struct Place {
     no_bus: RefCell<Option<String>>,
     /// Those that are not worth another look.
     late: RefCell<Vec<Pid>>,
+    /// What is left of [`holders::REST`].
+    rest: Cell<Duration>,
     /// By whose it is, and its id.
     podman_names: RefCell<BTreeMap<(Owner, String), String>>,
     /// What the manager has said last of the guarded unit.
@@ -177,6 +179,7 @@ impl Place {
             began: Instant::now(),
             no_bus: RefCell::new(None),
             late: RefCell::default(),
+            rest: Cell::new(holders::REST),
             podman_names: RefCell::default(),
             last_said: RefCell::default(),
             waited_for_words: Cell::default(),
@@ -280,6 +283,9 @@ impl Place {
         if is_full || seen.is_full() {
             blind_spots.push(BlindSpot::Crowd);
         }
+        if seen.holders.passed_over > 0 {
+            blind_spots.push(BlindSpot::PassedOver { processes: seen.holders.passed_over });
+        }
         self.picture(wanted, seen, blind_spots)
     }
 
@@ -313,7 +319,7 @@ impl Place {
         });
         let Tables { sockets, is_full, .. } = Tables::new(tables, None);
         let born = self.birthplaces(&sockets);
-        let seen = self.seen(Vec::new(), sockets, born, Thorough::Always, wanted.interrupt);
+        let seen = self.seen(Vec::new(), sockets, born, Thorough::ToTheEnd, wanted.interrupt);
         if seen.holders.hidden > 0 {
             blind_spots.push(BlindSpot::Processes { hidden: seen.holders.hidden });
         }
@@ -534,7 +540,14 @@ impl Place {
         let births: BTreeSet<&CgroupPath> = born.values().filter(|path| Some(*path) != self.within.as_ref()).collect();
         let likely = self.within.iter().chain(births).filter(|path| path.0 != "/");
         let cgroups: Vec<PathBuf> = likely.filter_map(|path| self.directory(path)).collect();
-        let search = Search { proc: &self.roots.proc, cgroups: &cgroups, thorough, interrupt, late: &self.late };
+        let search = Search {
+            proc: &self.roots.proc,
+            cgroups: &cgroups,
+            thorough,
+            interrupt,
+            late: &self.late,
+            rest: &self.rest,
+        };
         holders::holders(&search, &inodes)
     }
 
