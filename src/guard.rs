@@ -336,18 +336,16 @@ impl Guard<'_> {
         }
         self.report.findings(verdict.findings());
         // What could not be seen matters only to somebody who is not let through, or was for want of an answer; that systemd
-        // has not answered, or a process, also to somebody who wonders where a second or two have gone; and who was passed over,
-        // where something is stopped all the same.
+        // has not answered, or a process, also to somebody who wonders where a second or two have gone.
         let unchecked = |finding: &Finding| matches!(finding.relation, Relation::Unchecked(_));
         let hindered = matches!(**verdict, Verdict::Refuse(_) | Verdict::Wait(_));
         let matters = hindered || verdict.findings().iter().any(unchecked) || self.args.verbose;
-        let stops = matches!(**verdict, Verdict::Clear(_));
-        let is_worth_a_line = |spot: &&BlindSpot| {
-            matters
-                || matches!(spot, BlindSpot::Manager(_) | BlindSpot::Late(_))
-                || (stops && matches!(spot, BlindSpot::PassedOver { .. }))
-        };
-        for spot in look.scene.blind_spots.iter().filter(is_worth_a_line) {
+        for spot in look
+            .scene
+            .blind_spots
+            .iter()
+            .filter(|spot| matters || matches!(spot, BlindSpot::Manager(_) | BlindSpot::Late(_)))
+        {
             if self.told.insert(spot.uncounted().to_string()) {
                 self.report.blind_spot(spot);
             }

@@ -112,7 +112,7 @@ fn in_part(above: &str, part: &str, path: &CgroupPath) -> Option<Trace> {
     if let Some(id) = ["cri-containerd-", "crio-", "crio-conmon-"].into_iter().find_map(id) {
         return known(Engine::Cri, shortened(&id, Container::CRI_ID_DIGITS));
     }
-    if is_id(part) && path.0.split('/').any(|part| part == "kubepods" || part.starts_with("kubepods")) {
+    if is_id(part) && path.0.split('/').any(|part| part.starts_with("kubepods")) {
         return known(Engine::Cri, shortened(part, Container::CRI_ID_DIGITS));
     }
     // Since v260 or so its scope has no prefix (measured: machine-web\x2d1.scope on 257, web-1.scope on 262, and on all
@@ -481,6 +481,32 @@ mod tests {
     }
 
     #[test]
+    fn without_a_daemon_a_container_has_its_short_id_and_a_port_no_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let docker = Docker::new(folder.path());
+        assert_eq!(docker.name_of(ID, &Interrupt::default()), "0123456789ab");
+        let port = Port::new(8080).unwrap();
+        assert_eq!(docker.name_by_port(Protocol::Tcp, port, None, &Interrupt::default()), None);
+        docker.answers.borrow_mut().insert(Question::Id(ID.to_owned()), Some("web".to_owned()));
+        assert_eq!(docker.name_of(ID, &Interrupt::default()), "web");
+    }
+
+    #[test]
+    fn the_name_of_a_machine_is_what_systemd_has_escaped() {
+        for (escaped, name) in [
+            (r"a\x2db\x2dc", "a-b-c"),
+            (r"abcd\x2d", "abcd-"),
+            (r"\x2d\x2dx", "--x"),
+            (r"a\xzzb", r"a\xzzb"),
+            (r"abc\x07\x2d", r"abc\x07-"),
+            (r"a\x2", r"a\x2"),
+            ("web", "web"),
+        ] {
+            assert_eq!(unescape(escaped), name);
+        }
+    }
+
+    #[test]
     fn a_daemon_that_answers_is_asked_once() {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("docker.sock")).unwrap();
@@ -499,8 +525,10 @@ mod tests {
         let docker = Docker::new(folder.path());
         // How long is for another test, on a machine that may be busy.
         docker.left.replace(PATIENCE * 40);
+        let port = Port::new(8080).unwrap();
         for _ in 0..2 {
-            assert_eq!(docker.name(&published(None), &Interrupt::default()).as_deref(), Some("web"));
+            let name = docker.name_by_port(Protocol::Tcp, port, None, &Interrupt::default());
+            assert_eq!(name.as_deref(), Some("web"));
         }
         let request = daemon.join().unwrap();
         let line = "GET /containers/json?filters=%7B%22publish%22%3A%5B%228080%2Ftcp%22%5D%7D HTTP/1.0\r\n";

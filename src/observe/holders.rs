@@ -3,7 +3,7 @@
 //! It owns the order of the search and the scan, which has one readlinkat(2) an open file, and no stat and no
 //! allocation. It must not read anything else of a process, nor conclude anything from finding nobody.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::mem::MaybeUninit;
@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use rustix::fs::{RawDir, readlinkat_raw};
@@ -39,15 +39,9 @@ pub enum Thorough {
     UntilFound,
     /// Only if some socket has nobody in the likely places. Other holders of a socket that has somebody can stay unseen.
     IfNobodyFound,
-    /// Always, so that other holders of a socket that has somebody are seen as well: for those no more than [`REST`].
+    /// Always: so that every holder of every socket is seen.
     Always,
-    /// Always, and to the end, however long that takes.
-    ToTheEnd,
 }
-
-/// So much of a processor is spent, in a run, on looking who else has what somebody is known to have, and twice as long on a host
-/// that is busy: the open files of some 3,000 processes that have 50 each. Anybody can have very many more.
-pub const REST: Duration = Duration::from_millis(500);
 
 /// Where to look.
 #[derive(Clone, Copy, Debug)]
@@ -63,8 +57,6 @@ pub struct Search<'a> {
     pub interrupt: &'a Interrupt,
     /// Those that were late, of all searches so far: they cost their time once.
     pub late: &'a RefCell<Vec<Pid>>,
-    /// What is left of [`REST`].
-    pub rest: &'a Cell<Duration>,
 }
 
 /// Of so many pairs of a socket and a process that has it more is not looked for: each is judged by itself, and takes half a
@@ -80,8 +72,6 @@ pub struct Holders {
     pub hidden: usize,
     /// Those of them that were not in time, each once.
     pub late: Vec<Pid>,
-    /// So many of them were not looked at, or not to their end, for want of time: each socket had somebody by then.
-    pub passed_over: usize,
     /// Whether so many were found that others were not looked for, of any of the sockets.
     pub is_full: bool,
     /// Whether all of `/proc` was walked. Only then does an absent inode mean that no visible process has it.
@@ -136,10 +126,9 @@ pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
     let Ok(proc) = open_dir(search.proc) else { return Holders { hidden: 1, ..Holders::default() } };
     let mut scan = Aside::new(proc, search.interrupt, search.late);
     scan.wanted = inodes.into();
-    scan.rest = (search.thorough == Thorough::Always).then_some(search.rest);
     let is_enough = match search.thorough {
         Thorough::UntilFound => Holders::has_somebody,
-        Thorough::IfNobodyFound | Thorough::Always | Thorough::ToTheEnd => |_: &Holders, _| false,
+        Thorough::IfNobodyFound | Thorough::Always => |_: &Holders, _| false,
     };
     let found = look_for(search, &mut scan, is_enough);
     Holders { is_full: scan.is_full, ..found }
@@ -148,8 +137,7 @@ pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
 fn look_for(search: &Search<'_>, scan: &mut Aside<'_>, is_enough: fn(&Holders, Inode) -> bool) -> Holders {
     let likely = likely_places(search);
     let some = scan.more(Holders::default(), Walk::of(&likely.pids), Threads::WhereTheFirstHasNone, is_enough);
-    let may_be_enough = matches!(search.thorough, Thorough::UntilFound | Thorough::IfNobodyFound);
-    if may_be_enough && scan.has_all(&some) {
+    if search.thorough != Thorough::Always && scan.has_all(&some) {
         return Holders { hidden: some.hidden + likely.invisible, ..some };
     }
     let Ok(everybody) = list_pids(&*scan.proc) else { return Holders { hidden: 1, ..Holders::default() } };
@@ -266,9 +254,7 @@ pub(super) struct Aside<'a> {
     wanted: Arc<[Inode]>,
     interrupt: &'a Interrupt,
     late: &'a RefCell<Vec<Pid>>,
-    reader: word::Workers<Question, Looked>,
-    /// What is left for those who may have what somebody is known to have; `None` for as long as it takes.
-    rest: Option<&'a Cell<Duration>>,
+    reader: word::Workers<Question, Vec<Open>>,
     /// Whether as many pairs were found as are kept.
     is_full: bool,
 }
@@ -279,45 +265,19 @@ struct Question {
     wanted: Arc<[Inode]>,
     pids: Vec<Pid>,
     threads: Threads,
-    /// So much of a processor may be spent on them.
-    rest: Option<Duration>,
     /// So many of them have been looked into.
     progress: Arc<AtomicUsize>,
 }
 
-/// What each of them has, in the order of the question, and how much of [`REST`] that took.
-struct Looked {
-    open: Vec<Open>,
-    took: Duration,
-}
-
-/// When the calling thread began, by the clock and by its time on a processor.
-#[derive(Clone, Copy)]
-struct Begin(Instant, Duration);
-
-impl Begin {
-    fn now() -> Self {
-        Self(Instant::now(), word::on_a_processor())
-    }
-
-    /// How much of [`REST`] has gone since.
-    fn took(self) -> Duration {
-        (self.0.elapsed() / 2).max(word::on_a_processor().saturating_sub(self.1))
-    }
-}
-
 impl Question {
-    fn answer(&self) -> Looked {
-        let begin = Begin::now();
+    fn answer(&self) -> Vec<Open> {
         let mut scan = Scan::new(&self.proc, &self.wanted);
-        scan.most = self.rest.map(|rest| (begin, rest));
         let look = |&pid| {
             let open = scan.process(pid, self.threads);
             self.progress.fetch_add(1, Ordering::Relaxed);
             open
         };
-        let open = self.pids.iter().map(look).collect();
-        Looked { open, took: begin.took() }
+        self.pids.iter().map(look).collect()
     }
 }
 
@@ -337,7 +297,8 @@ impl<'a> Walk<'a> {
 }
 
 enum Answer {
-    Looked(Looked),
+    /// In the order of the question.
+    Open(Vec<Open>),
     /// The process of this index was not in time.
     Late(usize),
     /// No time is left, or something has come to end us.
@@ -352,7 +313,6 @@ impl<'a> Aside<'a> {
             interrupt,
             late,
             reader: word::Workers::new(Question::answer),
-            rest: None,
             is_full: false,
         }
     }
@@ -362,7 +322,7 @@ impl<'a> Aside<'a> {
         let mut wanted = inodes.to_vec();
         wanted.sort_unstable();
         self.wanted = wanted.into();
-        let (seen, _) = self.look(&[pid], Threads::All, None, || word::some_patience(word::MORE_PATIENCE));
+        let (seen, _) = self.look(&[pid], Threads::All, || word::some_patience(word::MORE_PATIENCE));
         seen.into_iter().next().map_or(Open::HIDDEN, |(_, open)| open)
     }
 
@@ -383,25 +343,14 @@ impl<'a> Aside<'a> {
             return holders;
         }
         let mut pairs: usize = holders.by_inode.values().map(Vec::len).sum();
-        let (mut left, rest) = (walk.others.len(), self.rest);
-        let first = walk.first.chunks(AT_ONCE).map(|some| (some, word::MORE_PATIENCE, None));
-        let others = walk.others.chunks(AT_ONCE).map(|some| (some, word::PATIENCE, rest));
-        for (some, patience, rest) in first.chain(others) {
+        let first = walk.first.chunks(AT_ONCE).map(|some| (some, word::MORE_PATIENCE));
+        for (some, patience) in first.chain(walk.others.chunks(AT_ONCE).map(|some| (some, word::PATIENCE))) {
             if !self.wanted.is_empty() && self.wanted.iter().all(|&inode| is_enough(&holders, inode)) {
                 break;
             }
-            let rest = rest.filter(|_| self.has_all(&holders));
-            if rest.is_some_and(|rest| rest.get().is_zero()) {
-                holders.passed_over += left;
-                break;
-            }
-            let (seen, hidden) = self.look(some, threads, rest, || word::patience(patience, Duration::ZERO));
-            left = left.saturating_sub(some.len());
+            let (seen, hidden) = self.look(some, threads, || word::patience(patience, Duration::ZERO));
             holders.hidden += hidden.len();
             holders.late.extend(hidden);
-            if rest.is_some_and(|rest| rest.get().is_zero()) {
-                holders.passed_over += seen.iter().filter(|(_, open)| open.sight == Sight::Hidden).count();
-            }
             for (pid, Open { inodes, sight }) in seen {
                 if pairs >= MOST_PAIRS {
                     break;
@@ -432,18 +381,14 @@ impl<'a> Aside<'a> {
         &mut self,
         pids: &[Pid],
         threads: Threads,
-        rest: Option<&Cell<Duration>>,
         patience: impl Fn() -> Option<Duration>,
     ) -> (Vec<(Pid, Open)>, Vec<Pid>) {
         let late = self.late;
         let mut late = late.borrow_mut();
         let (mut hidden, mut left): (Vec<Pid>, Vec<Pid>) = pids.iter().partition(|pid| late.contains(pid));
         while !left.is_empty() {
-            match self.ask(&left, threads, rest.map(Cell::get), patience()) {
-                Answer::Looked(Looked { open, took }) => {
-                    let _ = rest.map(|rest| rest.set(rest.get().saturating_sub(took)));
-                    return (left.into_iter().zip(open).collect(), hidden);
-                }
+            match self.ask(&left, threads, patience()) {
+                Answer::Open(open) => return (left.into_iter().zip(open).collect(), hidden),
                 Answer::Late(nth) => {
                     let pid = left.remove(nth);
                     late.push(pid);
@@ -456,14 +401,14 @@ impl<'a> Aside<'a> {
     }
 
     /// As long as it goes on; who is late costs so much, and nobody is asked where that is none.
-    fn ask(&mut self, pids: &[Pid], threads: Threads, rest: Option<Duration>, patience: Option<Duration>) -> Answer {
+    fn ask(&mut self, pids: &[Pid], threads: Threads, patience: Option<Duration>) -> Answer {
         let Some(patience) = patience.filter(|_| !self.interrupt.has_come()) else { return Answer::None };
         let (proc, wanted, progress) =
             (Arc::clone(&self.proc), Arc::clone(&self.wanted), Arc::<AtomicUsize>::default());
-        let question = Question { proc, wanted, pids: pids.to_vec(), threads, rest, progress: Arc::clone(&progress) };
+        let question = Question { proc, wanted, pids: pids.to_vec(), threads, progress: Arc::clone(&progress) };
         match self.reader.ask(question, patience, self.interrupt) {
-            Ok(looked) => Answer::Looked(looked),
-            Err(Unanswered::NoThread(question)) => Answer::Looked(question.answer()),
+            Ok(open) => Answer::Open(open),
+            Err(Unanswered::NoThread(question)) => Answer::Open(question.answer()),
             Err(Unanswered::WouldHang) => Answer::None,
             Err(Unanswered::Late) if self.interrupt.has_come() => Answer::None,
             // It may have been in time just now.
@@ -480,12 +425,7 @@ struct Scan<'a> {
     /// Which of them this process has.
     seen: Vec<bool>,
     listing: Vec<MaybeUninit<u8>>,
-    /// How long it may take, from when on.
-    most: Option<(Begin, Duration)>,
 }
-
-/// After so many open files it is asked how late it is.
-const FILES_AT_ONCE: usize = 1024;
 
 /// How one table of open files could be read, and how many it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -497,12 +437,7 @@ enum Table {
 
 impl<'a> Scan<'a> {
     fn new(proc: &'a OwnedFd, wanted: &'a [Inode]) -> Self {
-        let (seen, listing) = (vec![false; wanted.len()], vec![MaybeUninit::uninit(); LISTING_BYTES]);
-        Self { proc, wanted, seen, listing, most: None }
-    }
-
-    fn is_over(most: Option<(Begin, Duration)>) -> bool {
-        most.is_some_and(|(begin, most)| begin.took() >= most)
+        Self { proc, wanted, seen: vec![false; wanted.len()], listing: vec![MaybeUninit::uninit(); LISTING_BYTES] }
     }
 
     fn process(&mut self, pid: Pid, threads: Threads) -> Open {
@@ -536,9 +471,6 @@ impl<'a> Scan<'a> {
 
     /// One table of open files.
     fn table(&mut self, path: &str, inodes: &mut Vec<Inode>) -> Table {
-        if Self::is_over(self.most) {
-            return Table::Hidden;
-        }
         let result = open_dir_at(self.proc, path).and_then(|dir| self.scan(&dir, inodes));
         match result {
             Ok(files) => Table::Read { files },
@@ -550,7 +482,7 @@ impl<'a> Scan<'a> {
 
     /// Adds the wanted sockets among the links in this directory; returns how many links it has.
     fn scan(&mut self, dir: impl AsFd, inodes: &mut Vec<Inode>) -> io::Result<usize> {
-        let (dir, most) = (dir.as_fd(), self.most);
+        let dir = dir.as_fd();
         let mut entries = RawDir::new(dir, &mut self.listing);
         let mut files = 0_usize;
         while let Some(entry) = entries.next() {
@@ -559,9 +491,6 @@ impl<'a> Scan<'a> {
                 continue;
             }
             files += 1;
-            if files.is_multiple_of(FILES_AT_ONCE) && Self::is_over(most) {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
             let mut link = [MaybeUninit::uninit(); LINK_BYTES];
             let link = match readlinkat_raw(dir, entry.file_name(), &mut link[..]) {
                 Ok((link, _)) => &*link,
@@ -615,8 +544,7 @@ mod tests {
     }
 
     fn search(cgroups: &[PathBuf], thorough: Thorough) -> Search<'_> {
-        let (interrupt, late, rest) = (&*NOBODY, nobody_is_late(), Box::leak(Box::new(Cell::new(REST))));
-        Search { proc: Path::new(PROC), cgroups, thorough, interrupt, late, rest }
+        Search { proc: Path::new(PROC), cgroups, thorough, interrupt: &NOBODY, late: nobody_is_late() }
     }
 
     #[test]
@@ -723,33 +651,6 @@ mod tests {
     fn a_socket_that_nobody_has_is_found_with_nobody_after_a_walk() {
         let found = holders(&search(&[], Thorough::IfNobodyFound), &[Inode(u64::MAX)]);
         assert_eq!((found.by_inode.len(), found.walked), (0, true));
-    }
-
-    #[test]
-    fn no_more_than_a_moment_is_spent_on_who_else_has_what_somebody_has() {
-        let cgroup = Cgroup::create("rest");
-        let child = Child::spawn(Role::Listen, &[("PORTGUARD_TEST_CGROUP", cgroup.dir().to_str().unwrap())]);
-        let (cgroups, known) = ([cgroup.dir().to_owned()], child.inode());
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let other = inode_of(&listener);
-        let found = |thorough, rest, wanted: &[Inode]| {
-            let rest = Box::leak(Box::new(Cell::new(rest)));
-            (holders(&Search { rest, ..search(&cgroups, thorough) }, wanted), rest.get())
-        };
-        // This process is beyond the cgroup, and so not looked at, nor is any other.
-        let (cut, _) = found(Thorough::Always, Duration::ZERO, &[known]);
-        assert!(cut.has(known, child.pid()) && cut.passed_over > 0, "{cut:?}");
-        // One that is in its midst is looked at no further.
-        let (cut, left) = found(Thorough::Always, Duration::from_nanos(1), &[known]);
-        assert!(cut.has(known, child.pid()) && left.is_zero(), "{cut:?}");
-        assert!(cut.passed_over > 0, "{cut:?}");
-        // As long as somebody is looked for, all are looked at.
-        let (whole, _) = found(Thorough::Always, Duration::ZERO, &[known, other]);
-        assert!(whole.has(other, own_pid()) && whole.has(known, child.pid()), "{whole:?}");
-        let (whole, left) = found(Thorough::Always, Duration::from_mins(1), &[known]);
-        assert!(whole.passed_over == 0 && left < Duration::from_mins(1), "{whole:?}");
-        let (whole, left) = found(Thorough::ToTheEnd, Duration::ZERO, &[known]);
-        assert_eq!((whole.passed_over, whole.walked, left), (0, true, Duration::ZERO));
     }
 
     #[test]

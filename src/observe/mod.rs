@@ -105,8 +105,6 @@ pub struct Place {
     no_bus: RefCell<Option<String>>,
     /// Those that are not worth another look.
     late: RefCell<Vec<Pid>>,
-    /// What is left of [`holders::REST`].
-    rest: Cell<Duration>,
     /// By whose it is, and its id.
     podman_names: RefCell<BTreeMap<(Owner, String), String>>,
     /// What the manager has said last of the guarded unit.
@@ -179,7 +177,6 @@ impl Place {
             began: Instant::now(),
             no_bus: RefCell::new(None),
             late: RefCell::default(),
-            rest: Cell::new(holders::REST),
             podman_names: RefCell::default(),
             last_said: RefCell::default(),
             waited_for_words: Cell::default(),
@@ -283,9 +280,6 @@ impl Place {
         if is_full || seen.is_full() {
             blind_spots.push(BlindSpot::Crowd);
         }
-        if seen.holders.passed_over > 0 {
-            blind_spots.push(BlindSpot::PassedOver { processes: seen.holders.passed_over });
-        }
         self.picture(wanted, seen, blind_spots)
     }
 
@@ -319,7 +313,7 @@ impl Place {
         });
         let Tables { sockets, is_full, .. } = Tables::new(tables, None);
         let born = self.birthplaces(&sockets);
-        let seen = self.seen(Vec::new(), sockets, born, Thorough::ToTheEnd, wanted.interrupt);
+        let seen = self.seen(Vec::new(), sockets, born, Thorough::Always, wanted.interrupt);
         if seen.holders.hidden > 0 {
             blind_spots.push(BlindSpot::Processes { hidden: seen.holders.hidden });
         }
@@ -405,7 +399,7 @@ impl Place {
         let mut pins = Pins::default();
         let mut reader = proc::Reader::new(interrupt);
         let (mut processes, passing) = self.processes(&holders, &tables, &mut pins, &mut reader, interrupt);
-        self.leave_out_what_goes(unit, &mut holders, &mut processes, interrupt);
+        let passing = passing.max(self.leave_out_what_goes(unit, &mut holders, &mut processes, interrupt));
         if reader.unread > 0 {
             blind_spots.push(BlindSpot::Memory { unread: reader.unread });
         }
@@ -540,14 +534,7 @@ impl Place {
         let births: BTreeSet<&CgroupPath> = born.values().filter(|path| Some(*path) != self.within.as_ref()).collect();
         let likely = self.within.iter().chain(births).filter(|path| path.0 != "/");
         let cgroups: Vec<PathBuf> = likely.filter_map(|path| self.directory(path)).collect();
-        let search = Search {
-            proc: &self.roots.proc,
-            cgroups: &cgroups,
-            thorough,
-            interrupt,
-            late: &self.late,
-            rest: &self.rest,
-        };
+        let search = Search { proc: &self.roots.proc, cgroups: &cgroups, thorough, interrupt, late: &self.late };
         holders::holders(&search, &inodes)
     }
 
@@ -608,14 +595,15 @@ impl Place {
     /// - a child of the manager, which has all that the manager has open, also what is of other units, until it closes that and
     ///   executes its own program: for some thousandths of a second, and up to 5 s before systemd 255 where its unit is
     ///   `Type=idle`, as each getty of a boot is (`exec_child()` of systemd v252, `src/core/execute.c`, which has
-    ///   `do_idle_pipe_dance()` before `close_remaining_fds()`). One that has executed its program just now has let go of it.
+    ///   `do_idle_pipe_dance()` before `close_remaining_fds()`). One that has executed its program just now has let go of it. Of one
+    ///   that has ended it is not known what it was, nor what it has left.
     fn leave_out_what_goes(
         &self,
         unit: &UnitName,
         holders: &mut Holders,
         processes: &mut HashMap<Pid, Process>,
         interrupt: &Interrupt,
-    ) {
+    ) -> Passing {
         let is_manager = |pid: &Pid| processes.get(pid).is_some_and(Process::is_manager);
         let mut suspects: BTreeMap<Pid, Vec<Inode>> = BTreeMap::new();
         for (inode, pids) in holders.by_inode.iter().filter(|(_, pids)| pids.iter().any(is_manager)) {
@@ -624,9 +612,10 @@ impl Place {
             }
         }
         let mut again = self.again(interrupt);
+        let mut passing = Passing::None;
         for (pid, mut inodes) in suspects {
             if interrupt.has_come() {
-                return;
+                return Passing::Gone;
             }
             let is_of_this_command = processes.get(&pid).is_some_and(|process| {
                 matches!(process.lineage, Lineage::Itself | Lineage::Ancestor)
@@ -634,6 +623,9 @@ impl Place {
             });
             if !is_of_this_command && !self.is_fork_of_a_manager(pid, &mut again) {
                 let now = again.open(pid, &inodes);
+                if now.sight == Sight::Gone {
+                    passing = Passing::Gone;
+                }
                 inodes.retain(|inode| now.sight != Sight::Hidden && !now.inodes.contains(inode));
             }
             for inode in inodes {
@@ -643,6 +635,7 @@ impl Place {
                 processes.remove(&pid);
             }
         }
+        passing
     }
 
     /// Whether a process runs what a service manager runs, as the manager's user, and so does whoever is between the two.

@@ -98,6 +98,11 @@ impl Sink {
         *self.stderr.get_or_init(|| Stderr::look(self.within))
     }
 
+    /// See [`is_a_clients`].
+    pub(super) fn is_a_clients(&self, file: BorrowedFd<'_>) -> bool {
+        self.within && is_a_clients(file)
+    }
+
     /// The priorities are the numbers that the library gives to the same levels.
     fn line(&self, entry: &Entry) -> String {
         let priority = match entry.level {
@@ -133,7 +138,7 @@ impl Stderr {
 
 /// Whether this is the socket that the unit has as its standard input (`StandardInput=socket`, systemd.exec(5)), which its
 /// standard output and error are as well where nothing else is said: with `Accept=yes` a client is at its other end.
-pub(super) fn is_a_clients(file: BorrowedFd<'_>) -> bool {
+fn is_a_clients(file: BorrowedFd<'_>) -> bool {
     let of = |file| fstat(file).ok().filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
     let which = |stat: Stat| (stat.st_dev, stat.st_ino);
     of(file).is_some_and(|stat| of(rustix::stdio::stdin()).map(which) == Some(which(stat)))

@@ -125,7 +125,7 @@ impl Report {
     /// How it ended: the last line, or lines where a policy has several problems. Nothing comes after it but the exit.
     pub fn outcome(&self, outcome: &Outcome, endpoints: &[Endpoint], findings: &[Finding]) {
         let entries = words::outcome(outcome, &self.about, endpoints, findings);
-        if self.json && !journal::is_a_clients(rustix::stdio::stdout()) {
+        if self.json && !self.sink.is_a_clients(rustix::stdio::stdout()) {
             self.print(outcome, &entries, endpoints, findings);
         }
         if let Some((last, before)) = entries.split_last() {

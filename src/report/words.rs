@@ -415,9 +415,9 @@ pub(super) fn outcome(outcome: &Outcome, about: &About, endpoints: &[Endpoint], 
         ),
         Outcome::BadPolicy { count, shown } => (Level::Error, id::BAD_POLICY, bad_policy(*count, shown, unit)),
         Outcome::Internal(why) => {
+            let held = if findings.is_empty() { ports } else { held() };
             let why = printable(why);
-            let message =
-                format!("{} held, and portguard itself failed: {why}; {unit} must not start{shown_next}", held());
+            let message = format!("{held} held, and portguard itself failed: {why}; {unit} must not start{shown_next}");
             (Level::Error, id::INTERNAL, vec![message])
         }
     };
@@ -460,7 +460,10 @@ fn may_start(unit: &UnitName, endpoints: &[Endpoint], findings: &[Finding]) -> S
 fn next_of(outcome: &Outcome, about: &About, findings: &[Finding]) -> Option<Advice> {
     let in_vain = match outcome {
         Outcome::StillHeld { .. } | Outcome::Refused { why: Some(_), .. } | Outcome::Internal(_) => true,
-        Outcome::NotPermitted(_) => more_privilege(about).is_none(),
+        // Where something was refused, its line has said it.
+        Outcome::NotPermitted(_) => {
+            more_privilege(about).is_none() && findings.iter().all(|finding| finding.action != Action::Refuse)
+        }
         Outcome::NoPorts
         | Outcome::Free
         | Outcome::Passed

@@ -647,7 +647,7 @@ pub(super) fn more_processes_hang_in_execve_than_there_is_time_for(m: &Machine) 
             m.wait_until("they are gone", SOON, || !m.sh("systemctl is-active stuck.service").status.success());
         });
 
-        m.then("the leftover was stopped, and it is said who was not looked into");
+        m.then("the leftover was stopped, and of those that hang for long it is said that they were not looked into");
         let journal = m.journal(APP);
         assert_names(&journal, &[&["a leftover of an earlier run"], told].concat());
         m.ok(&format!("systemctl stop {APP}; umount /run/inexec; rm -f /run/inexec*"));

@@ -279,43 +279,6 @@ pub(super) fn runtime_folder_of_another_user_has_no_say(m: &Machine) {
     }
 }
 
-/// Three million, and whoever looks at them asks the kernel of each what it is; `ss` takes a minute.
-pub(super) fn files_that_are_very_many_hold_up_no_start(m: &Machine) {
-    m.given("160 processes of alice's with 19,000 open files each, and a service with a socket unit of its own");
-    m.ok("useradd -m alice");
-    evil(m, "files", "User=alice\nLimitNOFILE=20000\nTasksMax=infinity\n");
-    m.wait_until("they are all there", SOON * 3, || m.processes_of("evil.service").len() > 160);
-    m.unit("app.socket", "[Socket]\nListenStream=8080\n");
-    m.unit(APP, "[Service]\nExecStart=/bin/sleep infinity\n");
-    policy_for_app(m, "8080/tcp");
-    guard(m, APP);
-    m.ok("systemctl start app.socket");
-
-    m.when("it is started");
-    let start = m.start(APP);
-
-    m.then("it is up in time");
-    assert!(start.status.success(), "{start:?}");
-    assert_in_time(m);
-    finding(m, APP, &[("RELATION", "own-socket-unit"), ("ACTION", "pass"), ("HOLDER_PID", "1")]);
-
-    m.given("a leftover, and no socket unit");
-    m.ok("systemctl stop app.service app.socket; rm /etc/systemd/system/app.socket");
-    let old = started_guarded_app(m, "8080/tcp");
-    m.forget_journal();
-
-    m.when("the service is restarted");
-    let restart = m.restart(APP);
-
-    m.then("the leftover is stopped in time, and it is said that not all were looked at");
-    assert!(restart.status.success(), "{restart:?}");
-    assert_in_time(m);
-    assert_names(&m.journal(APP), &["processes were not looked at, and could have the same socket"]);
-    m.ok("systemctl kill -s KILL evil.service");
-    m.wait_until("they are gone", SOON * 3, || m.processes_of("evil.service").is_empty());
-    assert_up_without(m, "8080/tcp", &old);
-}
-
 /// What a policy file may not be, each with the shell that makes one at `$1`.
 const NO_POLICIES: &[(&str, &str)] = &[
     ("a FIFO", "mkfifo $1"),

@@ -253,7 +253,6 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     hostile::large_and_garbled_process_is_refused_in_time,
     hostile::crowd_of_holders_is_refused_in_time_and_in_few_lines,
     hostile::sockets_that_very_many_share_are_refused_in_time_and_with_little_memory,
-    hostile::files_that_are_very_many_hold_up_no_start,
     hostile::sockets_that_are_very_many_are_refused_in_time_and_with_little_memory,
     hostile::sockets_born_in_many_nested_cgroups_are_refused_in_time,
     hostile::sockets_born_side_by_side_below_many_threaded_cgroups_are_refused_in_time,
