@@ -79,9 +79,6 @@ impl Place {
     pub(super) fn guarded(&self, unit: &UnitName, answer: &Answer, blind_spots: &mut Vec<BlindSpot>) -> Guarded {
         let facts = &answer.unit;
         let present = facts.invocation.or_else(|| self.exported_invocation(unit));
-        let phase = self.phase(present, facts);
-        // Once it is over, the manager still tells the id of the last run, which is one of the earlier ones then.
-        let invocation = present.filter(|_| phase != Phase::Stopped);
         let runs = ledger::read(&self.ledger, unit).unwrap_or_else(|error| {
             // Without privilege there is none to read, and none was written.
             if rustix::process::geteuid().is_root() {
@@ -89,6 +86,10 @@ impl Place {
             }
             Vec::new()
         });
+        let is_entered = runs.iter().any(|run| Some(run.invocation) == present);
+        let phase = self.phase(present, facts, is_entered);
+        // Once it is over, the manager still tells the id of the last run, which is one of the earlier ones then.
+        let invocation = present.filter(|_| phase != Phase::Stopped);
         // Which of them is the present one must be known, or a live process could pass for one of an earlier run. And if
         // the unit's own environment sets the variable (an EnvironmentFile= that was once dumped), ids prove nothing.
         let overridden = phase == Phase::Within && self.invocation.is_some() && self.invocation != invocation;
@@ -110,15 +111,16 @@ impl Place {
         }
     }
 
-    fn phase(&self, present: Option<InvocationId>, facts: &UnitFacts) -> Phase {
+    /// `is_entered`: the present run is in the ledger, where a start is entered once its guard has let it through.
+    fn phase(&self, present: Option<InvocationId>, facts: &UnitFacts, is_entered: bool) -> Phase {
         let own = own_pid();
         let is_control = facts
             .control_pid
             .is_some_and(|control| control == own || proc::ancestors(&self.roots.proc, own).contains(&control));
         let carries_present_id = self.invocation.is_some() && self.invocation == present;
         // The manager tells its commands the main process where there is one, which is in front of no start
-        // (service_spawn_internal(), systemd v257 src/core/service.c).
-        let starting = facts.starting.unwrap_or_else(|| std::env::var_os("MAINPID").is_none());
+        // (service_spawn_internal(), systemd v257 src/core/service.c); not every service has one (Type=oneshot).
+        let starting = facts.starting.unwrap_or_else(|| !is_entered && std::env::var_os("MAINPID").is_none());
         phase(self.within.is_some(), is_control || carries_present_id, starting, facts.active)
     }
 

@@ -2,11 +2,12 @@
 //! written within a moment is dropped, and nothing is tried there again.
 
 use std::cell::{Cell, OnceCell};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::time::Duration;
 
 use log::kv::{Key, Source, Value, VisitSource};
 use log::{Level, Record};
+use nix::sys::socket::{AddressFamily, SockaddrLike as _, SockaddrStorage, getsockname};
 use rustix::fs::{FileType, Stat, fstat};
 use rustix::io::write;
 use systemd_journal_logger::{JournalLog, connected_to_journal};
@@ -63,7 +64,10 @@ impl Sink {
     /// go through the stream, which knows its unit since it was opened.
     pub(super) fn open(unit: &UnitName, user: bool, within: bool, invocation: Option<InvocationId>) -> Self {
         let stderr = OnceCell::new();
-        let wanted = sys::is_root() && (within || *stderr.get_or_init(|| Stderr::look(within)) == Stderr::Stream);
+        let look = || *stderr.get_or_init(|| Stderr::look(within));
+        // Where standard error is a client's, its own cgroup has to tell whose words they are, as long as journald can read that.
+        let wanted =
+            if sys::is_root() { within || look() == Stderr::Stream } else { within && look() == Stderr::Clients };
         let field = if user { "OBJECT_SYSTEMD_USER_UNIT" } else { "OBJECT_SYSTEMD_UNIT" };
         let addressee = wanted.then(|| Addressee { field, unit: unit.clone(), invocation });
         let (journal, journal_stuck, stderr_stuck) = (OnceCell::new(), Cell::new(false), Cell::new(false));
@@ -137,11 +141,14 @@ impl Stderr {
 }
 
 /// Whether this is the socket that the unit has as its standard input (`StandardInput=socket`, systemd.exec(5)), which its
-/// standard output and error are as well where nothing else is said: with `Accept=yes` a client is at its other end.
+/// standard output and error are as well where nothing else is said, or any of the network's: with `Accept=yes` a client is at its
+/// other end.
 fn is_a_clients(file: BorrowedFd<'_>) -> bool {
     let of = |file| fstat(file).ok().filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
     let which = |stat: Stat| (stat.st_dev, stat.st_ino);
-    of(file).is_some_and(|stat| of(rustix::stdio::stdin()).map(which) == Some(which(stat)))
+    let name = || getsockname::<SockaddrStorage>(file.as_raw_fd()).ok();
+    let is_of_the_network = || name().is_some_and(|name| name.family() != Some(AddressFamily::Unix));
+    of(file).is_some_and(|stat| is_of_the_network() || of(rustix::stdio::stdin()).map(which) == Some(which(stat)))
 }
 
 impl Addressee {

@@ -65,6 +65,31 @@ pub(super) fn daemon_that_was_taken_over_is_not_stopped(m: &Machine) {
     assert_unharmed(m, "8080/tcp", daemon);
 }
 
+/// A service without a main process, of which systemd tells none in a reload: its daemon is of the run that has started it.
+pub(super) fn daemon_of_a_service_without_a_main_process_is_not_stopped(m: &Machine) {
+    m.given("a live service whose daemon was begun by an earlier run, and that calls portguard at a reload");
+    m.write(
+        "/opt/lab/ctl.sh",
+        "ss -Hltn 'sport = :8080' | grep -q . && exit\nsetsid python3 /opt/lab/listener.py 8080 </dev/null >/dev/null 2>&1\n",
+    );
+    m.unit(
+        APP,
+        "[Service]\nType=oneshot\nRemainAfterExit=yes\nKillMode=none\nExecStartPre=+/usr/bin/portguard --unit %n --port 9999\n\
+         ExecStart=/bin/sh /opt/lab/ctl.sh\nExecReload=+/bin/sh -c 'sleep 1; exec /usr/bin/portguard --unit %n --port 8080'\n",
+    );
+    m.ok(&format!("systemctl start {APP}; systemctl stop {APP}; systemctl start {APP}"));
+    let daemon = m.holders("8080/tcp")[0];
+
+    m.when("it is reloaded, and PID 1 does not say what this is");
+    while_systemd_is_silent(m, "reload", Duration::from_secs(5));
+
+    m.then("nothing is touched");
+    m.wait_until("the reload is over", super::SOON, || m.show(APP, "SubState") == "exited");
+    finding(m, APP, &[("ACTION", "refuse"), ("HOLDER_PID", &daemon.to_string())]);
+    assert_nobody_signalled(m, APP);
+    assert_unharmed(m, "8080/tcp", daemon);
+}
+
 /// A process of an earlier run, alive on purpose, that takes whatever it is handed. `settings`: more of the service.
 fn receiver_outlives_app(m: &Machine, settings: &str) {
     m.given("a process that outlives its service, has no port, and takes whatever it is handed");

@@ -84,6 +84,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     attacks::socket_of_another_socket_unit_gets_no_leftover_killed,
     attacks::socket_of_unknown_birth_and_another_user_gets_no_unit_stopped,
     attacks::foreign_invocation_id_proves_nothing,
+    attacks::daemon_of_a_service_without_a_main_process_is_not_stopped,
     attacks::environment_of_the_unit_has_no_say,
     attacks::environment_that_chooses_the_port_gets_nobody_stopped,
     attacks::names_of_others_forge_no_line,

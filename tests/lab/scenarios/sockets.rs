@@ -241,6 +241,17 @@ pub(super) fn instance_for_one_connection_passes(m: &Machine) {
     let passed = |entry: &_| field(entry, "PORTGUARD_VERDICT") == "passed";
     assert_eq!(m.guard_entries("'app@*.service'").into_iter().filter(passed).count(), answers.len());
     assert_eq!(m.show("app.socket", "ActiveState"), "active");
+
+    m.then("the one without root has had its say in the journal");
+    let said = || m.ok("journalctl --sync; journalctl -o cat -t portguard _UID=65534");
+    m.wait_until("it is in the journal", SOON, || said().contains("could not be looked into (hidden)"));
+
+    m.when("the instance has the connection as its standard output and error alone, and a client connects");
+    m.unit("app@.service", "[Service]\nStandardOutput=socket\nStandardError=socket\nExecStart=/bin/echo served\n");
+    let answer = m.connect(8080);
+
+    m.then("it reads what the service has for it, and nothing of the guards");
+    assert_eq!(answer.stdout.trim(), "served", "{answer:?}");
 }
 
 pub(super) fn storing(settings: &str) -> String {
