@@ -24,7 +24,7 @@ const MAX_LINE: usize = 4096;
 
 /// A place to write to, until it was found stuck.
 pub(super) struct Sink {
-    /// Who is spoken to over the journal's own socket, where root can send fields to it.
+    /// Who is spoken to over the journal's own socket, where root can send fields to it, or standard error is a client's.
     addressee: Option<Addressee>,
     /// Whether portguard is part of the unit's start.
     within: bool,

@@ -55,11 +55,16 @@ pub(super) fn daemon_that_was_taken_over_is_not_stopped(m: &Machine) {
     assert_names(&typed.stderr, &["own-run", &daemon.to_string()]);
     assert_unharmed(m, "8080/tcp", daemon);
 
+    assert_unharmed_by_a_silent_reload(m, daemon, "running");
+}
+
+/// `state`: that of the service before the reload and after it.
+fn assert_unharmed_by_a_silent_reload(m: &Machine, daemon: u32, state: &str) {
     m.when("it is called by a reload, and PID 1 does not say what this is");
     while_systemd_is_silent(m, "reload", Duration::from_secs(5));
 
     m.then("it touches nothing");
-    m.wait_until("the reload is over", super::SOON, || m.show(APP, "SubState") == "running");
+    m.wait_until("the reload is over", super::SOON, || m.show(APP, "SubState") == state);
     finding(m, APP, &[("ACTION", "refuse"), ("HOLDER_PID", &daemon.to_string())]);
     assert_nobody_signalled(m, APP);
     assert_unharmed(m, "8080/tcp", daemon);
@@ -80,14 +85,7 @@ pub(super) fn daemon_of_a_service_without_a_main_process_is_not_stopped(m: &Mach
     m.ok(&format!("systemctl start {APP}; systemctl stop {APP}; systemctl start {APP}"));
     let daemon = m.holders("8080/tcp")[0];
 
-    m.when("it is reloaded, and PID 1 does not say what this is");
-    while_systemd_is_silent(m, "reload", Duration::from_secs(5));
-
-    m.then("nothing is touched");
-    m.wait_until("the reload is over", super::SOON, || m.show(APP, "SubState") == "exited");
-    finding(m, APP, &[("ACTION", "refuse"), ("HOLDER_PID", &daemon.to_string())]);
-    assert_nobody_signalled(m, APP);
-    assert_unharmed(m, "8080/tcp", daemon);
+    assert_unharmed_by_a_silent_reload(m, daemon, "exited");
 }
 
 /// A process of an earlier run, alive on purpose, that takes whatever it is handed. `settings`: more of the service.

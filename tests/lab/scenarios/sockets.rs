@@ -194,8 +194,7 @@ pub(super) fn service_whose_standard_input_is_the_listener_passes(m: &Machine) {
         m.unit(APP, "[Service]\nStandardInput=socket\nStandardOutput=null\nExecStart=/bin/sleep infinity\n");
         policy_for_app(m, endpoint);
         m.ok("systemctl restart app.socket");
-        for command in ["/usr/bin/portguard --unit %n", "/bin/sh -c '/usr/bin/portguard --unit %%n; exit $?'"] {
-            let command = command.replace("%%n", APP);
+        for command in ["/usr/bin/portguard --unit %n", "/bin/sh -c '/usr/bin/portguard --unit %n; exit $?'"] {
             m.unit(&format!("{APP}.d/10-portguard.conf"), &format!("[Service]\nExecStartPre=+{command}\n"));
             m.forget_journal();
 
