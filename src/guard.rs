@@ -249,16 +249,16 @@ impl Guard<'_> {
         loop {
             let look = self.place.look(&wanted, thorough, others);
             let verdict = judge(&look);
-            if !needs_everybody(&verdict) || self.interrupt.has_come() {
+            let Some(enough) = enough(&look, &verdict).filter(|_| !self.interrupt.has_come()) else {
                 return (look, verdict);
-            }
-            if thorough == Thorough::Always {
+            };
+            if thorough >= enough {
                 if others || !matches!(verdict, Verdict::Clear(_)) || !self.place.has_others(&wanted, &look.scene) {
                     return (look, verdict);
                 }
                 others = true;
             }
-            thorough = Thorough::Always;
+            thorough = thorough.max(enough);
         }
     }
 
@@ -336,16 +336,15 @@ impl Guard<'_> {
         }
         self.report.findings(verdict.findings());
         // What could not be seen matters only to somebody who is not let through, or was for want of an answer; that systemd
-        // has not answered, or a process, also to somebody who wonders where a second or two have gone.
+        // has not answered, or a process, or that not all processes were looked at, also to somebody who wonders where a second
+        // or two have gone.
         let unchecked = |finding: &Finding| matches!(finding.relation, Relation::Unchecked(_));
         let hindered = matches!(**verdict, Verdict::Refuse(_) | Verdict::Wait(_));
         let matters = hindered || verdict.findings().iter().any(unchecked) || self.args.verbose;
-        for spot in look
-            .scene
-            .blind_spots
-            .iter()
-            .filter(|spot| matters || matches!(spot, BlindSpot::Manager(_) | BlindSpot::Late(_)))
-        {
+        let takes_time = |spot: &BlindSpot| {
+            matches!(spot, BlindSpot::Manager(_) | BlindSpot::Late(_) | BlindSpot::PassedOver { .. })
+        };
+        for spot in look.scene.blind_spots.iter().filter(|spot| matters || takes_time(spot)) {
             if self.told.insert(spot.uncounted().to_string()) {
                 self.report.blind_spot(spot);
             }
@@ -501,6 +500,15 @@ fn failed(error: &ActError) -> Outcome {
         ActError::NotPermitted(_) => Outcome::NotPermitted(format!("held, and {error}")),
         ActError::NoPidfd(_) | ActError::Wait(_) | ActError::Signal(_) => Outcome::Internal(error.to_string()),
     }
+}
+
+/// How thorough the look has to be that leads to this; `None`: any is. A unit that is up is stopped where nobody was passed over.
+fn enough(look: &Look, verdict: &Verdict) -> Option<Thorough> {
+    let stops_a_unit = matches!(verdict, Verdict::Clear(findings) if unit_to_stop(findings).is_some());
+    if stops_a_unit && look.has_passed_over() {
+        return Some(Thorough::ToTheEnd);
+    }
+    needs_everybody(verdict).then_some(Thorough::Always)
 }
 
 /// Whether every process has to be looked at: something may be stopped, or a service manager has a socket.

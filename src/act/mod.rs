@@ -400,7 +400,7 @@ fn verify<'a>(target: &'a Target<'a>, again: &mut Again<'_>) -> Result<Now<'a>, 
     } else {
         let open = again.open(process.pid, &target.inodes);
         match (open.inodes.is_empty(), open.sight, process.protection()) {
-            (true, Sight::Hidden, _) => UNSEEN,
+            (true, Sight::Hidden | Sight::Part, _) => UNSEEN,
             (true, Sight::Whole | Sight::Gone, _) => "it has let go of the socket",
             (false, _, Some(why)) => why,
             (false, ..) => return Ok(Now::Same(Verified { pidfd, target })),
@@ -600,12 +600,12 @@ impl<'a> Watch<'a, '_, '_> {
 mod processes;
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
     use std::path::Path;
 
     use super::*;
     use crate::model::{CgroupPath, FileId, Invocation, InvocationId, Lineage, Owner, StartTime, Terminal};
     use crate::observe::fixture::{Child, Role, assert_holds_in_a_process_of_its_own, is_alone};
+    use crate::observe::holders::SoFar;
     use crate::observe::pin::Pins;
     use crate::observe::proc;
 
@@ -701,8 +701,8 @@ mod tests {
         };
         let interrupt = Interrupt::default();
         let eyes = Eyes { closings: None, interrupt: &interrupt };
-        let late = RefCell::default();
-        let mut again = Again::new(Path::new("/proc"), &interrupt, &late);
+        let so_far = SoFar::default();
+        let mut again = Again::new(Path::new("/proc"), &interrupt, &so_far);
         (stop(&[target], &eyes, &mut again, &ladder, &budget, &mut Vec::new(), &mut tell).unwrap(), said)
     }
 
@@ -740,8 +740,8 @@ mod tests {
                 let budget = Budget { patience: SECOND, grace: SECOND, extend: None };
                 let (mut said, mut signalled) = (0, Vec::new());
                 let eyes = Eyes { closings: None, interrupt: &interrupt };
-                let late = RefCell::default();
-                let mut again = Again::new(Path::new("/proc"), &interrupt, &late);
+                let so_far = SoFar::default();
+                let mut again = Again::new(Path::new("/proc"), &interrupt, &so_far);
                 let stopped = stop(&[target], &eyes, &mut again, &ladder, &budget, &mut signalled, &mut |_| {
                     said += 1;
                     come();

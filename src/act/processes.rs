@@ -8,6 +8,7 @@ use std::path::Path;
 use super::*;
 use crate::model::{CgroupPath, FileId, Lineage, Owner};
 use crate::observe::fixture::{Cgroup, Child, NOBODY, Role, assert_holds_in_a_process_of_its_own, is_alone, own_pid};
+use crate::observe::holders::SoFar;
 use crate::observe::pin::Pins;
 use crate::observe::proc;
 use crate::observe::sock_diag::Awaited;
@@ -76,8 +77,8 @@ impl Judged {
         let mut asked = Vec::new();
         let interrupt = Interrupt::default();
         let eyes = Eyes { closings, interrupt: &interrupt };
-        let late = RefCell::default();
-        let mut again = Again::new(Path::new(PROC), &interrupt, &late);
+        let so_far = SoFar::default();
+        let mut again = Again::new(Path::new(PROC), &interrupt, &so_far);
         let budget = Budget { patience: ladder.patience, grace: SECOND * 10, extend: None };
         let mut hear = |step: &Step<'_>| {
             let word = match step {
@@ -216,8 +217,8 @@ fn whoever_may_not_be_signalled_is_not_said_to_be() {
         nix::unistd::setfsuid(nobody);
         let interrupt = Interrupt::default();
         let eyes = Eyes { closings: None, interrupt: &interrupt };
-        let late = RefCell::default();
-        let mut again = Again::new(Path::new(PROC), &interrupt, &late);
+        let so_far = SoFar::default();
+        let mut again = Again::new(Path::new(PROC), &interrupt, &so_far);
         let budget = Budget { patience: MOMENT, grace: SECOND, extend: None };
         let mut said = 0;
         let targets = judged.targets();
@@ -242,9 +243,9 @@ fn whoever_has_a_memory_that_cannot_be_read_any_more_is_not_signalled_unless_it_
         std::os::unix::fs::symlink(format!("{PROC}/{pid}/{name}"), dir.join(name)).unwrap();
     }
     nix::unistd::mkfifo(&dir.join("environ"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let (interrupt, late) = (Interrupt::default(), RefCell::default());
+    let (interrupt, so_far) = (Interrupt::default(), SoFar::default());
     let why = |judged: &Judged| {
-        let mut again = Again::new(folder.path(), &interrupt, &late);
+        let mut again = Again::new(folder.path(), &interrupt, &so_far);
         match verify(&judged.targets()[0], &mut again).unwrap() {
             Now::Same(_) => None,
             Now::Changed(why) => Some(why),
@@ -344,8 +345,8 @@ fn whoever_waits_for_a_port_is_woken_by_the_end_of_its_socket_and_of_no_other() 
 fn a_holder_is_there_only_as_it_was_judged() {
     let judged = Judged::one(Role::Listen);
     let (process, inode) = (&judged.processes[0], judged.children[0].inode());
-    let (interrupt, late) = (Interrupt::default(), RefCell::default());
-    let again = RefCell::new(Again::new(Path::new(PROC), &interrupt, &late));
+    let (interrupt, so_far) = (Interrupt::default(), SoFar::default());
+    let again = RefCell::new(Again::new(Path::new(PROC), &interrupt, &so_far));
     let holds = |process: &Process, pidfd, inode| still_holds(process, pidfd, &[inode], &mut again.borrow_mut());
     assert!(holds(process, Ok(judged.pidfd(0)), inode));
     assert!(!holds(process, Ok(judged.pidfd(0)), Inode(u64::MAX)), "another socket");

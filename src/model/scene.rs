@@ -66,6 +66,11 @@ pub enum BlindSpot {
     },
     /// There are so many sockets, or so many processes have so many of them, that not all were looked at.
     Crowd,
+    /// So many processes were not looked at, or not to their end: each socket had a holder by then, and they may have it as well.
+    PassedOver {
+        /// How many.
+        processes: usize,
+    },
     /// These processes did not let themselves be looked into in time: others may have a socket as well. At least one.
     Late(Vec<Pid>),
     /// The arguments and the environment of so many processes were not read: in time, or for want of a thread.
@@ -110,6 +115,7 @@ impl BlindSpot {
         match self {
             Self::Processes { .. } => Self::Processes { hidden: 0 },
             Self::Memory { .. } => Self::Memory { unread: 0 },
+            Self::PassedOver { .. } => Self::PassedOver { processes: 0 },
             Self::Sockets(_) | Self::Crowd | Self::Late(_) | Self::Manager(_) | Self::Ledger(_) | Self::Unsteady => {
                 self.clone()
             }
@@ -142,6 +148,10 @@ impl fmt::Display for BlindSpot {
             ),
             Self::Crowd => f.write_str(
                 "there are so many of these sockets, or processes that have them, that not all were looked at",
+            ),
+            Self::PassedOver { processes } => write!(
+                f,
+                "so many files are open on this host that {processes} processes were not looked at, and could have the same socket"
             ),
             Self::Manager(why) => write!(f, "systemd could not be asked ({why})"),
             Self::Ledger(why) => write!(f, "the ledger of earlier runs could not be read ({why})"),

@@ -2,7 +2,6 @@
 //!
 //! A child is this very test binary, told to run the one test below in a role of its own.
 
-use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -16,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use super::again::Again;
-use super::holders::Open;
+use super::holders::{Open, SoFar};
 use crate::interrupt::Interrupt;
 use crate::model::{Inode, Pid, Port, Protocol};
 use crate::sys;
@@ -38,8 +37,8 @@ pub(crate) fn is_alone() -> bool {
 
 /// Which of these sockets a process has open.
 pub(crate) fn holds(pid: Pid, inodes: &[Inode]) -> Open {
-    let (interrupt, late) = (Interrupt::default(), RefCell::default());
-    Again::new(Path::new("/proc"), &interrupt, &late).open(pid, inodes)
+    let (interrupt, so_far) = (Interrupt::default(), SoFar::default());
+    Again::new(Path::new("/proc"), &interrupt, &so_far).open(pid, inodes)
 }
 
 /// What strace(1) writes of the calling test, and of all its threads and children, where it runs alone; `None` to that run.

@@ -3,18 +3,19 @@
 //! It owns the order of the search and the scan, which has one readlinkat(2) an open file, and no stat and no
 //! allocation. It must not read anything else of a process, nor conclude anything from finding nobody.
 
-use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use rustix::fs::{RawDir, readlinkat_raw};
+use rustix::fs::{AtFlags, RawDir, readlinkat_raw, statat};
 
 use super::proc::{is_gone, list_pids, open_dir, open_dir_at, read_file};
 use crate::interrupt::Interrupt;
@@ -32,15 +33,38 @@ const AT_ONCE: usize = 16;
 const CGROUPS: usize = 4096;
 
 /// When all of `/proc` is walked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Thorough {
     /// Only if some socket has nobody in the likely places. Neither these nor all others are looked at to their end, once
     /// somebody but PID 1 was found for each socket among the first of them.
     UntilFound,
     /// Only if some socket has nobody in the likely places. Other holders of a socket that has somebody can stay unseen.
     IfNobodyFound,
-    /// Always: so that every holder of every socket is seen.
+    /// Always, so that other holders of a socket that has somebody are seen as well.
     Always,
+    /// Always, and without a bound: so that every holder of every socket is seen.
+    ToTheEnd,
+}
+
+/// So much of a processor is spent, in a run, on looking who else has what somebody is known to have: the open files of some
+/// 3,000 processes that have 50 each. Anybody can have very many more.
+pub const REST: Duration = Duration::from_millis(500);
+
+/// What the searches of a run share.
+#[derive(Clone, Debug)]
+pub struct SoFar {
+    /// Those that were late: they cost their time once, and are not worth another look.
+    pub late: RefCell<Vec<Pid>>,
+    /// Those who had a socket. They are looked at first: nobody who was seen is forgotten for want of time.
+    found: RefCell<BTreeSet<Pid>>,
+    /// What is left of [`REST`].
+    rest: Cell<Duration>,
+}
+
+impl Default for SoFar {
+    fn default() -> Self {
+        Self { late: RefCell::default(), found: RefCell::default(), rest: Cell::new(REST) }
+    }
 }
 
 /// Where to look.
@@ -51,12 +75,14 @@ pub struct Search<'a> {
     /// The directories of the likely cgroups, each with all below it: the unit's own, then those in which the sockets were
     /// born. One that is not there any more is none.
     pub cgroups: &'a [PathBuf],
+    /// The users who have made the sockets: beyond these cgroups, their processes are looked at first, and those of people last.
+    pub users: &'a BTreeSet<u32>,
     /// Whether to look further.
     pub thorough: Thorough,
     /// What ends the search in its middle: those that were not looked at by then count as hidden.
     pub interrupt: &'a Interrupt,
-    /// Those that were late, of all searches so far: they cost their time once.
-    pub late: &'a RefCell<Vec<Pid>>,
+    /// Of this search as well.
+    pub so_far: &'a SoFar,
 }
 
 /// Of so many pairs of a socket and a process that has it more is not looked for: each is judged by itself, and takes half a
@@ -72,6 +98,8 @@ pub struct Holders {
     pub hidden: usize,
     /// Those of them that were not in time, each once.
     pub late: Vec<Pid>,
+    /// So many processes were not looked at, or not to their end, for want of time ([`REST`]): each socket had somebody by then.
+    pub passed_over: usize,
     /// Whether so many were found that others were not looked for, of any of the sockets.
     pub is_full: bool,
     /// Whether all of `/proc` was walked. Only then does an absent inode mean that no visible process has it.
@@ -98,6 +126,8 @@ pub enum Sight {
     Whole,
     /// Not all: no permission.
     Hidden,
+    /// Not all: for want of time.
+    Part,
     /// It has ended.
     Gone,
 }
@@ -124,36 +154,59 @@ pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
     let mut inodes: Vec<Inode> = inodes.iter().copied().filter(|inode| inode.0 != 0).collect();
     inodes.sort_unstable();
     let Ok(proc) = open_dir(search.proc) else { return Holders { hidden: 1, ..Holders::default() } };
-    let mut scan = Aside::new(proc, search.interrupt, search.late);
+    let mut scan = Aside::new(proc, search.interrupt, search.so_far);
     scan.wanted = inodes.into();
+    scan.has_a_bound = search.thorough != Thorough::ToTheEnd;
     let is_enough = match search.thorough {
         Thorough::UntilFound => Holders::has_somebody,
-        Thorough::IfNobodyFound | Thorough::Always => |_: &Holders, _| false,
+        Thorough::IfNobodyFound | Thorough::Always | Thorough::ToTheEnd => |_: &Holders, _| false,
     };
     let found = look_for(search, &mut scan, is_enough);
+    search.so_far.remember(&found);
     Holders { is_full: scan.is_full, ..found }
 }
 
 fn look_for(search: &Search<'_>, scan: &mut Aside<'_>, is_enough: fn(&Holders, Inode) -> bool) -> Holders {
     let likely = likely_places(search);
     let some = scan.more(Holders::default(), Walk::of(&likely.pids), Threads::WhereTheFirstHasNone, is_enough);
-    if search.thorough != Thorough::Always && scan.has_all(&some) {
+    let may_be_enough = matches!(search.thorough, Thorough::UntilFound | Thorough::IfNobodyFound);
+    if may_be_enough && scan.has_all(&some) {
         return Holders { hidden: some.hidden + likely.invisible, ..some };
     }
     let Ok(everybody) = list_pids(&*scan.proc) else { return Holders { hidden: 1, ..Holders::default() } };
-    let seen: HashSet<Pid> = likely.pids.iter().copied().collect();
-    let others: Vec<Pid> = everybody.iter().copied().filter(|pid| !seen.contains(pid)).collect();
-    let walk = Walk { first: &likely.pids, others: &others };
-    let mut found = scan.more(some, Walk { first: &[], ..walk }, Threads::WhereTheFirstHasNone, is_enough);
+    let proc = Arc::clone(&scan.proc);
+    let all_but = |first: &[Pid]| {
+        let first: HashSet<Pid> = first.iter().copied().collect();
+        let mut others: Vec<Pid> = everybody.iter().copied().filter(|pid| !first.contains(pid)).collect();
+        others.sort_by_cached_key(|&pid| turn(&proc, pid, search.users));
+        others
+    };
+    let walk = Walk { first: &[], others: &all_but(&likely.pids) };
+    let mut found = scan.more(some, walk, Threads::WhereTheFirstHasNone, is_enough);
     if search.thorough == Thorough::UntilFound {
         return found;
     }
     if !scan.is_full && !scan.has_all(&found) {
+        let first = search.so_far.remember(&found).and(&likely.pids);
+        let walk = Walk { first: &first, others: &all_but(&first) };
         found = scan.more(Holders::default(), walk, Threads::All, is_enough);
     }
     // With hidepid= (proc(5)) others' processes are not even listed; PID 1 is somebody's in every pid namespace.
     let unlisted = usize::from(!everybody.contains(&Pid::INIT));
     Holders { hidden: found.hidden + unlisted, walked: true, ..found }
+}
+
+/// When a process has its turn, by its effective user id: `/proc/PID` has that, also where the process does not let itself be dumped
+/// (`task_dump_owner()`, Linux v6.18 `fs/proc/base.c`). Whose socket it is first, then those of the system and of services
+/// (systemd v257 `docs/UIDS-GIDS.md`), and people last: nobody's leftover is behind the millions of files that one of them can open.
+fn turn(proc: &OwnedFd, pid: Pid, users: &BTreeSet<u32>) -> u8 {
+    const SYSTEM: RangeInclusive<u32> = 0..=999;
+    const DYNAMIC: RangeInclusive<u32> = 61_184..=65_519;
+    match statat(proc, pid.to_string(), AtFlags::empty()).map(|stat| stat.st_uid) {
+        Ok(uid) if users.contains(&uid) => 0,
+        Ok(uid) if SYSTEM.contains(&uid) || DYNAMIC.contains(&uid) => 1,
+        Ok(_) | Err(_) => 2,
+    }
 }
 
 /// The processes of a cgroup and of all below it, in order.
@@ -170,13 +223,29 @@ struct Members {
     invisible: usize,
 }
 
-/// The processes of the likely cgroups, and PID 1, each once.
+/// The processes of the likely cgroups, those who have had a socket before, and PID 1, each once.
 fn likely_places(search: &Search<'_>) -> Members {
-    let mut likely = members(search.cgroups, search.interrupt);
-    likely.pids.push(Pid::INIT);
-    likely.pids.sort_unstable();
-    likely.pids.dedup();
-    likely
+    let Members { mut pids, invisible } = members(search.cgroups, search.interrupt);
+    pids.push(Pid::INIT);
+    Members { pids: search.so_far.and(&pids), invisible }
+}
+
+impl SoFar {
+    fn remember(&self, holders: &Holders) -> &Self {
+        self.found.borrow_mut().extend(holders.by_inode.values().flatten());
+        self
+    }
+
+    /// These and who was found, each once and in order.
+    fn and(&self, pids: &[Pid]) -> Vec<Pid> {
+        let all: BTreeSet<Pid> = pids.iter().chain(&*self.found.borrow()).copied().collect();
+        all.into_iter().collect()
+    }
+
+    /// So much of the rest was spent.
+    fn spent(&self, took: Duration) {
+        self.rest.set(self.rest.get().saturating_sub(took));
+    }
 }
 
 /// The processes of these cgroups, of which the first has the first place, and of all below them, in order. One that is below
@@ -253,8 +322,10 @@ pub(super) struct Aside<'a> {
     proc: Arc<OwnedFd>,
     wanted: Arc<[Inode]>,
     interrupt: &'a Interrupt,
-    late: &'a RefCell<Vec<Pid>>,
-    reader: word::Workers<Question, Vec<Open>>,
+    so_far: &'a SoFar,
+    reader: word::Workers<Question, ()>,
+    /// Whether there is a bound to looking for others where each socket has somebody.
+    has_a_bound: bool,
     /// Whether as many pairs were found as are kept.
     is_full: bool,
 }
@@ -265,19 +336,70 @@ struct Question {
     wanted: Arc<[Inode]>,
     pids: Vec<Pid>,
     threads: Threads,
-    /// So many of them have been looked into.
-    progress: Arc<AtomicUsize>,
+    /// So much may be spent on them from where the last of the `missing` has somebody.
+    rest: Option<Duration>,
+    missing: Arc<[Inode]>,
+    progress: Arc<Progress>,
+}
+
+/// How far a question has come: also one that is never answered.
+#[derive(Default)]
+struct Progress {
+    /// What the first of the processes have. Where time was short, there are fewer than were asked for.
+    open: Mutex<Vec<Open>>,
+    /// What was spent of the rest, in microseconds.
+    spent: AtomicU64,
+}
+
+impl Progress {
+    fn open(&self) -> Vec<Open> {
+        std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn spent(&self) -> Duration {
+        Duration::from_micros(self.spent.load(Ordering::Relaxed))
+    }
 }
 
 impl Question {
-    fn answer(&self) -> Vec<Open> {
+    fn answer(&self) {
         let mut scan = Scan::new(&self.proc, &self.wanted);
-        let look = |&pid| {
+        let mut missing = self.missing.to_vec();
+        for &pid in &self.pids {
+            if missing.is_empty() && scan.bound.is_none() {
+                scan.bound = self.rest.map(|rest| Bound::new(rest, &self.progress));
+            }
+            if scan.is_over() {
+                return;
+            }
             let open = scan.process(pid, self.threads);
-            self.progress.fetch_add(1, Ordering::Relaxed);
-            open
-        };
-        self.pids.iter().map(look).collect()
+            if open.sight == Sight::Part && open.inodes.is_empty() {
+                return;
+            }
+            missing.retain(|inode| !open.inodes.contains(inode));
+            self.progress.open.lock().unwrap_or_else(PoisonError::into_inner).push(open);
+        }
+        // What the last of them took counts as well.
+        let _ = scan.is_over();
+    }
+}
+
+/// What may be spent, of the processor's time of this thread.
+struct Bound<'a> {
+    began: Duration,
+    rest: Duration,
+    progress: &'a Progress,
+}
+
+impl<'a> Bound<'a> {
+    fn new(rest: Duration, progress: &'a Progress) -> Self {
+        Self { began: word::on_a_processor(), rest, progress }
+    }
+
+    fn is_over(&self) -> bool {
+        let spent = word::on_a_processor().saturating_sub(self.began);
+        self.progress.spent.store(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        spent >= self.rest
     }
 }
 
@@ -296,23 +418,35 @@ impl<'a> Walk<'a> {
     }
 }
 
-enum Answer {
-    /// In the order of the question.
-    Open(Vec<Open>),
-    /// The process of this index was not in time.
-    Late(usize),
-    /// No time is left, or something has come to end us.
-    None,
+/// What came of looking at some.
+#[derive(Default)]
+struct Looked {
+    seen: Vec<(Pid, Open)>,
+    /// Those that were late, now or before.
+    late: Vec<Pid>,
+    /// For want of time.
+    passed_over: usize,
+}
+
+/// Who was not looked at, of those that were asked for.
+enum Left {
+    /// All but those that were looked at, if any, for want of time.
+    PassedOver,
+    /// The next was late; those behind it can be asked for again.
+    Late,
+    /// No time is left to wait for who is late, or something has come to end us.
+    Hidden,
 }
 
 impl<'a> Aside<'a> {
-    pub(super) fn new(proc: OwnedFd, interrupt: &'a Interrupt, late: &'a RefCell<Vec<Pid>>) -> Self {
+    pub(super) fn new(proc: OwnedFd, interrupt: &'a Interrupt, so_far: &'a SoFar) -> Self {
         Self {
             proc: Arc::new(proc),
             wanted: Arc::from([]),
             interrupt,
-            late,
+            so_far,
             reader: word::Workers::new(Question::answer),
+            has_a_bound: false,
             is_full: false,
         }
     }
@@ -322,8 +456,13 @@ impl<'a> Aside<'a> {
         let mut wanted = inodes.to_vec();
         wanted.sort_unstable();
         self.wanted = wanted.into();
-        let (seen, _) = self.look(&[pid], Threads::All, || word::some_patience(word::MORE_PATIENCE));
-        seen.into_iter().next().map_or(Open::HIDDEN, |(_, open)| open)
+        let looked = self.look(&[pid], Threads::All, None, || word::some_patience(word::MORE_PATIENCE));
+        looked.seen.into_iter().next().map_or(Open::HIDDEN, |(_, open)| open)
+    }
+
+    /// Those of the wanted sockets that have nobody.
+    fn missing(&self, holders: &Holders) -> Arc<[Inode]> {
+        self.wanted.iter().copied().filter(|inode| !holders.by_inode.contains_key(inode)).collect()
     }
 
     /// Whether each of the wanted sockets has a holder.
@@ -331,7 +470,8 @@ impl<'a> Aside<'a> {
         self.wanted.iter().all(|inode| holders.by_inode.contains_key(inode))
     }
 
-    /// Those who were found, and more, in the order of the walk, until that is enough for each of the wanted sockets.
+    /// Those who were found, and more, in the order of the walk, until that is enough for each of the wanted sockets, or what may
+    /// be spent on the others is.
     fn more(
         &mut self,
         mut holders: Holders,
@@ -343,23 +483,31 @@ impl<'a> Aside<'a> {
             return holders;
         }
         let mut pairs: usize = holders.by_inode.values().map(Vec::len).sum();
-        let first = walk.first.chunks(AT_ONCE).map(|some| (some, word::MORE_PATIENCE));
-        for (some, patience) in first.chain(walk.others.chunks(AT_ONCE).map(|some| (some, word::PATIENCE))) {
+        let mut missing = self.missing(&holders);
+        let first = walk.first.chunks(AT_ONCE).map(|some| (some, word::MORE_PATIENCE, false));
+        let has_a_bound = self.has_a_bound;
+        let others = walk.others.chunks(AT_ONCE).map(|some| (some, word::PATIENCE, has_a_bound));
+        for (some, patience, is_bounded) in first.chain(others) {
             if !self.wanted.is_empty() && self.wanted.iter().all(|&inode| is_enough(&holders, inode)) {
                 break;
             }
-            let (seen, hidden) = self.look(some, threads, || word::patience(patience, Duration::ZERO));
-            holders.hidden += hidden.len();
-            holders.late.extend(hidden);
-            for (pid, Open { inodes, sight }) in seen {
+            let missing_if_bounded = is_bounded.then_some(&missing);
+            let looked = self.look(some, threads, missing_if_bounded, || word::patience(patience, Duration::ZERO));
+            holders.hidden += looked.late.len();
+            holders.late.extend(looked.late);
+            holders.passed_over += looked.passed_over;
+            let mut is_news = false;
+            for (pid, Open { inodes, sight }) in looked.seen {
                 if pairs >= MOST_PAIRS {
                     break;
                 }
                 pairs += inodes.len();
+                is_news |= !inodes.is_empty();
                 for inode in inodes {
                     holders.by_inode.entry(inode).or_default().push(pid);
                 }
                 holders.hidden += usize::from(sight == Sight::Hidden);
+                holders.passed_over += usize::from(sight == Sight::Part);
             }
             if self.interrupt.has_come() {
                 holders.hidden += 1;
@@ -369,6 +517,9 @@ impl<'a> Aside<'a> {
                 self.is_full = true;
                 break;
             }
+            if is_news {
+                missing = self.missing(&holders);
+            }
         }
         for holders in holders.by_inode.values_mut() {
             holders.sort_unstable();
@@ -376,44 +527,71 @@ impl<'a> Aside<'a> {
         holders
     }
 
-    /// What each of them has open, but for those that were late, now or before.
+    /// What each of them has open, but for those that were late, now or before. `missing`: without a bound as long as there are such.
     fn look(
         &mut self,
         pids: &[Pid],
         threads: Threads,
+        missing: Option<&Arc<[Inode]>>,
         patience: impl Fn() -> Option<Duration>,
-    ) -> (Vec<(Pid, Open)>, Vec<Pid>) {
-        let late = self.late;
-        let mut late = late.borrow_mut();
-        let (mut hidden, mut left): (Vec<Pid>, Vec<Pid>) = pids.iter().partition(|pid| late.contains(pid));
+    ) -> Looked {
+        let so_far = self.so_far;
+        let mut late = so_far.late.borrow_mut();
+        let (was_late, mut left): (Vec<Pid>, Vec<Pid>) = pids.iter().partition(|pid| late.contains(pid));
+        let mut looked = Looked { late: was_late, ..Looked::default() };
         while !left.is_empty() {
-            match self.ask(&left, threads, patience()) {
-                Answer::Open(open) => return (left.into_iter().zip(open).collect(), hidden),
-                Answer::Late(nth) => {
-                    let pid = left.remove(nth);
-                    late.push(pid);
-                    hidden.push(pid);
+            let (open, rest) = self.ask(&left, threads, missing, patience());
+            looked.seen.extend(left.drain(..open.len()).zip(open));
+            match rest {
+                Left::PassedOver => {
+                    looked.passed_over = left.len();
+                    break;
                 }
-                Answer::None => hidden.append(&mut left),
+                // It may have been in time just now.
+                Left::Late if left.is_empty() => break,
+                Left::Late => {
+                    let pid = left.remove(0);
+                    late.push(pid);
+                    looked.late.push(pid);
+                }
+                Left::Hidden => looked.late.append(&mut left),
             }
         }
-        (Vec::new(), hidden)
+        looked
     }
 
     /// As long as it goes on; who is late costs so much, and nobody is asked where that is none.
-    fn ask(&mut self, pids: &[Pid], threads: Threads, patience: Option<Duration>) -> Answer {
-        let Some(patience) = patience.filter(|_| !self.interrupt.has_come()) else { return Answer::None };
-        let (proc, wanted, progress) =
-            (Arc::clone(&self.proc), Arc::clone(&self.wanted), Arc::<AtomicUsize>::default());
-        let question = Question { proc, wanted, pids: pids.to_vec(), threads, progress: Arc::clone(&progress) };
-        match self.reader.ask(question, patience, self.interrupt) {
-            Ok(open) => Answer::Open(open),
-            Err(Unanswered::NoThread(question)) => Answer::Open(question.answer()),
-            Err(Unanswered::WouldHang) => Answer::None,
-            Err(Unanswered::Late) if self.interrupt.has_come() => Answer::None,
-            // It may have been in time just now.
-            Err(Unanswered::Late) => Answer::Late(progress.load(Ordering::Relaxed).min(pids.len().saturating_sub(1))),
-        }
+    fn ask(
+        &mut self,
+        pids: &[Pid],
+        threads: Threads,
+        missing: Option<&Arc<[Inode]>>,
+        patience: Option<Duration>,
+    ) -> (Vec<Open>, Left) {
+        let Some(patience) = patience.filter(|_| !self.interrupt.has_come()) else { return (Vec::new(), Left::Hidden) };
+        let (proc, wanted, progress) = (Arc::clone(&self.proc), Arc::clone(&self.wanted), Arc::<Progress>::default());
+        let rest = missing.is_some().then(|| self.so_far.rest.get());
+        let question = Question {
+            proc,
+            wanted,
+            pids: pids.to_vec(),
+            threads,
+            rest,
+            missing: missing.cloned().unwrap_or_default(),
+            progress: Arc::clone(&progress),
+        };
+        let left = match self.reader.ask(question, patience, self.interrupt) {
+            Ok(()) => Left::PassedOver,
+            Err(Unanswered::NoThread(question)) => {
+                question.answer();
+                Left::PassedOver
+            }
+            Err(Unanswered::WouldHang) => Left::Hidden,
+            Err(Unanswered::Late) if self.interrupt.has_come() => Left::Hidden,
+            Err(Unanswered::Late) => Left::Late,
+        };
+        self.so_far.spent(progress.spent());
+        (progress.open(), left)
     }
 }
 
@@ -425,19 +603,29 @@ struct Scan<'a> {
     /// Which of them this process has.
     seen: Vec<bool>,
     listing: Vec<MaybeUninit<u8>>,
+    bound: Option<Bound<'a>>,
 }
+
+/// After so many open files it is asked how much was spent.
+const FILES_AT_ONCE: usize = 1024;
 
 /// How one table of open files could be read, and how many it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Table {
     Read { files: usize },
     Hidden,
+    Part,
     Gone,
 }
 
 impl<'a> Scan<'a> {
     fn new(proc: &'a OwnedFd, wanted: &'a [Inode]) -> Self {
-        Self { proc, wanted, seen: vec![false; wanted.len()], listing: vec![MaybeUninit::uninit(); LISTING_BYTES] }
+        let (seen, listing) = (vec![false; wanted.len()], vec![MaybeUninit::uninit(); LISTING_BYTES]);
+        Self { proc, wanted, seen, listing, bound: None }
+    }
+
+    fn is_over(&self) -> bool {
+        self.bound.as_ref().is_some_and(Bound::is_over)
     }
 
     fn process(&mut self, pid: Pid, threads: Threads) -> Open {
@@ -445,6 +633,8 @@ impl<'a> Scan<'a> {
         let first = self.table(&format!("{pid}/fd"), &mut inodes);
         let sight = match (first, threads) {
             (Table::Gone, _) => Sight::Gone,
+            (Table::Part, _) => Sight::Part,
+            _ if self.has_all(&inodes) => Sight::Whole,
             (Table::Read { files: 1.. }, Threads::WhereTheFirstHasNone) => Sight::Whole,
             (Table::Read { files: 0 } | Table::Hidden, Threads::WhereTheFirstHasNone) | (_, Threads::All) => {
                 self.other_threads(pid, first, &mut inodes)
@@ -462,8 +652,14 @@ impl<'a> Scan<'a> {
         let mut hidden = first == Table::Hidden && all.len() <= 1;
         for thread in all.into_iter().filter(|&thread| thread != pid) {
             let shares = matches!(first, Table::Read { files: 1.. }) && sys::share_files(pid, thread) == Some(true);
-            if !shares {
-                hidden |= self.table(&format!("{pid}/task/{thread}/fd"), inodes) == Table::Hidden;
+            if shares {
+                continue;
+            }
+            match self.table(&format!("{pid}/task/{thread}/fd"), inodes) {
+                Table::Part => return Sight::Part,
+                _ if self.has_all(inodes) => return Sight::Whole,
+                Table::Hidden => hidden = true,
+                Table::Read { .. } | Table::Gone => {}
             }
         }
         if hidden { Sight::Hidden } else { Sight::Whole }
@@ -475,12 +671,21 @@ impl<'a> Scan<'a> {
         match result {
             Ok(files) => Table::Read { files },
             Err(error) if is_gone(&error) => Table::Gone,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Table::Part,
             // EACCES and EPERM, and what else may keep us from looking: it is not known to have nothing.
             Err(_) => Table::Hidden,
         }
     }
 
-    /// Adds the wanted sockets among the links in this directory; returns how many links it has.
+    /// Whether there is nothing more to be found.
+    fn has_all(&self, inodes: &[Inode]) -> bool {
+        !inodes.is_empty() && inodes.len() == self.seen.len()
+    }
+
+    /// Adds the wanted sockets among the links in this directory, until it has all; returns how many links it has read.
+    ///
+    /// # Errors
+    /// `TimedOut`: for want of time, not to its end.
     fn scan(&mut self, dir: impl AsFd, inodes: &mut Vec<Inode>) -> io::Result<usize> {
         let dir = dir.as_fd();
         let mut entries = RawDir::new(dir, &mut self.listing);
@@ -491,6 +696,9 @@ impl<'a> Scan<'a> {
                 continue;
             }
             files += 1;
+            if files.is_multiple_of(FILES_AT_ONCE) && self.bound.as_ref().is_some_and(Bound::is_over) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             let mut link = [MaybeUninit::uninit(); LINK_BYTES];
             let link = match readlinkat_raw(dir, entry.file_name(), &mut link[..]) {
                 Ok((link, _)) => &*link,
@@ -503,6 +711,9 @@ impl<'a> Scan<'a> {
                 && !std::mem::replace(&mut self.seen[nth], true)
             {
                 inodes.push(inode);
+                if inodes.len() == self.seen.len() {
+                    break;
+                }
             }
         }
         Ok(files)
@@ -535,16 +746,20 @@ mod tests {
     /// Never comes.
     static NOBODY: LazyLock<Interrupt> = LazyLock::new(Interrupt::default);
 
-    fn nobody_is_late() -> &'static RefCell<Vec<Pid>> {
-        Box::leak(Box::default())
-    }
-
     fn inode_of(socket: impl AsFd) -> Inode {
         Inode(fstat(socket).unwrap().st_ino)
     }
 
     fn search(cgroups: &[PathBuf], thorough: Thorough) -> Search<'_> {
-        Search { proc: Path::new(PROC), cgroups, thorough, interrupt: &NOBODY, late: nobody_is_late() }
+        const USERS: &BTreeSet<u32> = &BTreeSet::new();
+        Search {
+            proc: Path::new(PROC),
+            cgroups,
+            users: USERS,
+            thorough,
+            interrupt: &NOBODY,
+            so_far: Box::leak(Box::default()),
+        }
     }
 
     #[test]
@@ -651,6 +866,66 @@ mod tests {
     fn a_socket_that_nobody_has_is_found_with_nobody_after_a_walk() {
         let found = holders(&search(&[], Thorough::IfNobodyFound), &[Inode(u64::MAX)]);
         assert_eq!((found.by_inode.len(), found.walked), (0, true));
+    }
+
+    #[test]
+    fn no_more_than_a_moment_is_spent_on_who_else_has_what_somebody_has() {
+        let cgroup = Cgroup::create("rest");
+        let child = Child::spawn(Role::Listen, &[("PORTGUARD_TEST_CGROUP", cgroup.dir().to_str().unwrap())]);
+        let (cgroups, known) = ([cgroup.dir().to_owned()], child.inode());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let other = inode_of(&listener);
+        let so_far = |rest| SoFar { rest: Cell::new(rest), ..SoFar::default() };
+        let look = |thorough, so_far: &SoFar, wanted: &[Inode]| {
+            holders(&Search { so_far, ..search(&cgroups, thorough) }, wanted)
+        };
+        // This process is beyond the cgroup, and so not looked at, nor is any other.
+        let spent = so_far(Duration::ZERO);
+        let cut = look(Thorough::Always, &spent, &[known]);
+        assert!(cut.has(known, child.pid()) && cut.passed_over > 1 && cut.walked, "{cut:?}");
+        // What is spent on one is not there for the next.
+        let little = so_far(Duration::from_nanos(1));
+        let cut = look(Thorough::Always, &little, &[known]);
+        assert!(cut.has(known, child.pid()) && cut.passed_over > 0 && little.rest.get().is_zero(), "{cut:?}");
+        // As long as somebody is looked for, all are looked at; and then nobody else.
+        let whole = look(Thorough::IfNobodyFound, &spent, &[known, other]);
+        assert!(whole.has(other, own_pid()) && whole.has(known, child.pid()), "{whole:?}");
+        // Who was found once is looked at in any case.
+        let again = look(Thorough::Always, &spent, &[other]);
+        assert!(again.has(other, own_pid()) && again.passed_over > 0, "{again:?}");
+        let enough = so_far(Duration::from_mins(1));
+        let whole = look(Thorough::Always, &enough, &[known]);
+        assert!(whole.passed_over == 0 && enough.rest.get() < Duration::from_mins(1), "{whole:?}");
+        let whole = look(Thorough::ToTheEnd, &so_far(Duration::ZERO), &[known]);
+        assert_eq!((whole.passed_over, whole.walked), (0, true));
+    }
+
+    /// Of a process with so many files that it is asked in their midst how much was spent. Alone, as other tests open as many.
+    #[test]
+    fn a_process_is_looked_at_no_further_than_there_is_time_or_something_to_be_found() {
+        if !is_alone() {
+            return;
+        }
+        let sockets = [0; 2].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let first = rustix::io::fcntl_dupfd_cloexec(&sockets[0], 1000).unwrap();
+        let many: Vec<OwnedFd> = (0..2 * FILES_AT_ONCE).map(|_| first.try_clone().unwrap()).collect();
+        let last = rustix::io::fcntl_dupfd_cloexec(&sockets[1], 10_000).unwrap();
+        let mut wanted = sockets.each_ref().map(inode_of);
+        let first_alone = [wanted[0]];
+        wanted.sort_unstable();
+        drop(sockets);
+        let proc = open_dir(Path::new(PROC)).unwrap();
+        let progress = Progress::default();
+        let open = |wanted: &[Inode], bound| {
+            Scan { bound, ..Scan::new(&proc, wanted) }.process(own_pid(), Threads::WhereTheFirstHasNone)
+        };
+        let over = || Some(Bound::new(Duration::ZERO, &progress));
+        assert_eq!(open(&wanted, None), Open { inodes: open(&wanted, None).inodes, sight: Sight::Whole });
+        assert_eq!(open(&wanted, None).inodes.len(), 2);
+        let part = Open { inodes: first_alone.to_vec(), sight: Sight::Part };
+        assert_eq!(open(&wanted, over()), part);
+        assert_eq!(open(&first_alone, over()), Open { sight: Sight::Whole, ..part });
+        drop((many, last));
     }
 
     #[test]

@@ -41,7 +41,7 @@ use crate::model::{
 use crate::probe::{probe, probe_beside};
 use again::Again;
 use container::{Docker, Trace};
-use holders::{Holders, Search, Sight, Thorough};
+use holders::{Holders, Search, Sight, SoFar, Thorough};
 use pin::Pins;
 use proc::ProcError;
 use sock_diag::{Closings, SockDiagError};
@@ -103,8 +103,8 @@ pub struct Place {
     began: Instant,
     /// Why the bus is not worth another try.
     no_bus: RefCell<Option<String>>,
-    /// Those that are not worth another look.
-    late: RefCell<Vec<Pid>>,
+    /// What one search for holders leaves to the next.
+    searches: SoFar,
     /// By whose it is, and its id.
     podman_names: RefCell<BTreeMap<(Owner, String), String>>,
     /// What the manager has said last of the guarded unit.
@@ -152,6 +152,12 @@ impl Look {
         self.scene.blind_spots.iter().flat_map(late)
     }
 
+    /// Whether some were not looked at, as each socket had somebody by then.
+    #[must_use]
+    pub fn has_passed_over(&self) -> bool {
+        self.scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::PassedOver { .. }))
+    }
+
     /// Whether each process that could not be looked into was merely not in time.
     #[must_use]
     pub fn hides_only_who_was_late(&self) -> bool {
@@ -176,7 +182,7 @@ impl Place {
             noted: OnceCell::new(),
             began: Instant::now(),
             no_bus: RefCell::new(None),
-            late: RefCell::default(),
+            searches: SoFar::default(),
             podman_names: RefCell::default(),
             last_said: RefCell::default(),
             waited_for_words: Cell::default(),
@@ -194,7 +200,7 @@ impl Place {
     /// For what is to be signalled.
     #[must_use]
     pub fn again<'a>(&'a self, interrupt: &'a Interrupt) -> Again<'a> {
-        Again::new(&self.roots.proc, interrupt, &self.late)
+        Again::new(&self.roots.proc, interrupt, &self.searches)
     }
 
     fn hierarchy(&self) -> Option<&cgroup::Mount> {
@@ -280,6 +286,9 @@ impl Place {
         if is_full || seen.is_full() {
             blind_spots.push(BlindSpot::Crowd);
         }
+        if seen.holders.passed_over > 0 {
+            blind_spots.push(BlindSpot::PassedOver { processes: seen.holders.passed_over });
+        }
         self.picture(wanted, seen, blind_spots)
     }
 
@@ -313,7 +322,7 @@ impl Place {
         });
         let Tables { sockets, is_full, .. } = Tables::new(tables, None);
         let born = self.birthplaces(&sockets);
-        let seen = self.seen(Vec::new(), sockets, born, Thorough::Always, wanted.interrupt);
+        let seen = self.seen(Vec::new(), sockets, born, Thorough::ToTheEnd, wanted.interrupt);
         if seen.holders.hidden > 0 {
             blind_spots.push(BlindSpot::Processes { hidden: seen.holders.hidden });
         }
@@ -526,15 +535,23 @@ impl Place {
         interrupt: &Interrupt,
     ) -> Holders {
         // A socket that nobody can have does not make it worth a walk of all processes.
-        let inodes: Vec<Inode> =
-            tables.iter().filter(|socket| socket.state != SocketState::TimeWait).map(|socket| socket.inode).collect();
+        let of_processes = || tables.iter().filter(|socket| socket.state != SocketState::TimeWait);
+        let inodes: Vec<Inode> = of_processes().map(|socket| socket.inode).collect();
         if inodes.is_empty() {
             return Holders::default();
         }
         let births: BTreeSet<&CgroupPath> = born.values().filter(|path| Some(*path) != self.within.as_ref()).collect();
         let likely = self.within.iter().chain(births).filter(|path| path.0 != "/");
         let cgroups: Vec<PathBuf> = likely.filter_map(|path| self.directory(path)).collect();
-        let search = Search { proc: &self.roots.proc, cgroups: &cgroups, thorough, interrupt, late: &self.late };
+        let users = of_processes().map(|socket| socket.uid).collect();
+        let search = Search {
+            proc: &self.roots.proc,
+            cgroups: &cgroups,
+            users: &users,
+            thorough,
+            interrupt,
+            so_far: &self.searches,
+        };
         holders::holders(&search, &inodes)
     }
 
@@ -561,7 +578,7 @@ impl Place {
             let Ok(Some(facts)) = facts else {
                 if matches!(facts, Err(ProcError::Late)) {
                     // The next look says so.
-                    self.late.borrow_mut().push(pid);
+                    self.searches.late.borrow_mut().push(pid);
                 }
                 passing = passing.max(Passing::Gone);
                 continue;
@@ -623,7 +640,9 @@ impl Place {
             });
             if !is_of_this_command && !self.is_fork_of_a_manager(pid, &mut again) {
                 let now = again.open(pid, &inodes);
-                if now.sight == Sight::Gone {
+                // Who has ended has nothing open either, until it is waited for.
+                let mut is_gone = || again.facts(pid, false).is_ok_and(|facts| facts.is_none_or(|facts| facts.ending));
+                if now.inodes.is_empty() && now.sight != Sight::Hidden && is_gone() {
                     passing = Passing::Gone;
                 }
                 inodes.retain(|inode| now.sight != Sight::Hidden && !now.inodes.contains(inode));

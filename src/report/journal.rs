@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use log::kv::{Key, Source, Value, VisitSource};
 use log::{Level, Record};
-use nix::sys::socket::{AddressFamily, SockaddrLike as _, SockaddrStorage, getsockname};
-use rustix::fs::{FileType, Stat, fstat};
+use nix::sys::socket::{SockaddrStorage, UnixAddr, getsockname};
 use rustix::io::write;
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 
@@ -26,8 +25,8 @@ const MAX_LINE: usize = 4096;
 pub(super) struct Sink {
     /// Who is spoken to over the journal's own socket, where root can send fields to it, or standard error is a client's.
     addressee: Option<Addressee>,
-    /// Whether portguard is part of the unit's start.
-    within: bool,
+    /// Whether a socket that portguard got as a standard stream can be a client's.
+    has_clients: bool,
     /// The socket, once there was something to say; `None` where it could not be had.
     journal: OnceCell<Option<JournalLog>>,
     journal_stuck: Cell<bool>,
@@ -63,15 +62,18 @@ impl Sink {
     /// and only from uid 0 (systemd v257 `src/shared/logs-show.c`, `add_matches_for_unit()`); anybody else's lines
     /// go through the stream, which knows its unit since it was opened.
     pub(super) fn open(unit: &UnitName, user: bool, within: bool, invocation: Option<InvocationId>) -> Self {
+        // Whatever unit it is asked about (systemd.exec(5)).
+        let is_of_a_unit = std::env::var_os("INVOCATION_ID").or_else(|| std::env::var_os("REMOTE_ADDR")).is_some();
+        let has_clients = within || is_of_a_unit;
         let stderr = OnceCell::new();
-        let look = || *stderr.get_or_init(|| Stderr::look(within));
+        let look = || *stderr.get_or_init(|| Stderr::look(has_clients));
         // Where standard error is a client's, its own cgroup has to tell whose words they are, as long as journald can read that.
         let wanted =
-            if sys::is_root() { within || look() == Stderr::Stream } else { within && look() == Stderr::Clients };
+            if sys::is_root() { within || look() != Stderr::Plain } else { has_clients && look() == Stderr::Clients };
         let field = if user { "OBJECT_SYSTEMD_USER_UNIT" } else { "OBJECT_SYSTEMD_UNIT" };
         let addressee = wanted.then(|| Addressee { field, unit: unit.clone(), invocation });
         let (journal, journal_stuck, stderr_stuck) = (OnceCell::new(), Cell::new(false), Cell::new(false));
-        Self { addressee, within, journal, journal_stuck, stderr, stderr_stuck }
+        Self { addressee, has_clients, journal, journal_stuck, stderr, stderr_stuck }
     }
 
     pub(super) fn send(&self, entry: &Entry) {
@@ -99,12 +101,12 @@ impl Sink {
     }
 
     fn stderr(&self) -> Stderr {
-        *self.stderr.get_or_init(|| Stderr::look(self.within))
+        *self.stderr.get_or_init(|| Stderr::look(self.has_clients))
     }
 
     /// See [`is_a_clients`].
     pub(super) fn is_a_clients(&self, file: BorrowedFd<'_>) -> bool {
-        self.within && is_a_clients(file)
+        self.has_clients && is_a_clients(file)
     }
 
     /// The priorities are the numbers that the library gives to the same levels.
@@ -130,25 +132,23 @@ impl Sink {
 
 impl Stderr {
     /// The library looks at standard error first, and then whether systemd says that it is a stream.
-    fn look(within: bool) -> Self {
+    fn look(has_clients: bool) -> Self {
         let is_stream = std::env::var_os("JOURNAL_STREAM").is_some() && connected_to_journal();
         match is_stream {
             true => Self::Stream,
-            false if within && is_a_clients(rustix::stdio::stderr()) => Self::Clients,
+            false if has_clients && is_a_clients(rustix::stdio::stderr()) => Self::Clients,
             false => Self::Plain,
         }
     }
 }
 
-/// Whether this is the socket that the unit has as its standard input (`StandardInput=socket`, systemd.exec(5)), which its
-/// standard output and error are as well where nothing else is said, or any of the network's: with `Accept=yes` a client is at its
-/// other end.
+/// Whether this is a socket of the network, or one that has a name: a connection that somebody has made to a unit, or what its
+/// clients connect to (`StandardOutput=socket`, systemd.exec(5)). A stream to the journal has none, nor have the two ends of a
+/// socketpair(2).
 fn is_a_clients(file: BorrowedFd<'_>) -> bool {
-    let of = |file| fstat(file).ok().filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
-    let which = |stat: Stat| (stat.st_dev, stat.st_ino);
-    let name = || getsockname::<SockaddrStorage>(file.as_raw_fd()).ok();
-    let is_of_the_network = || name().is_some_and(|name| name.family() != Some(AddressFamily::Unix));
-    of(file).is_some_and(|stat| is_of_the_network() || of(rustix::stdio::stdin()).map(which) == Some(which(stat)))
+    let name = getsockname::<SockaddrStorage>(file.as_raw_fd()).ok();
+    let has_a_name = |unix: &UnixAddr| unix.path().is_some() || unix.as_abstract().is_some();
+    name.is_some_and(|name| name.as_unix_addr().is_none_or(has_a_name))
 }
 
 impl Addressee {
@@ -180,4 +180,33 @@ fn to_journal(log: &JournalLog, entry: &Entry) -> std::io::Result<()> {
             .key_values(&fields)
             .build(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd as _;
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn who_has_connected_to_a_socket_is_a_client() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let (file, pair) = (std::fs::File::open("/dev/null").unwrap(), UnixStream::pair().unwrap().0);
+        let listener = UnixListener::bind(&path).unwrap();
+        let connecting = UnixStream::connect(&path).unwrap();
+        let connected = listener.accept().unwrap().0;
+        let name = SocketAddr::from_abstract_name(format!("portguard-test-{}", std::process::id())).unwrap();
+        let hidden = UnixListener::bind_addr(&name).unwrap();
+        let network = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(network.local_addr().unwrap()).unwrap();
+        let of = |file: BorrowedFd<'_>| is_a_clients(file);
+        // The journal's stream is one of those that connect.
+        assert_eq!([file.as_fd(), pair.as_fd(), connecting.as_fd()].map(of), [false; 3]);
+        let theirs = [listener.as_fd(), connected.as_fd(), hidden.as_fd(), network.as_fd(), client.as_fd()];
+        assert_eq!(theirs.map(of), [true; 5]);
+    }
 }

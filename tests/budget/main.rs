@@ -85,10 +85,15 @@ fn free_path_of_a_units_start_keeps_its_budget() {
     let ledger = start.ledger().unwrap();
     assert_eq!(ledger.split_whitespace().count(), 4, "two starts, each with its two ids, are in the ledger: {ledger}");
 
-    fs::write(start.ledger_file(), ledger.repeat(85)).unwrap();
+    fs::write(start.ledger_file(), long(&ledger)).unwrap();
     check(in_start(&start, etc, &"3".repeat(32)), &arguments, start.run.path(), IN_A_START + elsewhere() + COMPACTING);
     let ledger = start.ledger().unwrap();
     assert!(ledger.lines().count() <= 32 && ledger.contains(&"3".repeat(32)), "not written anew: {ledger}");
+}
+
+/// So many starts that the ledger is written anew at the next, however short the ids of cgroups are since the host has booted.
+fn long(ledger: &str) -> String {
+    ledger.repeat(8_000_usize.div_ceil(ledger.len()))
 }
 
 /// Where the packages put the policy: `/etc/portguard` beside the `/run/portguard` of the ledger, and an empty `conf.d`.
@@ -176,7 +181,7 @@ fn as_installed(word: &str, drop_ins: &[String], ports: u16, budget: usize) {
     };
     check("1", FIRST);
     check("2", 0);
-    fs::write(start.ledger_file(), start.ledger().unwrap().repeat(85)).unwrap();
+    fs::write(start.ledger_file(), long(&start.ledger().unwrap())).unwrap();
     check("4", COMPACTING);
     assert!(start.ledger().unwrap().lines().count() <= 32, "not written anew");
     // As after a boot at which other units have started already: one, and as many as there is room for.

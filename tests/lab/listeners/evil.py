@@ -1,11 +1,12 @@
 """What a process can do to whoever looks at it: a listener on 8080 that is as hard to look at as it can be made.
 
-usage: evil.py large|crowd|elsewhere|shared|many|idle|deep|nested|fan|gone [SOCKET]
+usage: evil.py large|crowd|elsewhere|shared|files|many|idle|deep|nested|fan|gone [SOCKET|COUNT]
 
 large   arguments and an environment of megabytes, a name of control characters, and half a million open files
 crowd   2,000 processes that all have the listener
 elsewhere  the same, of a listener on 127.0.0.2
 shared  600 listeners at as many addresses of loopback, and 600 processes that have all of them, with 2,000 arguments each
+files   COUNT processes that have 19,000 files open each, and nothing of the port
 many    72,000 sockets of UDP at as many addresses of loopback, which four processes have
 idle    15,000 sockets on 127.0.0.2 that do not listen, and let others bind there
 deep    a listener that was born above a long chain of threaded cgroups, at whose end it is; needs a cgroup that is delegated to it
@@ -80,6 +81,14 @@ def shared():
         if os.fork() == 0:
             break
     return listeners
+
+
+def files():
+    for number in range(100, 19_100):
+        os.dup2(0, number)
+    for _ in range(int(sys.argv[2])):
+        if os.fork() == 0:
+            break
 
 
 def datagrams(address):
@@ -161,7 +170,7 @@ def gone():
     listener.close()
 
 
-kinds = [large, crowd, elsewhere, shared, many, idle, deep, nested, fan, gone]
+kinds = [large, crowd, elsewhere, shared, files, many, idle, deep, nested, fan, gone]
 kept = next(kind for kind in kinds if kind.__name__ == sys.argv[1])()
 with open("/run/evil.ready", "w") as ready:
     ready.write("ready")

@@ -1,11 +1,12 @@
 """Binds a TCP port, or takes the listening socket that it was started with, hands it to whoever waits at a UNIX socket, and
-is gone.
+is gone, or keeps it as well.
 
-usage: passer.py PORT|fd SOCKET
+usage: passer.py PORT|fd SOCKET [keep]
 """
 
 import socket
 import sys
+import time
 
 if sys.argv[1] == "fd":
     listener = socket.socket(fileno=3)
@@ -15,3 +16,5 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as receiver:
     receiver.connect(sys.argv[2])
     socket.send_fds(receiver, [b"."], [listener.fileno()])
     receiver.recv(1)
+while "keep" in sys.argv:
+    time.sleep(60)

@@ -65,6 +65,7 @@ fn assert_unharmed_by_a_silent_reload(m: &Machine, daemon: u32, state: &str) {
 
     m.then("it touches nothing");
     m.wait_until("the reload is over", super::SOON, || m.show(APP, "SubState") == state);
+    assert_names(&m.journal(APP), &["systemd could not be asked"]);
     finding(m, APP, &[("ACTION", "refuse"), ("HOLDER_PID", &daemon.to_string())]);
     assert_nobody_signalled(m, APP);
     assert_unharmed(m, "8080/tcp", daemon);

@@ -279,6 +279,132 @@ pub(super) fn runtime_folder_of_another_user_has_no_say(m: &Machine) {
     }
 }
 
+/// Three million, and whoever looks at them asks the kernel of each what it is; `ss` takes a minute.
+pub(super) fn files_that_are_very_many_hold_up_no_start(m: &Machine) {
+    m.given("160 processes of alice's with 19,000 open files each, and a service with a socket unit of its own");
+    alice_has_many_files(m, 160);
+    m.unit("app.socket", "[Socket]\nListenStream=8080\n");
+    m.unit(APP, "[Service]\nExecStart=/bin/sleep infinity\n");
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+    m.ok("systemctl start app.socket");
+
+    m.when("it is started");
+    let start = m.start(APP);
+
+    m.then("it is up in time");
+    assert!(start.status.success(), "{start:?}");
+    assert_in_time(m);
+    finding(m, APP, &[("RELATION", "own-socket-unit"), ("ACTION", "pass"), ("HOLDER_PID", "1")]);
+
+    m.given("a leftover, and no socket unit");
+    m.ok("systemctl stop app.service app.socket; rm /etc/systemd/system/app.socket");
+    let old = started_guarded_app(m, "8080/tcp");
+    m.forget_journal();
+
+    m.when("the service is restarted");
+    let restart = m.restart(APP);
+
+    m.then("the leftover is stopped in time, and it is said that not all were looked at");
+    assert!(restart.status.success(), "{restart:?}");
+    assert_in_time(m);
+    assert_names(&m.journal(APP), &["processes were not looked at, and could have the same socket"]);
+
+    m.given("a worker that has gone to another unit's cgroup, and is younger than all of them");
+    let elsewhere = "/sys/fs/cgroup/system.slice/elsewhere.scope";
+    m.ok("setsid systemd-run --scope --unit=elsewhere sleep infinity >/dev/null 2>&1 &");
+    m.wait_until("the cgroup is there", SOON, || m.show("elsewhere.scope", "ActiveState") == "active");
+    app_service(m, &format!("8080/tcp 1 plain {elsewhere}"));
+    m.ok(&format!("systemctl restart {APP}"));
+    let escaped = *m.processes_of("elsewhere.scope").last().expect("a worker");
+    m.forget_journal();
+
+    m.when("the service is restarted");
+    let restart = m.restart(APP);
+
+    m.then("it is found in time all the same, and stopped");
+    assert!(restart.status.success(), "{restart:?}");
+    finding(m, APP, &[("RELATION", "escaped"), ("ACTION", "stop"), ("HOLDER_PID", &escaped.to_string())]);
+    assert_in_time(m);
+    no_more_files(m);
+    assert_up_without(m, "8080/tcp", &[old, vec![escaped]].concat());
+}
+
+/// So many processes of hers, with 19,000 files each.
+fn alice_has_many_files(m: &Machine, processes: usize) {
+    m.ok("useradd -m alice");
+    evil(m, &format!("files {processes}"), "User=alice\nLimitNOFILE=20000\nTasksMax=infinity\n");
+    m.wait_until("they are all there", SOON * 3, || m.processes_of("evil.service").len() > processes);
+}
+
+fn no_more_files(m: &Machine) {
+    m.ok("systemctl kill -s KILL evil.service");
+    m.wait_until("they are gone", SOON * 3, || m.processes_of("evil.service").is_empty());
+}
+
+/// A process of alice's that has whatever it is handed, behind more files than there is time for.
+fn receiver_behind_many_files(m: &Machine) -> u32 {
+    alice_has_many_files(m, 12);
+    m.unit("theirs.service", "[Service]\nUser=alice\nExecStart=/usr/bin/python3 /opt/lab/receiver.py /tmp/victim\n");
+    m.ok("systemctl start theirs.service");
+    m.wait_until("the receiver waits", SOON, || m.sh("test -S /tmp/victim").status.success());
+    m.main_pid("theirs.service")
+}
+
+pub(super) fn who_has_a_leftovers_socket_behind_very_many_files_is_found_once_it_is_stopped(m: &Machine) {
+    m.given(
+        "a leftover that has handed its socket to a process of alice's, and more open files than there is time for",
+    );
+    let receiver = receiver_behind_many_files(m);
+    m.unit(
+        APP,
+        "[Service]\nKillMode=process\n\
+         ExecStart=/bin/sh -c '/usr/bin/python3 /opt/lab/passer.py 8080 /tmp/victim keep & exec sleep infinity'\n",
+    );
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+    m.ok(&format!("systemctl start {APP}"));
+    m.wait_until("it is handed over", SOON * 3, || m.holders("8080/tcp").contains(&receiver));
+    m.stop(APP);
+    let leftover = m.processes_of(APP)[0];
+    m.forget_journal();
+
+    m.when("the service is started");
+    let start = m.start(APP);
+
+    m.then("the leftover is stopped, and the start is refused for the other, who is unharmed");
+    assert!(!start.status.success(), "{start:?}");
+    finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop"), ("HOLDER_PID", &leftover.to_string())]);
+    assert_names(&m.journal(APP), &["processes were not looked at, and could have the same socket"]);
+    finding(m, APP, &[("ACTION", "refuse"), ("HOLDER_PID", &receiver.to_string())]);
+    assert!(!m.alive(leftover));
+    assert_unharmed(m, "8080/tcp", receiver);
+}
+
+/// It is up, and would be stopped for nothing.
+pub(super) fn predecessor_is_not_stopped_for_who_has_its_socket_behind_very_many_files(m: &Machine) {
+    m.given(
+        "old.service, which has handed its socket to a process of alice's, and more open files than there is time for",
+    );
+    let receiver = receiver_behind_many_files(m);
+    m.unit("old.service", "[Service]\nExecStart=/usr/bin/python3 /opt/lab/passer.py 8080 /tmp/victim keep\n");
+    m.ok("systemctl start old.service");
+    m.wait_until("it is handed over", SOON * 3, || m.holders("8080/tcp").contains(&receiver));
+    let old = m.main_pid("old.service");
+    app_replaces(m, "\"old.service\"");
+
+    m.when("the service that replaces it is started");
+    let start = m.start(APP);
+
+    m.then("it is refused for the other, and old.service is as it was");
+    assert!(!start.status.success(), "{start:?}");
+    finding(m, APP, &[("ACTION", "refuse"), ("HOLDER_PID", &receiver.to_string())]);
+    assert_nobody_signalled(m, APP);
+    assert_unharmed(m, "8080/tcp", old);
+    assert_unharmed(m, "8080/tcp", receiver);
+    assert_eq!((m.main_pid("old.service"), m.show("old.service", "ActiveState")), (old, "active".to_owned()));
+}
+
 /// What a policy file may not be, each with the shell that makes one at `$1`.
 const NO_POLICIES: &[(&str, &str)] = &[
     ("a FIFO", "mkfifo $1"),

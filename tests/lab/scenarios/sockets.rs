@@ -245,12 +245,28 @@ pub(super) fn instance_for_one_connection_passes(m: &Machine) {
     let said = || m.ok("journalctl --sync; journalctl -o cat -t portguard _UID=65534");
     m.wait_until("it is in the journal", SOON, || said().contains("could not be looked into (hidden)"));
 
-    m.when("the instance has the connection as its standard output and error alone, and a client connects");
+    m.when("the instance has the connection as its standard output and error alone, asks for another unit, and a client connects");
     m.unit("app@.service", "[Service]\nStandardOutput=socket\nStandardError=socket\nExecStart=/bin/echo served\n");
+    m.unit(
+        "app@.service.d/30-other.conf",
+        "[Service]\nExecStartPre=-+/usr/bin/portguard --json --port 8080/tcp --unit other.service\n",
+    );
     let answer = m.connect(8080);
 
     m.then("it reads what the service has for it, and nothing of the guards");
     assert_eq!(answer.stdout.trim(), "served", "{answer:?}");
+    finding(m, "other.service", &[("RELATION", "other-socket-unit"), ("ACTION", "refuse"), ("ENDPOINT", "8080/tcp")]);
+
+    m.when("it is one of the host");
+    m.ok("systemctl stop app.socket");
+    m.unit("app.socket", "[Socket]\nListenStream=8080\nListenStream=/run/app.sock\nAccept=yes\n");
+    m.ok("systemctl start app.socket");
+    let read =
+        "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/app.sock'); print(s.makefile().read())";
+    let answer = m.ok(&format!("timeout 10 python3 -c \"{read}\""));
+
+    m.then("it reads nothing of them either");
+    assert_eq!(answer.trim(), "served");
 }
 
 pub(super) fn storing(settings: &str) -> String {
