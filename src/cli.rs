@@ -103,7 +103,7 @@ pub enum Command {
 )]
 pub struct Learn {
     /// The units
-    #[arg(value_name = "UNIT", required = true, value_parser = guardable)]
+    #[arg(value_name = "UNIT", required = true, value_parser = |text: &str| guardable(&as_typed(text)))]
     pub units: Vec<UnitName>,
 
     /// Options of all commands.
@@ -119,7 +119,7 @@ pub struct Learn {
 )]
 pub struct Target {
     /// The units, or templates
-    #[arg(value_name = "UNIT", required = true, value_parser = guardable_or_template)]
+    #[arg(value_name = "UNIT", required = true, value_parser = |text: &str| guardable_or_template(&as_typed(text)))]
     pub units: Vec<UnitName>,
 
     /// Until the next boot: in /run
@@ -158,7 +158,7 @@ pub struct Who {
     pub endpoints: Vec<EndpointRange>,
 
     /// Say how each holder stands to this unit, and what portguard would do
-    #[arg(long, value_name = "NAME", value_parser = guardable)]
+    #[arg(long, value_name = "NAME", value_parser = |text: &str| guardable(&as_typed(text)))]
     pub unit: Option<UnitName>,
 
     /// Print columns, as lsof does
@@ -217,6 +217,14 @@ pub struct Suggest {
 
 fn positive(text: &str) -> Result<u16, String> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "give a number from 1 to 65535".to_owned())
+}
+
+/// What somebody types for a unit's name, as systemctl(1) takes it: a service, where no type of unit is said
+/// (`unit_name_mangle()`, systemd v257 `src/basic/unit-name.c`).
+fn as_typed(text: &str) -> String {
+    let has_a_type = text.rsplit_once('.').is_some_and(|(_, suffix)| UnitType::of_suffix(suffix).is_some());
+    let is_a_name = !text.is_empty() && !text.contains('/');
+    format!("{text}{}", if has_a_type || !is_a_name { "" } else { ".service" })
 }
 
 /// A unit that can have an `ExecStartPre=` and a port: systemd.service(5), systemd.socket(5).
@@ -315,6 +323,26 @@ mod tests {
         for bad in ["app", "app@.service", "../app.service", "/etc/app.service", "app.timer", "", "a b.service"] {
             assert!(guardable(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_is_typed_for_a_unit_is_a_service_where_no_type_is_said() {
+        for (typed, unit) in [
+            ("app", "app.service"),
+            ("app@1", "app@1.service"),
+            ("my.app", "my.app.service"),
+            ("app.socket", "app.socket"),
+            ("app.timer", "app.timer"),
+            ("", ""),
+            ("../app", "../app"),
+        ] {
+            assert_eq!(as_typed(typed), unit);
+        }
+        for command in ["learn", "enable", "disable"] {
+            assert!(Commands::try_parse_from(["portguard", command, "app"]).is_ok(), "{command}");
+            assert!(Commands::try_parse_from(["portguard", command, "app.timer"]).is_err(), "{command}");
+        }
+        assert!(Commands::try_parse_from(["portguard", "who", "--unit", "app"]).is_ok());
     }
 
     #[test]

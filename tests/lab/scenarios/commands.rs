@@ -237,7 +237,7 @@ pub(super) fn enable_learns_says_what_it_does_and_disable_takes_it_away(m: &Mach
 
     m.when("somebody changes the policy file, and both are disabled");
     m.ok(&format!("sed -i 1d {LEARNT}"));
-    let disabled = json("enable", &m.sh("portguard disable nginx.service redis-server.service --json"));
+    let disabled = json("enable", &m.sh("portguard disable nginx redis-server.service --json"));
 
     m.then("all but the changed file is gone, and neither is guarded");
     assert_names(&disabled.to_string(), &["removed", "kept", LEARNT]);
