@@ -13,8 +13,8 @@ use crate::interrupt::{self, Interrupt, Interruption};
 use crate::judge::judge;
 use crate::ledger::{self, LedgerError};
 use crate::model::{
-    Action, ActiveState, Asked, BlindSpot, Finding, Obstacle, Outcome, Phase, Probe, Relation, Rules, Stopped,
-    UnitName, Verdict,
+    Action, ActiveState, Asked, BlindRule, BlindSpot, Finding, Obstacle, Outcome, Phase, Probe, Relation, Rules,
+    SocketState, Stopped, UnitName, Verdict,
 };
 use crate::observe::again::Again;
 use crate::observe::holders::Thorough;
@@ -59,6 +59,7 @@ pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Rep
         unclear: BTreeSet::new(),
         verdict: Rc::new(Verdict::Free),
         wait: Wait::default(),
+        least: Thorough::IfNobodyFound,
         told: BTreeSet::new(),
     };
     let mut outcome = guard.run();
@@ -104,6 +105,8 @@ struct Guard<'a> {
     /// Of the last look that was told of.
     verdict: Rc<Verdict>,
     wait: Wait,
+    /// How thorough each look is at least.
+    least: Thorough,
     /// What could not be seen, and what was asked instead of what is asked first, as it was said.
     told: BTreeSet<String>,
 }
@@ -193,7 +196,7 @@ impl Guard<'_> {
             return Ok(Round::Waited);
         }
         deadlines.know(&look, &self.place.roots.run);
-        if self.aftermath(&verdict, &look, deadlines)? {
+        if self.aftermath(&verdict, &look, deadlines)? || self.has_to_look_further(&verdict, &look) {
             return Ok(Round::Waited);
         }
         self.tell(&look, &verdict);
@@ -201,6 +204,9 @@ impl Guard<'_> {
             return Ok(Round::Waited);
         }
         let done = match &*verdict {
+            Verdict::Pass(_) if self.rules.on_blind == BlindRule::Refuse && look.has_passed_over() => {
+                Outcome::NotPermitted("could not be checked, which on-blind refuses".to_owned())
+            }
             Verdict::Free | Verdict::Pass(_) if !self.stopped.is_nothing() => {
                 Outcome::Freed { stopped: self.stopped.clone(), took: self.began.elapsed() }
             }
@@ -215,6 +221,10 @@ impl Guard<'_> {
             Verdict::Wait(findings) => return self.wait(findings, deadlines, &look.pins),
             Verdict::Clear(findings) => {
                 return match unit_to_stop(findings) {
+                    Some(unit) if look.has_passed_over() => {
+                        let why = format!("{unit}: not everybody who may have its socket could be looked at in time");
+                        Ok(Round::Done(self.refused_for(Some(why))))
+                    }
                     None => self.stop(findings, deadlines, &look),
                     Some(unit) => self.stop_unit(unit, findings, deadlines, &look),
                 };
@@ -232,8 +242,8 @@ impl Guard<'_> {
         let judge = |look: &Look| judge(&look.scene, self.rules);
         let closings = self.wait.closings();
         let wanted = Wanted { unit: &self.args.unit, rules: self.rules, interrupt: &self.interrupt, closings };
-        let (mut thorough, mut others) = (Thorough::IfNobodyFound, false);
-        if !is_waiting && self.stopped.is_nothing() && self.going.is_empty() {
+        let (mut thorough, mut others) = (self.least, false);
+        if thorough == Thorough::IfNobodyFound && !is_waiting && self.stopped.is_nothing() && self.going.is_empty() {
             match self.place.quick_look(&wanted) {
                 Ok(quick) => {
                     let verdict = judge(&quick);
@@ -249,7 +259,7 @@ impl Guard<'_> {
         loop {
             let look = self.place.look(&wanted, thorough, others);
             let verdict = judge(&look);
-            let Some(enough) = enough(&look, &verdict).filter(|_| !self.interrupt.has_come()) else {
+            let Some(enough) = enough(&look, &verdict, self.rules).filter(|_| !self.interrupt.has_come()) else {
                 return (look, verdict);
             };
             if thorough >= enough {
@@ -260,6 +270,27 @@ impl Guard<'_> {
             }
             thorough = thorough.max(enough);
         }
+    }
+
+    /// Whether somebody has a socket who was not found for want of time: nothing is concluded from that but beside somebody else, for
+    /// whom it is refused. Then all are looked at, until each socket has somebody, and it is said, as that may take longer than the
+    /// start may.
+    fn has_to_look_further(&mut self, verdict: &Verdict, look: &Look) -> bool {
+        let has_nobody = |finding: &Finding| {
+            let socket = finding.socket.as_ref().filter(|socket| socket.state != SocketState::TimeWait);
+            socket.is_some() && finding.holder.is_none()
+        };
+        let is_refused = |finding: &Finding| finding.action == Action::Refuse && !has_nobody(finding);
+        let findings = verdict.findings();
+        let is_in_doubt = findings.iter().any(has_nobody) && !findings.iter().any(is_refused);
+        if !is_in_doubt || !look.has_passed_over() || self.least >= Thorough::UntilAllAreFound {
+            return false;
+        }
+        self.least = Thorough::UntilAllAreFound;
+        self.report.warn(
+            "who has the port was not found in time: looking at all processes until it is, which takes what it takes",
+        );
+        true
     }
 
     /// The signals by which the manager ends this command, if it is one in front of the unit's start.
@@ -295,7 +326,9 @@ impl Guard<'_> {
         let Verdict::Refuse(findings) = verdict else { return Ok(false) };
         let refused: Vec<&Finding> = findings.iter().filter(|finding| finding.action == Action::Refuse).collect();
         let is_asked = |pid| self.asked.processes.contains(&pid);
-        let all_could_be_seen = look.hides_only_who_was_late() && !look.late().any(is_asked);
+        // For whom there was no time, they are looked at next, and that is a look anew.
+        let were_late = look.hides_only_for_want_of_time() && !look.has_passed_over();
+        let all_could_be_seen = were_late && !look.late().any(is_asked);
         let may_be_gone = |finding: &&Finding| {
             finding.relation == Relation::KernelHeld
                 || (finding.relation == Relation::Hidden && (!self.stopped.is_nothing() || all_could_be_seen))
@@ -365,7 +398,8 @@ impl Guard<'_> {
                 let hindrance = self.place.hindrance_of(pid).map(|hindrance| (pid, hindrance));
                 return Outcome::StillHeld { took: self.began.elapsed(), why, hindrance };
             }
-            let why = if look.hides_only_who_was_late() { "cannot be looked at in time" } else { "may not be seen" };
+            let why =
+                if look.hides_only_for_want_of_time() { "cannot be looked at in time" } else { "may not be seen" };
             Outcome::NotPermitted(format!("held, and who holds it {why}{after}"))
         } else {
             self.refused_for(None)
@@ -502,13 +536,16 @@ fn failed(error: &ActError) -> Outcome {
     }
 }
 
-/// How thorough the look has to be that leads to this; `None`: any is. A unit that is up is stopped where nobody was passed over.
-fn enough(look: &Look, verdict: &Verdict) -> Option<Thorough> {
-    let stops_a_unit = matches!(verdict, Verdict::Clear(findings) if unit_to_stop(findings).is_some());
-    if stops_a_unit && look.has_passed_over() {
-        return Some(Thorough::ToTheEnd);
+/// How thorough the look has to be that leads to this; `None`: any is. Where a unit is stopped that is up, nobody must be passed
+/// over, nor where a start that could not be checked is refused.
+fn enough(look: &Look, verdict: &Verdict, rules: &Rules) -> Option<Thorough> {
+    match verdict {
+        Verdict::Clear(findings) if unit_to_stop(findings).is_some() => Some(Thorough::ToTheEnd),
+        Verdict::Pass(_) if rules.on_blind == BlindRule::Refuse && look.has_passed_over() => Some(Thorough::ToTheEnd),
+        Verdict::Free | Verdict::Pass(_) | Verdict::Refuse(_) | Verdict::Wait(_) | Verdict::Clear(_) => {
+            needs_everybody(verdict).then_some(Thorough::Always)
+        }
     }
-    needs_everybody(verdict).then_some(Thorough::Always)
 }
 
 /// Whether every process has to be looked at: something may be stopped, or a service manager has a socket.

@@ -66,7 +66,7 @@ pub enum BlindSpot {
     },
     /// There are so many sockets, or so many processes have so many of them, that not all were looked at.
     Crowd,
-    /// So many processes were not looked at, or not to their end: each socket had a holder by then, and they may have it as well.
+    /// So many processes were not looked at, or not to their end, for want of time: they may have a socket as well.
     PassedOver {
         /// How many.
         processes: usize,
@@ -151,7 +151,8 @@ impl fmt::Display for BlindSpot {
             ),
             Self::PassedOver { processes } => write!(
                 f,
-                "so many files are open on this host that {processes} processes were not looked at, and could have the same socket"
+                "{processes} processes were not looked at for want of time, and could have the same socket: so many files are \
+                 open on this host, or so many of those before them hang"
             ),
             Self::Manager(why) => write!(f, "systemd could not be asked ({why})"),
             Self::Ledger(why) => write!(f, "the ledger of earlier runs could not be read ({why})"),

@@ -126,6 +126,11 @@ fn user_manager(part: &str) -> Option<u32> {
     parse_uid(part.strip_prefix("user@")?.strip_suffix(".service")?)
 }
 
+/// The users in whose slices a cgroup is: `user-UID.slice`.
+pub(super) fn users_of_slices(path: &CgroupPath) -> Vec<u32> {
+    path.0.split('/').filter_map(|part| parse_uid(part.strip_prefix("user-")?.strip_suffix(".slice")?)).collect()
+}
+
 /// Decimal, without sign or leading zeros, and neither of the two that mean "no user" (`uid_is_valid()`).
 fn parse_uid(text: &str) -> Option<u32> {
     let canonical = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));

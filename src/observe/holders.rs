@@ -7,7 +7,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::mem::MaybeUninit;
-use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,8 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use rustix::fs::{AtFlags, RawDir, readlinkat_raw, statat};
+use rustix::fs::{RawDir, readlinkat_raw};
 
+use super::order::turn;
 use super::proc::{is_gone, list_pids, open_dir, open_dir_at, read_file};
 use crate::interrupt::Interrupt;
 use crate::model::{Inode, Pid};
@@ -42,12 +42,15 @@ pub enum Thorough {
     IfNobodyFound,
     /// Always, so that other holders of a socket that has somebody are seen as well.
     Always,
-    /// Always, and without a bound: so that every holder of every socket is seen.
+    /// Always, and for as long as a socket has nobody. Whoever does not let a service start is looked for like that.
+    UntilAllAreFound,
+    /// Always, and so that every holder of every socket is seen, in whichever thread it is. So it is before anything is stopped that
+    /// is up, and for whoever wants to know.
     ToTheEnd,
 }
 
-/// So much of a processor is spent, in a run, on looking who else has what somebody is known to have: the open files of some
-/// 3,000 processes that have 50 each. Anybody can have very many more.
+/// So much of a processor is spent beyond the likely places, in a run: the open files of some 3,000 processes that have 50 each.
+/// Anybody can have very many more.
 pub const REST: Duration = Duration::from_millis(500);
 
 /// What the searches of a run share.
@@ -75,7 +78,7 @@ pub struct Search<'a> {
     /// The directories of the likely cgroups, each with all below it: the unit's own, then those in which the sockets were
     /// born. One that is not there any more is none.
     pub cgroups: &'a [PathBuf],
-    /// The users who have made the sockets: beyond these cgroups, their processes are looked at first, and those of people last.
+    /// The users who have made the sockets.
     pub users: &'a BTreeSet<u32>,
     /// Whether to look further.
     pub thorough: Thorough,
@@ -94,11 +97,11 @@ const MOST_PAIRS: usize = 1 << 18;
 pub struct Holders {
     /// The processes that have each socket open, each once and in order; a socket without any is not in here.
     pub by_inode: HashMap<Inode, Vec<Pid>>,
-    /// So many processes could not be looked into, or not be seen at all.
+    /// So many processes could not be looked into, or not be seen at all, or there was no time for them.
     pub hidden: usize,
     /// Those of them that were not in time, each once.
     pub late: Vec<Pid>,
-    /// So many processes were not looked at, or not to their end, for want of time ([`REST`]): each socket had somebody by then.
+    /// So many of them were not looked at, or not to their end, for want of time.
     pub passed_over: usize,
     /// Whether so many were found that others were not looked for, of any of the sockets.
     pub is_full: bool,
@@ -156,57 +159,50 @@ pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
     let Ok(proc) = open_dir(search.proc) else { return Holders { hidden: 1, ..Holders::default() } };
     let mut scan = Aside::new(proc, search.interrupt, search.so_far);
     scan.wanted = inodes.into();
-    scan.has_a_bound = search.thorough != Thorough::ToTheEnd;
-    let is_enough = match search.thorough {
-        Thorough::UntilFound => Holders::has_somebody,
-        Thorough::IfNobodyFound | Thorough::Always | Thorough::ToTheEnd => |_: &Holders, _| false,
+    scan.bounds = match search.thorough {
+        Thorough::UntilFound | Thorough::IfNobodyFound | Thorough::Always => Bounds::All,
+        Thorough::UntilAllAreFound => Bounds::OnceAllAreFound,
+        Thorough::ToTheEnd => Bounds::None,
     };
+    let is_enough =
+        if search.thorough == Thorough::UntilFound { Holders::has_somebody } else { |_: &Holders, _| false };
     let found = look_for(search, &mut scan, is_enough);
     search.so_far.remember(&found);
-    Holders { is_full: scan.is_full, ..found }
+    Holders { is_full: scan.is_full, hidden: found.hidden + found.passed_over, ..found }
 }
 
 fn look_for(search: &Search<'_>, scan: &mut Aside<'_>, is_enough: fn(&Holders, Inode) -> bool) -> Holders {
+    let threads = match search.thorough {
+        Thorough::ToTheEnd => Threads::All,
+        Thorough::UntilFound | Thorough::IfNobodyFound | Thorough::Always | Thorough::UntilAllAreFound => {
+            Threads::WhereTheFirstHasNone
+        }
+    };
     let likely = likely_places(search);
-    let some = scan.more(Holders::default(), Walk::of(&likely.pids), Threads::WhereTheFirstHasNone, is_enough);
-    let may_be_enough = matches!(search.thorough, Thorough::UntilFound | Thorough::IfNobodyFound);
-    if may_be_enough && scan.has_all(&some) {
+    let some = scan.more(Holders::default(), Walk::of(&likely.pids), threads, is_enough);
+    if search.thorough < Thorough::Always && scan.has_all(&some) {
         return Holders { hidden: some.hidden + likely.invisible, ..some };
     }
-    let Ok(everybody) = list_pids(&*scan.proc) else { return Holders { hidden: 1, ..Holders::default() } };
-    let proc = Arc::clone(&scan.proc);
-    let all_but = |first: &[Pid]| {
+    let Ok(mut everybody) = list_pids(&*scan.proc) else { return Holders { hidden: 1, ..Holders::default() } };
+    // With hidepid= (proc(5)) others' processes are not even listed; PID 1 is somebody's in every pid namespace.
+    let unlisted = usize::from(!everybody.contains(&Pid::INIT));
+    if search.thorough == Thorough::UntilAllAreFound {
+        everybody.sort_by_cached_key(|&pid| turn(search.proc, pid, search.users));
+    }
+    let all_but = |first: &[Pid]| -> Vec<Pid> {
         let first: HashSet<Pid> = first.iter().copied().collect();
-        let mut others: Vec<Pid> = everybody.iter().copied().filter(|pid| !first.contains(pid)).collect();
-        others.sort_by_cached_key(|&pid| turn(&proc, pid, search.users));
-        others
+        everybody.iter().copied().filter(|pid| !first.contains(pid)).collect()
     };
-    let walk = Walk { first: &[], others: &all_but(&likely.pids) };
-    let mut found = scan.more(some, walk, Threads::WhereTheFirstHasNone, is_enough);
+    let mut found = scan.more(some, Walk { first: &[], others: &all_but(&likely.pids) }, threads, is_enough);
     if search.thorough == Thorough::UntilFound {
         return found;
     }
-    if !scan.is_full && !scan.has_all(&found) {
+    if !scan.is_full && !scan.has_all(&found) && threads != Threads::All {
         let first = search.so_far.remember(&found).and(&likely.pids);
         let walk = Walk { first: &first, others: &all_but(&first) };
         found = scan.more(Holders::default(), walk, Threads::All, is_enough);
     }
-    // With hidepid= (proc(5)) others' processes are not even listed; PID 1 is somebody's in every pid namespace.
-    let unlisted = usize::from(!everybody.contains(&Pid::INIT));
     Holders { hidden: found.hidden + unlisted, walked: true, ..found }
-}
-
-/// When a process has its turn, by its effective user id: `/proc/PID` has that, also where the process does not let itself be dumped
-/// (`task_dump_owner()`, Linux v6.18 `fs/proc/base.c`). Whose socket it is first, then those of the system and of services
-/// (systemd v257 `docs/UIDS-GIDS.md`), and people last: nobody's leftover is behind the millions of files that one of them can open.
-fn turn(proc: &OwnedFd, pid: Pid, users: &BTreeSet<u32>) -> u8 {
-    const SYSTEM: RangeInclusive<u32> = 0..=999;
-    const DYNAMIC: RangeInclusive<u32> = 61_184..=65_519;
-    match statat(proc, pid.to_string(), AtFlags::empty()).map(|stat| stat.st_uid) {
-        Ok(uid) if users.contains(&uid) => 0,
-        Ok(uid) if SYSTEM.contains(&uid) || DYNAMIC.contains(&uid) => 1,
-        Ok(_) | Err(_) => 2,
-    }
 }
 
 /// The processes of a cgroup and of all below it, in order.
@@ -324,10 +320,17 @@ pub(super) struct Aside<'a> {
     interrupt: &'a Interrupt,
     so_far: &'a SoFar,
     reader: word::Workers<Question, ()>,
-    /// Whether there is a bound to looking for others where each socket has somebody.
-    has_a_bound: bool,
+    bounds: Bounds,
     /// Whether as many pairs were found as are kept.
     is_full: bool,
+}
+
+/// When no more than [`REST`] is spent beyond the first of a walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bounds {
+    All,
+    OnceAllAreFound,
+    None,
 }
 
 /// Which of these processes have what is wanted.
@@ -424,18 +427,8 @@ struct Looked {
     seen: Vec<(Pid, Open)>,
     /// Those that were late, now or before.
     late: Vec<Pid>,
-    /// For want of time.
+    /// Those that were not looked at: for want of time, of what may be waited for who is late, or as something has come to end us.
     passed_over: usize,
-}
-
-/// Who was not looked at, of those that were asked for.
-enum Left {
-    /// All but those that were looked at, if any, for want of time.
-    PassedOver,
-    /// The next was late; those behind it can be asked for again.
-    Late,
-    /// No time is left to wait for who is late, or something has come to end us.
-    Hidden,
 }
 
 impl<'a> Aside<'a> {
@@ -446,7 +439,7 @@ impl<'a> Aside<'a> {
             interrupt,
             so_far,
             reader: word::Workers::new(Question::answer),
-            has_a_bound: false,
+            bounds: Bounds::None,
             is_full: false,
         }
     }
@@ -485,14 +478,21 @@ impl<'a> Aside<'a> {
         let mut pairs: usize = holders.by_inode.values().map(Vec::len).sum();
         let mut missing = self.missing(&holders);
         let first = walk.first.chunks(AT_ONCE).map(|some| (some, word::MORE_PATIENCE, false));
-        let has_a_bound = self.has_a_bound;
-        let others = walk.others.chunks(AT_ONCE).map(|some| (some, word::PATIENCE, has_a_bound));
-        for (some, patience, is_bounded) in first.chain(others) {
+        let others = walk.others.chunks(AT_ONCE).map(|some| (some, word::PATIENCE, true));
+        let (bounds, nobody) = (self.bounds, Arc::from([]));
+        for (some, patience, is_other) in first.chain(others) {
             if !self.wanted.is_empty() && self.wanted.iter().all(|&inode| is_enough(&holders, inode)) {
                 break;
             }
-            let missing_if_bounded = is_bounded.then_some(&missing);
-            let looked = self.look(some, threads, missing_if_bounded, || word::patience(patience, Duration::ZERO));
+            let bounded_without = match bounds {
+                Bounds::All => Some(&nobody),
+                Bounds::OnceAllAreFound => Some(&missing),
+                Bounds::None => None,
+            };
+            let looked = self.look(some, threads, bounded_without.filter(|_| is_other), || match bounds {
+                Bounds::All => word::patience(patience, Duration::ZERO),
+                Bounds::OnceAllAreFound | Bounds::None => word::some_patience(patience),
+            });
             holders.hidden += looked.late.len();
             holders.late.extend(looked.late);
             holders.passed_over += looked.passed_over;
@@ -527,71 +527,67 @@ impl<'a> Aside<'a> {
         holders
     }
 
-    /// What each of them has open, but for those that were late, now or before. `missing`: without a bound as long as there are such.
+    /// What each of them has open, but for those that were late, now or before, and for whom there is no time. There is a bound
+    /// `without` any of these that have nobody.
     fn look(
         &mut self,
         pids: &[Pid],
         threads: Threads,
-        missing: Option<&Arc<[Inode]>>,
+        without: Option<&Arc<[Inode]>>,
         patience: impl Fn() -> Option<Duration>,
     ) -> Looked {
         let so_far = self.so_far;
+        if without.is_some_and(|missing| missing.is_empty()) && so_far.rest.get().is_zero() {
+            return Looked { passed_over: pids.len(), ..Looked::default() };
+        }
         let mut late = so_far.late.borrow_mut();
         let (was_late, mut left): (Vec<Pid>, Vec<Pid>) = pids.iter().partition(|pid| late.contains(pid));
         let mut looked = Looked { late: was_late, ..Looked::default() };
         while !left.is_empty() {
-            let (open, rest) = self.ask(&left, threads, missing, patience());
+            let (open, is_late) = self.ask(&left, threads, without, patience());
             looked.seen.extend(left.drain(..open.len()).zip(open));
-            match rest {
-                Left::PassedOver => {
-                    looked.passed_over = left.len();
-                    break;
-                }
-                // It may have been in time just now.
-                Left::Late if left.is_empty() => break,
-                Left::Late => {
-                    let pid = left.remove(0);
-                    late.push(pid);
-                    looked.late.push(pid);
-                }
-                Left::Hidden => looked.late.append(&mut left),
+            // It may have been in time just now.
+            if !is_late || left.is_empty() {
+                break;
             }
+            let pid = left.remove(0);
+            late.push(pid);
+            looked.late.push(pid);
         }
+        looked.passed_over = left.len();
         looked
     }
 
-    /// As long as it goes on; who is late costs so much, and nobody is asked where that is none.
+    /// What the first of them have, as long as it goes on, and whether the next was late: who is costs so much, and nobody is asked
+    /// where that is none.
     fn ask(
         &mut self,
         pids: &[Pid],
         threads: Threads,
-        missing: Option<&Arc<[Inode]>>,
+        without: Option<&Arc<[Inode]>>,
         patience: Option<Duration>,
-    ) -> (Vec<Open>, Left) {
-        let Some(patience) = patience.filter(|_| !self.interrupt.has_come()) else { return (Vec::new(), Left::Hidden) };
+    ) -> (Vec<Open>, bool) {
+        let Some(patience) = patience.filter(|_| !self.interrupt.has_come()) else { return (Vec::new(), false) };
         let (proc, wanted, progress) = (Arc::clone(&self.proc), Arc::clone(&self.wanted), Arc::<Progress>::default());
-        let rest = missing.is_some().then(|| self.so_far.rest.get());
         let question = Question {
             proc,
             wanted,
             pids: pids.to_vec(),
             threads,
-            rest,
-            missing: missing.cloned().unwrap_or_default(),
+            rest: without.map(|_| self.so_far.rest.get()),
+            missing: without.cloned().unwrap_or_default(),
             progress: Arc::clone(&progress),
         };
-        let left = match self.reader.ask(question, patience, self.interrupt) {
-            Ok(()) => Left::PassedOver,
+        let is_late = match self.reader.ask(question, patience, self.interrupt) {
+            Ok(()) | Err(Unanswered::WouldHang) => false,
             Err(Unanswered::NoThread(question)) => {
                 question.answer();
-                Left::PassedOver
+                false
             }
-            Err(Unanswered::WouldHang) => Left::Hidden,
-            Err(Unanswered::Late) if self.interrupt.has_come() => Left::Hidden,
-            Err(Unanswered::Late) => Left::Late,
+            Err(Unanswered::Late) => !self.interrupt.has_come(),
         };
         self.so_far.spent(progress.spent());
-        (progress.open(), left)
+        (progress.open(), is_late)
     }
 }
 
@@ -887,8 +883,13 @@ mod tests {
         let little = so_far(Duration::from_nanos(1));
         let cut = look(Thorough::Always, &little, &[known]);
         assert!(cut.has(known, child.pid()) && cut.passed_over > 0 && little.rest.get().is_zero(), "{cut:?}");
-        // As long as somebody is looked for, all are looked at; and then nobody else.
-        let whole = look(Thorough::IfNobodyFound, &spent, &[known, other]);
+        // Nor is somebody looked for whom nobody knows, but by who has to know.
+        for thorough in [Thorough::UntilFound, Thorough::IfNobodyFound, Thorough::Always] {
+            let cut = look(thorough, &spent, &[known, other]);
+            assert!(cut.has(known, child.pid()) && !cut.by_inode.contains_key(&other), "{cut:?}");
+            assert!(cut.passed_over > 0 && cut.hidden >= cut.passed_over, "{cut:?}");
+        }
+        let whole = look(Thorough::UntilAllAreFound, &spent, &[known, other]);
         assert!(whole.has(other, own_pid()) && whole.has(known, child.pid()), "{whole:?}");
         // Who was found once is looked at in any case.
         let again = look(Thorough::Always, &spent, &[other]);

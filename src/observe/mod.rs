@@ -10,6 +10,7 @@ mod guarded;
 mod hindrance;
 pub mod holders;
 pub mod net_tables;
+mod order;
 pub mod pin;
 pub mod proc;
 pub mod sock_diag;
@@ -152,16 +153,22 @@ impl Look {
         self.scene.blind_spots.iter().flat_map(late)
     }
 
-    /// Whether some were not looked at, as each socket had somebody by then.
-    #[must_use]
-    pub fn has_passed_over(&self) -> bool {
-        self.scene.blind_spots.iter().any(|spot| matches!(spot, BlindSpot::PassedOver { .. }))
+    /// So many were not looked at, for want of time.
+    fn passed_over(&self) -> usize {
+        let count = |spot: &BlindSpot| if let BlindSpot::PassedOver { processes } = spot { *processes } else { 0 };
+        self.scene.blind_spots.iter().map(count).sum()
     }
 
-    /// Whether each process that could not be looked into was merely not in time.
+    /// Whether some were not looked at, for want of time.
     #[must_use]
-    pub fn hides_only_who_was_late(&self) -> bool {
-        let hidden = self.late().count();
+    pub fn has_passed_over(&self) -> bool {
+        self.passed_over() > 0
+    }
+
+    /// Whether each process that could not be looked into was merely not in time, or there was no time for it.
+    #[must_use]
+    pub fn hides_only_for_want_of_time(&self) -> bool {
+        let hidden = self.late().count() + self.passed_over();
         hidden > 0 && self.scene.blind_spots.contains(&BlindSpot::Processes { hidden })
     }
 }

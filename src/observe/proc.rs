@@ -379,6 +379,16 @@ fn parent_of(folder: &Path) -> Option<Pid> {
     std::str::from_utf8(line).ok()?.trim().parse().ok().map(Pid)
 }
 
+/// The real user of a process, by its folder.
+pub(super) fn real_user(folder: &Path) -> Option<u32> {
+    parse_uid(&read_file(&folder.join("status")).ok()?)
+}
+
+/// The cgroup of a process, by its folder.
+pub(super) fn cgroup_of(folder: &Path) -> Option<CgroupPath> {
+    parse_cgroup(&read_file(&folder.join("cgroup")).ok()?)
+}
+
 /// The entries of a directory that are numbers: processes in `/proc`, threads in `/proc/PID/task`.
 pub(super) fn list_pids(dir: impl AsFd) -> io::Result<Vec<Pid>> {
     let mut buffer = [MaybeUninit::uninit(); 16 * 1024];

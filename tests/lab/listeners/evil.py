@@ -6,7 +6,7 @@ large   arguments and an environment of megabytes, a name of control characters,
 crowd   2,000 processes that all have the listener
 elsewhere  the same, of a listener on 127.0.0.2
 shared  600 listeners at as many addresses of loopback, and 600 processes that have all of them, with 2,000 arguments each
-files   COUNT processes that have 19,000 files open each, and nothing of the port
+files   COUNT processes that have 19,000 files open each, and nothing of the port; every other is one of su(1), with root's rights
 many    72,000 sockets of UDP at as many addresses of loopback, which four processes have
 idle    15,000 sockets on 127.0.0.2 that do not listen, and let others bind there
 deep    a listener that was born above a long chain of threaded cgroups, at whose end it is; needs a cgroup that is delegated to it
@@ -86,8 +86,12 @@ def shared():
 def files():
     for number in range(100, 19_100):
         os.dup2(0, number)
-    for _ in range(int(sys.argv[2])):
+    silent, _ = os.pipe()
+    for number in range(int(sys.argv[2])):
         if os.fork() == 0:
+            if number % 2:
+                os.dup2(silent, 0)
+                os.execvp("su", ["su", "root"])
             break
 
 

@@ -1,5 +1,5 @@
 """Binds a TCP port, or takes the listening socket that it was started with, hands it to whoever waits at a UNIX socket, and
-is gone, or keeps it as well.
+is gone, or keeps it as well and says so in /run/handed.
 
 usage: passer.py PORT|fd SOCKET [keep]
 """
@@ -16,5 +16,7 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as receiver:
     receiver.connect(sys.argv[2])
     socket.send_fds(receiver, [b"."], [listener.fileno()])
     receiver.recv(1)
+if "keep" in sys.argv:
+    open("/run/handed", "w").close()
 while "keep" in sys.argv:
     time.sleep(60)

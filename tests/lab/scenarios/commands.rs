@@ -282,7 +282,8 @@ pub(super) fn enable_touches_nothing_that_it_has_not_written(m: &Machine) {
     for (command, status, words) in [
         ("portguard enable nosuch.service", 66, "there is no unit nosuch.service"),
         ("portguard learn nosuch.service", 66, "there is no unit nosuch.service"),
-        ("portguard enable app", 64, "add .service"),
+        ("portguard enable nosuch", 66, "there is no unit nosuch.service"),
+        ("portguard enable app.timer", 64, "name a .service or a .socket"),
         ("portguard enable systemd-logind.service", 1, "no ports are known of systemd-logind.service"),
         ("portguard who nonsense", 64, "nonsense"),
         ("portguard who \"$(printf '\\033[31m80')\"", 64, r"value '\u{1b}[31m80'"),

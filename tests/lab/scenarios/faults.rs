@@ -628,31 +628,34 @@ pub(super) fn more_processes_hang_in_execve_than_there_is_time_for(m: &Machine) 
         m.given(&format!(
             "a leftover, and before it {count} processes of somebody else's that hang in execve(2){seconds}"
         ));
-        m.unit(
-            "stuck.service",
-            &format!(
-                "[Service]\nTasksMax=infinity\nExecStart=/usr/bin/python3 /opt/lab/inexec.py /run/inexec /run/inexec.pids \
-                 {count}{seconds}\n"
-            ),
-        );
-        m.ok("systemctl start stuck.service");
-        let stuck = "for pid in $(cat /run/inexec.pids); do grep -qx perl /proc/$pid/comm || exit 1; done";
-        m.wait_until("they hang", SOON, || m.sh(&format!("test -s /run/inexec.pids && {stuck}")).status.success());
+        processes_hang(m, &format!("{count}{seconds}"));
         let old = started_guarded_app(m, "8080/tcp");
         m.forget_journal();
 
         m.when("the service is restarted");
-        assert_restarts(m, &old, || {
-            m.ok("systemctl kill --signal=KILL stuck.service");
-            m.wait_until("they are gone", SOON, || !m.sh("systemctl is-active stuck.service").status.success());
-        });
+        assert_restarts(m, &old, || hang_no_more(m));
 
         m.then("the leftover was stopped, and of those that hang for long it is said that they were not looked into");
         let journal = m.journal(APP);
         assert_names(&journal, &[&["a leftover of an earlier run"], told].concat());
-        m.ok(&format!("systemctl stop {APP}; umount /run/inexec; rm -f /run/inexec*"));
+        m.ok(&format!("systemctl stop {APP}"));
         for pid in m.holders("8080/tcp") {
             m.ok(&format!("kill -KILL {pid}"));
         }
     }
+}
+
+/// So many of stuck.service hang in execve(2), for ever or for so many seconds each.
+pub(super) fn processes_hang(m: &Machine, arguments: &str) {
+    let command = format!("/usr/bin/python3 /opt/lab/inexec.py /run/inexec /run/inexec.pids {arguments}");
+    m.unit("stuck.service", &format!("[Service]\nTasksMax=infinity\nExecStart={command}\n"));
+    m.ok("systemctl start stuck.service");
+    let stuck = "for pid in $(cat /run/inexec.pids); do grep -qx perl /proc/$pid/comm || exit 1; done";
+    m.wait_until("they hang", SOON, || m.sh(&format!("test -s /run/inexec.pids && {stuck}")).status.success());
+}
+
+pub(super) fn hang_no_more(m: &Machine) {
+    m.ok("systemctl kill --signal=KILL stuck.service");
+    m.wait_until("they are gone", SOON, || !m.sh("systemctl is-active stuck.service").status.success());
+    m.ok("umount /run/inexec; rm -f /run/inexec*");
 }

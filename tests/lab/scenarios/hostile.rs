@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use super::addresses::{assert_replaced, leftover_of_app};
-use super::faults::{BOUND, assert_in_time, guard_took};
+use super::faults::{BOUND, assert_in_time, guard_took, hang_no_more, processes_hang};
 use super::predecessors::app_replaces;
 use super::users::{alices_manager, as_alice, user_unit};
 use super::{
     APP, SOON, app_service, assert_names, assert_nobody_signalled, assert_unharmed, assert_up_without, finding, guard,
-    message, policy_for_app, refused, started_guarded_app, workers,
+    message, policy, policy_for_app, refused, started_guarded_app, workers,
 };
 use crate::machine::Machine;
 
@@ -308,14 +308,14 @@ pub(super) fn files_that_are_very_many_hold_up_no_start(m: &Machine) {
     m.then("the leftover is stopped in time, and it is said that not all were looked at");
     assert!(restart.status.success(), "{restart:?}");
     assert_in_time(m);
-    assert_names(&m.journal(APP), &["processes were not looked at, and could have the same socket"]);
+    assert_names(&m.journal(APP), &["processes were not looked at for want of time"]);
 
     m.given("a worker that has gone to another unit's cgroup, and is younger than all of them");
     let elsewhere = "/sys/fs/cgroup/system.slice/elsewhere.scope";
     m.ok("setsid systemd-run --scope --unit=elsewhere sleep infinity >/dev/null 2>&1 &");
     m.wait_until("the cgroup is there", SOON, || m.show("elsewhere.scope", "ActiveState") == "active");
     app_service(m, &format!("8080/tcp 1 plain {elsewhere}"));
-    m.ok(&format!("systemctl restart {APP}"));
+    m.ok(&format!("systemctl restart {APP}; systemctl reset-failed {APP}"));
     let escaped = *m.processes_of("elsewhere.scope").last().expect("a worker");
     m.forget_journal();
 
@@ -326,8 +326,21 @@ pub(super) fn files_that_are_very_many_hold_up_no_start(m: &Machine) {
     assert!(restart.status.success(), "{restart:?}");
     finding(m, APP, &[("RELATION", "escaped"), ("ACTION", "stop"), ("HOLDER_PID", &escaped.to_string())]);
     assert_in_time(m);
+
+    m.given("a leftover whose socket is there for a moment longer than it");
+    app_service(m, "8080/tcp 1 lingering");
+    m.ok(&format!("systemctl restart {APP}; systemctl reset-failed {APP}"));
+    let lingering = workers(m);
+    m.forget_journal();
+
+    m.when("the service is restarted");
+    let restart = m.restart(APP);
+
+    m.then("it is not looked for who has that, and it is up in time");
+    assert!(restart.status.success(), "{restart:?}");
+    assert_in_time(m);
     no_more_files(m);
-    assert_up_without(m, "8080/tcp", &[old, vec![escaped]].concat());
+    assert_up_without(m, "8080/tcp", &[old, vec![escaped], lingering].concat());
 }
 
 /// So many processes of hers, with 19,000 files each.
@@ -342,13 +355,20 @@ fn no_more_files(m: &Machine) {
     m.wait_until("they are gone", SOON * 3, || m.processes_of("evil.service").is_empty());
 }
 
-/// A process of alice's that has whatever it is handed, behind more files than there is time for.
-fn receiver_behind_many_files(m: &Machine) -> u32 {
-    alice_has_many_files(m, 12);
-    m.unit("theirs.service", "[Service]\nUser=alice\nExecStart=/usr/bin/python3 /opt/lab/receiver.py /tmp/victim\n");
-    m.ok("systemctl start theirs.service");
+/// A process of alice's that has whatever it is handed. `kind`: of receiver.py.
+fn receiver(m: &Machine, kind: &str) -> u32 {
+    m.sh("useradd -m alice");
+    let command = format!("/usr/bin/python3 /opt/lab/receiver.py /tmp/victim {kind}");
+    m.unit("theirs.service", &format!("[Service]\nUser=alice\nExecStart={command}\n"));
+    m.ok("rm -f /tmp/victim; systemctl restart theirs.service");
     m.wait_until("the receiver waits", SOON, || m.sh("test -S /tmp/victim").status.success());
     m.main_pid("theirs.service")
+}
+
+/// Behind more files than there is time for.
+fn receiver_behind_many_files(m: &Machine) -> u32 {
+    alice_has_many_files(m, 12);
+    receiver(m, "")
 }
 
 pub(super) fn who_has_a_leftovers_socket_behind_very_many_files_is_found_once_it_is_stopped(m: &Machine) {
@@ -375,34 +395,91 @@ pub(super) fn who_has_a_leftovers_socket_behind_very_many_files_is_found_once_it
     m.then("the leftover is stopped, and the start is refused for the other, who is unharmed");
     assert!(!start.status.success(), "{start:?}");
     finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop"), ("HOLDER_PID", &leftover.to_string())]);
-    assert_names(&m.journal(APP), &["processes were not looked at, and could have the same socket"]);
+    assert_names(&m.journal(APP), &["processes were not looked at for want of time"]);
     finding(m, APP, &[("ACTION", "refuse"), ("HOLDER_PID", &receiver.to_string())]);
     assert!(!m.alive(leftover));
     assert_unharmed(m, "8080/tcp", receiver);
 }
 
-/// It is up, and would be stopped for nothing.
-pub(super) fn predecessor_is_not_stopped_for_who_has_its_socket_behind_very_many_files(m: &Machine) {
+/// Of an own socket unit's it is said; where a start that could not be checked is to be refused, all are looked at.
+pub(super) fn who_has_a_socket_units_socket_behind_very_many_files_is_found_where_the_policy_says_so(m: &Machine) {
     m.given(
-        "old.service, which has handed its socket to a process of alice's, and more open files than there is time for",
+        "a socket unit's listener that a process of alice's has as well, and more open files than there is time for",
     );
     let receiver = receiver_behind_many_files(m);
-    m.unit("old.service", "[Service]\nExecStart=/usr/bin/python3 /opt/lab/passer.py 8080 /tmp/victim keep\n");
-    m.ok("systemctl start old.service");
+    m.unit("app.socket", "[Socket]\nListenStream=8080\n");
+    m.unit(APP, "[Service]\nType=oneshot\nExecStart=/usr/bin/python3 /opt/lab/passer.py fd /tmp/victim\n");
+    m.ok(&format!("systemctl start app.socket; systemctl start {APP}"));
     m.wait_until("it is handed over", SOON * 3, || m.holders("8080/tcp").contains(&receiver));
+    m.unit(APP, "[Service]\nExecStart=/bin/sleep infinity\n");
+    policy_for_app(m, "8080/tcp");
+    guard(m, APP);
+
+    m.when("the service is started");
+    let start = m.start(APP);
+
+    m.then("it is up in time, and it is said that not all were looked at");
+    assert!(start.status.success(), "{start:?}");
+    assert_in_time(m);
+    assert_names(&m.journal(APP), &["processes were not looked at for want of time"]);
+
+    m.when("it is started where the policy refuses what could not be checked");
+    m.ok(&format!("systemctl stop {APP}"));
+    m.forget_journal();
+    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\non-blind = \"refuse\"\n"));
+    let start = m.start(APP);
+
+    m.then("it is refused for that process, which is unharmed");
+    assert!(!start.status.success(), "{start:?}");
+    finding(m, APP, &[("ACTION", "refuse"), ("HOLDER_PID", &receiver.to_string())]);
+    assert_unharmed(m, "8080/tcp", receiver);
+}
+
+/// old.service, which is up, has handed its socket to this process. Whoever replaces it is refused, and it is as it was: it would be
+/// stopped for nothing.
+fn assert_predecessor_is_spared(m: &Machine, receiver: u32, words: &[&str]) {
+    m.given("old.service, which has handed its socket to a process of alice's");
+    m.unit("old.service", "[Service]\nExecStart=/usr/bin/python3 /opt/lab/passer.py 8080 /tmp/victim keep\n");
+    m.ok("rm -f /run/handed; systemctl start old.service");
+    m.wait_until("it is handed over", SOON * 3, || m.sh("test -e /run/handed").status.success());
     let old = m.main_pid("old.service");
     app_replaces(m, "\"old.service\"");
+    m.forget_journal();
 
     m.when("the service that replaces it is started");
     let start = m.start(APP);
 
-    m.then("it is refused for the other, and old.service is as it was");
+    m.then("it is refused, and old.service is as it was");
     assert!(!start.status.success(), "{start:?}");
-    finding(m, APP, &[("ACTION", "refuse"), ("HOLDER_PID", &receiver.to_string())]);
+    assert_names(&m.journal(APP), words);
     assert_nobody_signalled(m, APP);
-    assert_unharmed(m, "8080/tcp", old);
-    assert_unharmed(m, "8080/tcp", receiver);
+    assert!(m.alive(old) && m.alive(receiver));
     assert_eq!((m.main_pid("old.service"), m.show("old.service", "ActiveState")), (old, "active".to_owned()));
+    m.ok("systemctl stop old.service theirs.service; systemctl reset-failed");
+}
+
+pub(super) fn predecessor_is_not_stopped_for_who_has_its_socket_behind_very_many_files(m: &Machine) {
+    m.given("more open files than there is time for");
+    let receiver = receiver_behind_many_files(m);
+    assert_predecessor_is_spared(m, receiver, &[&format!("held by pid {receiver}")]);
+}
+
+pub(super) fn predecessor_is_not_stopped_for_who_has_its_socket_in_a_thread(m: &Machine) {
+    let receiver = receiver(m, "thread");
+    assert_predecessor_is_spared(m, receiver, &[&format!("held by pid {receiver}")]);
+}
+
+pub(super) fn predecessor_is_not_stopped_for_who_has_its_socket_behind_processes_that_hang(m: &Machine) {
+    for count in [14, 60] {
+        m.given(&format!("{count} processes that hang in execve(2)"));
+        processes_hang(m, &count.to_string());
+        let receiver = receiver(m, "");
+        let named = format!("held by pid {receiver}");
+        // Of so many nobody is looked at any more, nor is old.service.
+        let words = if count < 32 { &named } else { "looked at in time" };
+        assert_predecessor_is_spared(m, receiver, &[words]);
+        hang_no_more(m);
+    }
 }
 
 /// What a policy file may not be, each with the shell that makes one at `$1`.
