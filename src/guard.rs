@@ -14,7 +14,7 @@ use crate::judge::judge;
 use crate::ledger::{self, LedgerError};
 use crate::model::{
     Action, ActiveState, Asked, BlindRule, BlindSpot, Finding, Obstacle, Outcome, Phase, Probe, Relation, Rules,
-    SocketState, Stopped, UnitName, Verdict,
+    Stopped, UnitName, Verdict,
 };
 use crate::observe::again::Again;
 use crate::observe::holders::Thorough;
@@ -205,7 +205,10 @@ impl Guard<'_> {
         }
         let done = match &*verdict {
             Verdict::Pass(_) if self.rules.on_blind == BlindRule::Refuse && look.has_passed_over() => {
-                Outcome::NotPermitted("could not be checked, which on-blind refuses".to_owned())
+                Outcome::NotPermitted(format!("could not be checked, which on-blind refuses{}", self.after()))
+            }
+            Verdict::Clear(findings) if stops_what_is_up(findings) && look.has_passed_over() => {
+                self.refused_for(Some("not everybody who may have it could be looked at in time".to_owned()))
             }
             Verdict::Free | Verdict::Pass(_) if !self.stopped.is_nothing() => {
                 Outcome::Freed { stopped: self.stopped.clone(), took: self.began.elapsed() }
@@ -221,10 +224,6 @@ impl Guard<'_> {
             Verdict::Wait(findings) => return self.wait(findings, deadlines, &look.pins),
             Verdict::Clear(findings) => {
                 return match unit_to_stop(findings) {
-                    Some(unit) if look.has_passed_over() => {
-                        let why = format!("{unit}: not everybody who may have its socket could be looked at in time");
-                        Ok(Round::Done(self.refused_for(Some(why))))
-                    }
                     None => self.stop(findings, deadlines, &look),
                     Some(unit) => self.stop_unit(unit, findings, deadlines, &look),
                 };
@@ -247,10 +246,10 @@ impl Guard<'_> {
             match self.place.quick_look(&wanted) {
                 Ok(quick) => {
                     let verdict = judge(&quick);
-                    if needs_everybody(&verdict) {
-                        thorough = Thorough::Always;
-                    } else if matches!(verdict, Verdict::Refuse(_)) {
-                        return (quick, verdict);
+                    match enough(&quick, &verdict, self.rules) {
+                        Some(enough) => thorough = enough,
+                        None if matches!(verdict, Verdict::Refuse(_)) => return (quick, verdict),
+                        None => {}
                     }
                 }
                 Err(instead) => thorough = instead,
@@ -277,8 +276,11 @@ impl Guard<'_> {
     /// start may.
     fn has_to_look_further(&mut self, verdict: &Verdict, look: &Look) -> bool {
         let has_nobody = |finding: &Finding| {
-            let socket = finding.socket.as_ref().filter(|socket| socket.state != SocketState::TimeWait);
-            socket.is_some() && finding.holder.is_none()
+            let is_unknown = matches!(
+                finding.relation,
+                Relation::Hidden | Relation::KernelHeld | Relation::Client | Relation::Unexplained
+            );
+            is_unknown && finding.socket.is_some() && finding.holder.is_none()
         };
         let is_refused = |finding: &Finding| finding.action == Action::Refuse && !has_nobody(finding);
         let findings = verdict.findings();
@@ -327,8 +329,8 @@ impl Guard<'_> {
         let refused: Vec<&Finding> = findings.iter().filter(|finding| finding.action == Action::Refuse).collect();
         let is_asked = |pid| self.asked.processes.contains(&pid);
         // For whom there was no time, they are looked at next, and that is a look anew.
-        let were_late = look.hides_only_for_want_of_time() && !look.has_passed_over();
-        let all_could_be_seen = were_late && !look.late().any(is_asked);
+        let are_late = look.hides_only_for_want_of_time() && !look.has_passed_over();
+        let all_could_be_seen = are_late && !look.late().any(is_asked);
         let may_be_gone = |finding: &&Finding| {
             finding.relation == Relation::KernelHeld
                 || (finding.relation == Relation::Hidden && (!self.stopped.is_nothing() || all_could_be_seen))
@@ -343,8 +345,10 @@ impl Guard<'_> {
         // What else that unit has goes with it.
         let is_stopping = findings.iter().any(|finding| finding.unit_state == ActiveState::Stopping);
         let is_going = is_stopping || findings.iter().any(|finding| was_going(finding, ActiveState::Unknown));
-        let ending = if look.ending { WAIT_FOR_STOPPING } else { AFTERMATH };
-        let going = if is_going { self.rules.wait.unwrap_or(WAIT_FOR_STOPPING) } else { AFTERMATH };
+        // Who was passed over may have it, and is looked at then.
+        let aftermath = if look.has_passed_over() { AFTERMATH / 2 } else { AFTERMATH };
+        let ending = if look.ending { WAIT_FOR_STOPPING } else { aftermath };
+        let going = if is_going { self.rules.wait.unwrap_or(WAIT_FOR_STOPPING) } else { aftermath };
         // What was waited for has no more time where it is not told how it is now.
         let going = if is_stopping || !deadlines.is_waiting() { going } else { going.min(deadlines.wait_left()) };
         let span = ending.max(going);
@@ -386,7 +390,7 @@ impl Guard<'_> {
     }
 
     fn refused(&self, findings: &[Finding], look: &Look) -> Outcome {
-        let after = if self.stopped.is_nothing() { String::new() } else { format!(", after {}", self.stopped) };
+        let after = self.after();
         let unseen = look.late().find(|pid| self.asked.processes.contains(pid));
         let mut refused =
             findings.iter().filter(|finding| finding.action == Action::Refuse).map(|finding| &finding.relation);
@@ -404,6 +408,11 @@ impl Guard<'_> {
         } else {
             self.refused_for(None)
         }
+    }
+
+    /// What was stopped before.
+    fn after(&self) -> String {
+        if self.stopped.is_nothing() { String::new() } else { format!(", after {}", self.stopped) }
     }
 
     fn refused_for(&self, why: Option<String>) -> Outcome {
@@ -536,22 +545,24 @@ fn failed(error: &ActError) -> Outcome {
     }
 }
 
-/// How thorough the look has to be that leads to this; `None`: any is. Where a unit is stopped that is up, nobody must be passed
-/// over, nor where a start that could not be checked is refused.
+/// How thorough the look has to be that leads to this; `None`: any is. Every process has to be looked at where something may be
+/// stopped, or a service manager has a socket; and nobody passed over where what is stopped is up and no leftover, or a start that
+/// could not be checked is refused.
 fn enough(look: &Look, verdict: &Verdict, rules: &Rules) -> Option<Thorough> {
     match verdict {
-        Verdict::Clear(findings) if unit_to_stop(findings).is_some() => Some(Thorough::ToTheEnd),
+        Verdict::Clear(findings) if stops_what_is_up(findings) => Some(Thorough::ToTheEnd),
         Verdict::Pass(_) if rules.on_blind == BlindRule::Refuse && look.has_passed_over() => Some(Thorough::ToTheEnd),
-        Verdict::Free | Verdict::Pass(_) | Verdict::Refuse(_) | Verdict::Wait(_) | Verdict::Clear(_) => {
-            needs_everybody(verdict).then_some(Thorough::Always)
+        Verdict::Clear(_) => Some(Thorough::Always),
+        Verdict::Free | Verdict::Pass(_) | Verdict::Refuse(_) | Verdict::Wait(_) => {
+            let is_managers = |finding: &Finding| finding.holder.as_ref().is_some_and(|holder| holder.is_manager());
+            verdict.findings().iter().any(is_managers).then_some(Thorough::Always)
         }
     }
 }
 
-/// Whether every process has to be looked at: something may be stopped, or a service manager has a socket.
-fn needs_everybody(verdict: &Verdict) -> bool {
-    let is_managers = |finding: &Finding| finding.holder.as_ref().is_some_and(|holder| holder.is_manager());
-    matches!(verdict, Verdict::Clear(_)) || verdict.findings().iter().any(is_managers)
+fn stops_what_is_up(findings: &[Finding]) -> bool {
+    let is_lookalike = |finding: &Finding| finding.action == Action::Stop && finding.relation == Relation::Lookalike;
+    unit_to_stop(findings).is_some() || findings.iter().any(is_lookalike)
 }
 
 /// The next unit to stop.

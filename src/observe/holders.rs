@@ -16,7 +16,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use rustix::fs::{RawDir, readlinkat_raw};
 
-use super::order::turn;
+use super::order::Turns;
 use super::proc::{is_gone, list_pids, open_dir, open_dir_at, read_file};
 use crate::interrupt::Interrupt;
 use crate::model::{Inode, Pid};
@@ -62,11 +62,13 @@ pub struct SoFar {
     found: RefCell<BTreeSet<Pid>>,
     /// What is left of [`REST`].
     rest: Cell<Duration>,
+    /// Whether that was there once more.
+    has_more: Cell<bool>,
 }
 
 impl Default for SoFar {
     fn default() -> Self {
-        Self { late: RefCell::default(), found: RefCell::default(), rest: Cell::new(REST) }
+        Self { late: RefCell::default(), found: RefCell::default(), rest: Cell::new(REST), has_more: Cell::new(true) }
     }
 }
 
@@ -160,15 +162,15 @@ pub fn holders(search: &Search<'_>, inodes: &[Inode]) -> Holders {
     let mut scan = Aside::new(proc, search.interrupt, search.so_far);
     scan.wanted = inodes.into();
     scan.bounds = match search.thorough {
-        Thorough::UntilFound | Thorough::IfNobodyFound | Thorough::Always => Bounds::All,
+        Thorough::UntilFound | Thorough::IfNobodyFound | Thorough::Always => Bounds::Always,
         Thorough::UntilAllAreFound => Bounds::OnceAllAreFound,
-        Thorough::ToTheEnd => Bounds::None,
+        Thorough::ToTheEnd => Bounds::Never,
     };
     let is_enough =
         if search.thorough == Thorough::UntilFound { Holders::has_somebody } else { |_: &Holders, _| false };
     let found = look_for(search, &mut scan, is_enough);
     search.so_far.remember(&found);
-    Holders { is_full: scan.is_full, hidden: found.hidden + found.passed_over, ..found }
+    Holders { is_full: scan.is_full, ..found }
 }
 
 fn look_for(search: &Search<'_>, scan: &mut Aside<'_>, is_enough: fn(&Holders, Inode) -> bool) -> Holders {
@@ -186,8 +188,10 @@ fn look_for(search: &Search<'_>, scan: &mut Aside<'_>, is_enough: fn(&Holders, I
     let Ok(mut everybody) = list_pids(&*scan.proc) else { return Holders { hidden: 1, ..Holders::default() } };
     // With hidepid= (proc(5)) others' processes are not even listed; PID 1 is somebody's in every pid namespace.
     let unlisted = usize::from(!everybody.contains(&Pid::INIT));
-    if search.thorough == Thorough::UntilAllAreFound {
-        everybody.sort_by_cached_key(|&pid| turn(search.proc, pid, search.users));
+    let is_nobody_else_looked_at = scan.has_all(&some) && search.so_far.rest.get().is_zero();
+    if search.thorough == Thorough::UntilAllAreFound && !is_nobody_else_looked_at {
+        let turns = Turns::new(search.proc, search.users, &search.so_far.found.borrow());
+        everybody.sort_by_cached_key(|&pid| turns.of(pid));
     }
     let all_but = |first: &[Pid]| -> Vec<Pid> {
         let first: HashSet<Pid> = first.iter().copied().collect();
@@ -202,7 +206,7 @@ fn look_for(search: &Search<'_>, scan: &mut Aside<'_>, is_enough: fn(&Holders, I
         let walk = Walk { first: &first, others: &all_but(&first) };
         found = scan.more(Holders::default(), walk, Threads::All, is_enough);
     }
-    Holders { hidden: found.hidden + unlisted, walked: true, ..found }
+    Holders { hidden: found.hidden + unlisted, walked: found.passed_over == 0, ..found }
 }
 
 /// The processes of a cgroup and of all below it, in order.
@@ -236,6 +240,15 @@ impl SoFar {
     fn and(&self, pids: &[Pid]) -> Vec<Pid> {
         let all: BTreeSet<Pid> = pids.iter().chain(&*self.found.borrow()).copied().collect();
         all.into_iter().collect()
+    }
+
+    /// Half a second once more, for those who share what was found without a bound. Whether it had not been there before.
+    pub(super) fn has_more_time(&self) -> bool {
+        let has_more = self.has_more.replace(false);
+        if has_more {
+            self.rest.set(REST);
+        }
+        has_more
     }
 
     /// So much of the rest was spent.
@@ -328,9 +341,9 @@ pub(super) struct Aside<'a> {
 /// When no more than [`REST`] is spent beyond the first of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bounds {
-    All,
+    Always,
     OnceAllAreFound,
-    None,
+    Never,
 }
 
 /// Which of these processes have what is wanted.
@@ -439,7 +452,7 @@ impl<'a> Aside<'a> {
             interrupt,
             so_far,
             reader: word::Workers::new(Question::answer),
-            bounds: Bounds::None,
+            bounds: Bounds::Never,
             is_full: false,
         }
     }
@@ -485,15 +498,15 @@ impl<'a> Aside<'a> {
                 break;
             }
             let bounded_without = match bounds {
-                Bounds::All => Some(&nobody),
+                Bounds::Always => Some(&nobody),
                 Bounds::OnceAllAreFound => Some(&missing),
-                Bounds::None => None,
+                Bounds::Never => None,
             };
             let looked = self.look(some, threads, bounded_without.filter(|_| is_other), || match bounds {
-                Bounds::All => word::patience(patience, Duration::ZERO),
-                Bounds::OnceAllAreFound | Bounds::None => word::some_patience(patience),
+                Bounds::Always => word::patience(patience, Duration::ZERO),
+                Bounds::OnceAllAreFound | Bounds::Never => word::some_patience(patience),
             });
-            holders.hidden += looked.late.len();
+            holders.hidden += looked.late.len() + looked.passed_over;
             holders.late.extend(looked.late);
             holders.passed_over += looked.passed_over;
             let mut is_news = false;
@@ -506,7 +519,7 @@ impl<'a> Aside<'a> {
                 for inode in inodes {
                     holders.by_inode.entry(inode).or_default().push(pid);
                 }
-                holders.hidden += usize::from(sight == Sight::Hidden);
+                holders.hidden += usize::from(matches!(sight, Sight::Hidden | Sight::Part));
                 holders.passed_over += usize::from(sight == Sight::Part);
             }
             if self.interrupt.has_come() {
@@ -878,7 +891,7 @@ mod tests {
         // This process is beyond the cgroup, and so not looked at, nor is any other.
         let spent = so_far(Duration::ZERO);
         let cut = look(Thorough::Always, &spent, &[known]);
-        assert!(cut.has(known, child.pid()) && cut.passed_over > 1 && cut.walked, "{cut:?}");
+        assert!(cut.has(known, child.pid()) && cut.passed_over > 1 && !cut.walked, "{cut:?}");
         // What is spent on one is not there for the next.
         let little = so_far(Duration::from_nanos(1));
         let cut = look(Thorough::Always, &little, &[known]);
@@ -897,6 +910,7 @@ mod tests {
         let enough = so_far(Duration::from_mins(1));
         let whole = look(Thorough::Always, &enough, &[known]);
         assert!(whole.passed_over == 0 && enough.rest.get() < Duration::from_mins(1), "{whole:?}");
+        assert!(enough.has_more_time() && enough.rest.get() == REST && !enough.has_more_time());
         let whole = look(Thorough::ToTheEnd, &so_far(Duration::ZERO), &[known]);
         assert_eq!((whole.passed_over, whole.walked), (0, true));
     }

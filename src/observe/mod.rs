@@ -559,7 +559,10 @@ impl Place {
             interrupt,
             so_far: &self.searches,
         };
-        holders::holders(&search, &inodes)
+        let found = holders::holders(&search, &inodes);
+        // Whoever has moved away together with the one that was found is best found with it.
+        let is_cut = thorough == Thorough::UntilAllAreFound && found.passed_over > 0 && !found.by_inode.is_empty();
+        if is_cut && self.searches.has_more_time() { holders::holders(&search, &inodes) } else { found }
     }
 
     /// The facts of each holder, and whether one of them was gone, or on its way out, before they could be read.

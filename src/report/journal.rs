@@ -131,13 +131,14 @@ impl Sink {
 }
 
 impl Stderr {
-    /// The library looks at standard error first, and then whether systemd says that it is a stream.
+    /// What the environment says is asked last, and of the library only where it says something.
     fn look(has_clients: bool) -> Self {
-        let is_stream = std::env::var_os("JOURNAL_STREAM").is_some() && connected_to_journal();
-        match is_stream {
-            true => Self::Stream,
-            false if has_clients && is_a_clients(rustix::stdio::stderr()) => Self::Clients,
-            false => Self::Plain,
+        if has_clients && is_a_clients(rustix::stdio::stderr()) {
+            Self::Clients
+        } else if std::env::var_os("JOURNAL_STREAM").is_some() && connected_to_journal() {
+            Self::Stream
+        } else {
+            Self::Plain
         }
     }
 }
