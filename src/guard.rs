@@ -175,6 +175,10 @@ impl Guard<'_> {
                     self.stops += 1;
                     if matches!(round, Round::Stopped) {
                         deadlines.stopped();
+                        // Where it was not all, nobody is to be found one after the other.
+                        if self.least == Thorough::UntilAllAreFound {
+                            self.least = Thorough::ToTheEnd;
+                        }
                     } else {
                         deadlines.settled();
                     }
@@ -246,7 +250,7 @@ impl Guard<'_> {
             match self.place.quick_look(&wanted) {
                 Ok(quick) => {
                     let verdict = judge(&quick);
-                    match enough(&quick, &verdict, self.rules) {
+                    match enough(&verdict, self.rules) {
                         Some(enough) => thorough = enough,
                         None if matches!(verdict, Verdict::Refuse(_)) => return (quick, verdict),
                         None => {}
@@ -258,7 +262,7 @@ impl Guard<'_> {
         loop {
             let look = self.place.look(&wanted, thorough, others);
             let verdict = judge(&look);
-            let Some(enough) = enough(&look, &verdict, self.rules).filter(|_| !self.interrupt.has_come()) else {
+            let Some(enough) = enough(&verdict, self.rules).filter(|_| !self.interrupt.has_come()) else {
                 return (look, verdict);
             };
             if thorough >= enough {
@@ -276,11 +280,8 @@ impl Guard<'_> {
     /// start may.
     fn has_to_look_further(&mut self, verdict: &Verdict, look: &Look) -> bool {
         let has_nobody = |finding: &Finding| {
-            let is_unknown = matches!(
-                finding.relation,
-                Relation::Hidden | Relation::KernelHeld | Relation::Client | Relation::Unexplained
-            );
-            is_unknown && finding.socket.is_some() && finding.holder.is_none()
+            let is_nobodys = matches!(finding.relation, Relation::TimeWait | Relation::Unchecked(_));
+            finding.socket.is_some() && finding.holder.is_none() && !is_nobodys
         };
         let is_refused = |finding: &Finding| finding.action == Action::Refuse && !has_nobody(finding);
         let findings = verdict.findings();
@@ -548,14 +549,15 @@ fn failed(error: &ActError) -> Outcome {
 /// How thorough the look has to be that leads to this; `None`: any is. Every process has to be looked at where something may be
 /// stopped, or a service manager has a socket; and nobody passed over where what is stopped is up and no leftover, or a start that
 /// could not be checked is refused.
-fn enough(look: &Look, verdict: &Verdict, rules: &Rules) -> Option<Thorough> {
+fn enough(verdict: &Verdict, rules: &Rules) -> Option<Thorough> {
+    let is_managers = |finding: &Finding| finding.holder.as_ref().is_some_and(|holder| holder.is_manager());
+    let has_manager = verdict.findings().iter().any(is_managers);
     match verdict {
         Verdict::Clear(findings) if stops_what_is_up(findings) => Some(Thorough::ToTheEnd),
-        Verdict::Pass(_) if rules.on_blind == BlindRule::Refuse && look.has_passed_over() => Some(Thorough::ToTheEnd),
         Verdict::Clear(_) => Some(Thorough::Always),
+        Verdict::Pass(_) if has_manager && rules.on_blind == BlindRule::Refuse => Some(Thorough::ToTheEnd),
         Verdict::Free | Verdict::Pass(_) | Verdict::Refuse(_) | Verdict::Wait(_) => {
-            let is_managers = |finding: &Finding| finding.holder.as_ref().is_some_and(|holder| holder.is_manager());
-            verdict.findings().iter().any(is_managers).then_some(Thorough::Always)
+            has_manager.then_some(Thorough::Always)
         }
     }
 }

@@ -62,7 +62,7 @@ pub struct SoFar {
     found: RefCell<BTreeSet<Pid>>,
     /// What is left of [`REST`].
     rest: Cell<Duration>,
-    /// Whether that was there once more.
+    /// Whether a part of that can be there once more.
     has_more: Cell<bool>,
 }
 
@@ -181,7 +181,9 @@ fn look_for(search: &Search<'_>, scan: &mut Aside<'_>, is_enough: fn(&Holders, I
         }
     };
     let likely = likely_places(search);
-    let some = scan.more(Holders::default(), Walk::of(&likely.pids), threads, is_enough);
+    // Whoever was found can have it in any of its threads.
+    let theirs = if search.so_far.found.borrow().is_empty() { threads } else { Threads::All };
+    let some = scan.more(Holders::default(), Walk::of(&likely.pids), theirs, is_enough);
     if search.thorough < Thorough::Always && scan.has_all(&some) {
         return Holders { hidden: some.hidden + likely.invisible, ..some };
     }
@@ -242,11 +244,11 @@ impl SoFar {
         all.into_iter().collect()
     }
 
-    /// Half a second once more, for those who share what was found without a bound. Whether it had not been there before.
+    /// A part of it once more, for those who share what was found without a bound. Whether it had not been there before.
     pub(super) fn has_more_time(&self) -> bool {
         let has_more = self.has_more.replace(false);
         if has_more {
-            self.rest.set(REST);
+            self.rest.set(REST / 4);
         }
         has_more
     }
@@ -664,6 +666,9 @@ impl<'a> Scan<'a> {
             if shares {
                 continue;
             }
+            if self.is_over() {
+                return Sight::Part;
+            }
             match self.table(&format!("{pid}/task/{thread}/fd"), inodes) {
                 Table::Part => return Sight::Part,
                 _ if self.has_all(inodes) => return Sight::Whole,
@@ -910,7 +915,7 @@ mod tests {
         let enough = so_far(Duration::from_mins(1));
         let whole = look(Thorough::Always, &enough, &[known]);
         assert!(whole.passed_over == 0 && enough.rest.get() < Duration::from_mins(1), "{whole:?}");
-        assert!(enough.has_more_time() && enough.rest.get() == REST && !enough.has_more_time());
+        assert!(enough.has_more_time() && enough.rest.get() == REST / 4 && !enough.has_more_time());
         let whole = look(Thorough::ToTheEnd, &so_far(Duration::ZERO), &[known]);
         assert_eq!((whole.passed_over, whole.walked), (0, true));
     }
@@ -941,6 +946,13 @@ mod tests {
         assert_eq!(open(&wanted, over()), part);
         assert_eq!(open(&first_alone, over()), Open { sight: Sight::Whole, ..part });
         drop((many, last));
+        // Nor into another thread, however few files each has.
+        let child = Child::spawn(Role::OwnTable, &[]);
+        let wanted = [child.inode()];
+        for (bound, inodes, sight) in [(None, wanted.to_vec(), Sight::Whole), (over(), Vec::new(), Sight::Part)] {
+            let mut scan = Scan { bound, ..Scan::new(&proc, &wanted) };
+            assert_eq!(scan.process(child.pid(), Threads::All), Open { inodes, sight });
+        }
     }
 
     #[test]

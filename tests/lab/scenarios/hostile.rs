@@ -438,6 +438,21 @@ pub(super) fn who_has_a_socket_units_socket_behind_very_many_files_is_found_wher
     assert!(!start.status.success(), "{start:?}");
     finding(m, APP, &[("ACTION", "refuse"), ("HOLDER_PID", &receiver.to_string())]);
     assert_unharmed(m, "8080/tcp", receiver);
+
+    m.given("no more files than usual, and a process of alice's that has it in one of its threads");
+    no_more_files(m);
+    let receiver = self::receiver(m, "thread");
+    m.unit(APP, "[Service]\nType=oneshot\nExecStart=/usr/bin/python3 /opt/lab/passer.py fd /tmp/victim\n");
+    m.ok(&format!("systemctl restart app.socket; systemctl start {APP}"));
+    m.unit(APP, "[Service]\nExecStart=/bin/sleep infinity\n");
+    m.forget_journal();
+
+    m.when("the service is started");
+    let start = m.start(APP);
+
+    m.then("it is refused for that one as well");
+    assert!(!start.status.success(), "{start:?}");
+    finding(m, APP, &[("ACTION", "refuse"), ("HOLDER_PID", &receiver.to_string())]);
 }
 
 /// old.service, which is up, has handed its socket to this process. Whoever replaces it is refused, and it is as it was: it would be
