@@ -175,7 +175,7 @@ impl Guard<'_> {
                     self.stops += 1;
                     if matches!(round, Round::Stopped) {
                         deadlines.stopped();
-                        // Where it was not all, nobody is to be found one after the other.
+                        // Where these were not all, the others are not to be found one after the other.
                         if self.least == Thorough::UntilAllAreFound {
                             self.least = Thorough::ToTheEnd;
                         }
@@ -193,14 +193,17 @@ impl Guard<'_> {
     fn round(&mut self, deadlines: &mut Deadlines) -> Result<Round, ActError> {
         self.looked = Instant::now();
         let (look, verdict) = self.judged(deadlines.is_waiting());
-        let verdict = Rc::new(verdict);
+        // However long it was looked.
+        let is_in_the_dark = look.has_passed_over() && enough(&verdict, self.rules) == Some(Thorough::ToTheEnd);
+        let verdict = Rc::new(if is_in_the_dark { spared(verdict) } else { verdict });
         self.listen_for_the_units_own(&look);
         // What was seen may not be the whole then.
         if self.interrupt.has_come() {
             return Ok(Round::Waited);
         }
         deadlines.know(&look, &self.place.roots.run);
-        if self.aftermath(&verdict, &look, deadlines)? || self.has_to_look_further(&verdict, &look) {
+        if !is_in_the_dark && (self.aftermath(&verdict, &look, deadlines)? || self.has_to_look_further(&verdict, &look))
+        {
             return Ok(Round::Waited);
         }
         self.tell(&look, &verdict);
@@ -208,10 +211,10 @@ impl Guard<'_> {
             return Ok(Round::Waited);
         }
         let done = match &*verdict {
-            Verdict::Pass(_) if self.rules.on_blind == BlindRule::Refuse && look.has_passed_over() => {
+            Verdict::Pass(_) if is_in_the_dark => {
                 Outcome::NotPermitted(format!("could not be checked, which on-blind refuses{}", self.after()))
             }
-            Verdict::Clear(findings) if stops_what_is_up(findings) && look.has_passed_over() => {
+            Verdict::Refuse(_) if is_in_the_dark => {
                 self.refused_for(Some("not everybody who may have it could be looked at in time".to_owned()))
             }
             Verdict::Free | Verdict::Pass(_) if !self.stopped.is_nothing() => {
@@ -280,7 +283,9 @@ impl Guard<'_> {
     /// start may.
     fn has_to_look_further(&mut self, verdict: &Verdict, look: &Look) -> bool {
         let has_nobody = |finding: &Finding| {
-            let is_nobodys = matches!(finding.relation, Relation::TimeWait | Relation::Unchecked(_));
+            // What PID 1 may have for somebody, of whom it does not tell, is busy; the others are connections.
+            let is_connection = matches!(finding.relation, Relation::Unchecked(seen) if seen != Probe::Busy);
+            let is_nobodys = is_connection || finding.relation == Relation::TimeWait;
             finding.socket.is_some() && finding.holder.is_none() && !is_nobodys
         };
         let is_refused = |finding: &Finding| finding.action == Action::Refuse && !has_nobody(finding);
@@ -346,10 +351,8 @@ impl Guard<'_> {
         // What else that unit has goes with it.
         let is_stopping = findings.iter().any(|finding| finding.unit_state == ActiveState::Stopping);
         let is_going = is_stopping || findings.iter().any(|finding| was_going(finding, ActiveState::Unknown));
-        // Who was passed over may have it, and is looked at then.
-        let aftermath = if look.has_passed_over() { AFTERMATH / 2 } else { AFTERMATH };
-        let ending = if look.ending { WAIT_FOR_STOPPING } else { aftermath };
-        let going = if is_going { self.rules.wait.unwrap_or(WAIT_FOR_STOPPING) } else { aftermath };
+        let ending = if look.ending { WAIT_FOR_STOPPING } else { AFTERMATH };
+        let going = if is_going { self.rules.wait.unwrap_or(WAIT_FOR_STOPPING) } else { AFTERMATH };
         // What was waited for has no more time where it is not told how it is now.
         let going = if is_stopping || !deadlines.is_waiting() { going } else { going.min(deadlines.wait_left()) };
         let span = ending.max(going);
@@ -507,6 +510,8 @@ impl Guard<'_> {
     fn wait(&mut self, findings: &[Finding], deadlines: &mut Deadlines, pins: &Pins) -> Result<Round, ActError> {
         let waited_for = findings.iter().filter(|finding| finding.action == Action::Wait);
         let waited = Waited::of(waited_for, pins, self.rules, &self.interrupt);
+        // Whoever was found is looked at first, each time.
+        self.least = self.least.min(Thorough::UntilAllAreFound);
         let is_first = !deadlines.is_waiting();
         let extend = deadlines.wait_for(waited.patience());
         deadlines.tell_manager(extend, "waiting for a port that is held");
@@ -560,6 +565,15 @@ fn enough(verdict: &Verdict, rules: &Rules) -> Option<Thorough> {
             has_manager.then_some(Thorough::Always)
         }
     }
+}
+
+/// Nothing is stopped of what was to be.
+fn spared(verdict: Verdict) -> Verdict {
+    let Verdict::Clear(mut findings) = verdict else { return verdict };
+    for finding in findings.iter_mut().filter(|finding| matches!(finding.action, Action::Stop | Action::StopUnit)) {
+        finding.action = Action::Spare;
+    }
+    Verdict::Refuse(findings)
 }
 
 fn stops_what_is_up(findings: &[Finding]) -> bool {

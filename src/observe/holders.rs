@@ -248,7 +248,7 @@ impl SoFar {
     pub(super) fn has_more_time(&self) -> bool {
         let has_more = self.has_more.replace(false);
         if has_more {
-            self.rest.set(REST / 4);
+            self.rest.set(self.rest.get().max(REST / 4));
         }
         has_more
     }
@@ -394,7 +394,10 @@ impl Question {
             if open.sight == Sight::Part && open.inodes.is_empty() {
                 return;
             }
-            missing.retain(|inode| !open.inodes.contains(inode));
+            if !missing.is_empty() && !open.inodes.is_empty() {
+                let found: HashSet<&Inode> = open.inodes.iter().collect();
+                missing.retain(|inode| !found.contains(inode));
+            }
             self.progress.open.lock().unwrap_or_else(PoisonError::into_inner).push(open);
         }
         // What the last of them took counts as well.
@@ -915,7 +918,7 @@ mod tests {
         let enough = so_far(Duration::from_mins(1));
         let whole = look(Thorough::Always, &enough, &[known]);
         assert!(whole.passed_over == 0 && enough.rest.get() < Duration::from_mins(1), "{whole:?}");
-        assert!(enough.has_more_time() && enough.rest.get() == REST / 4 && !enough.has_more_time());
+        assert!(spent.has_more_time() && spent.rest.get() == REST / 4 && !spent.has_more_time());
         let whole = look(Thorough::ToTheEnd, &so_far(Duration::ZERO), &[known]);
         assert_eq!((whole.passed_over, whole.walked), (0, true));
     }

@@ -561,7 +561,8 @@ impl Place {
         };
         let found = holders::holders(&search, &inodes);
         // Whoever has moved away together with the one that was found is best found with it.
-        let is_cut = thorough == Thorough::UntilAllAreFound && found.passed_over > 0 && !found.by_inode.is_empty();
+        let are_all_found = || inodes.iter().all(|inode| inode.0 == 0 || found.by_inode.contains_key(inode));
+        let is_cut = thorough == Thorough::UntilAllAreFound && found.passed_over > 0 && are_all_found();
         if is_cut && self.searches.has_more_time() { holders::holders(&search, &inodes) } else { found }
     }
 

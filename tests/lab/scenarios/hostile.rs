@@ -279,10 +279,10 @@ pub(super) fn runtime_folder_of_another_user_has_no_say(m: &Machine) {
     }
 }
 
-/// Three million, and whoever looks at them asks the kernel of each what it is; `ss` takes a minute.
+/// A million, and whoever looks at them asks the kernel of each what it is; `ss` takes a minute.
 pub(super) fn files_that_are_very_many_hold_up_no_start(m: &Machine) {
-    m.given("160 processes of alice's with 19,000 open files each, and a service with a socket unit of its own");
-    alice_has_many_files(m, 160);
+    m.given("60 processes of alice's with 19,000 open files each, and a service with a socket unit of its own");
+    alice_has_many_files(m, 60);
     m.unit("app.socket", "[Socket]\nListenStream=8080\n");
     m.unit(APP, "[Service]\nExecStart=/bin/sleep infinity\n");
     policy_for_app(m, "8080/tcp");
@@ -372,7 +372,7 @@ fn receiver(m: &Machine, kind: &str) -> u32 {
 
 /// Behind more files than there is time for.
 fn receiver_behind_many_files(m: &Machine) -> u32 {
-    alice_has_many_files(m, 12);
+    alice_has_many_files(m, 6);
     receiver(m, "")
 }
 
