@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::addresses::{assert_replaced, leftover_of_app};
 use super::faults::{BOUND, assert_in_time, guard_took, hang_no_more, processes_hang};
+use super::leftovers::{ELSEWHERE, inhabited_elsewhere};
 use super::predecessors::app_replaces;
 use super::users::{alices_manager, as_alice, user_unit};
 use super::{
@@ -311,11 +312,8 @@ pub(super) fn files_that_are_very_many_hold_up_no_start(m: &Machine) {
     assert_names(&m.journal(APP), &["processes were not looked at for want of time"]);
 
     m.given("workers that have gone to another unit's cgroup, and are younger than all of them");
-    let elsewhere = "/sys/fs/cgroup/system.slice/elsewhere.scope";
-    m.ok("setsid systemd-run --scope --unit=elsewhere sleep infinity >/dev/null 2>&1 &");
-    m.wait_until("the cgroup is there", SOON, || m.show("elsewhere.scope", "ActiveState") == "active");
-    let inhabitant = m.processes_of("elsewhere.scope");
-    app_service(m, &format!("8080/tcp 10 plain {elsewhere}"));
+    let inhabitant = inhabited_elsewhere(m);
+    app_service(m, &format!("8080/tcp 10 plain {ELSEWHERE}"));
     m.ok(&format!("systemctl restart {APP}; systemctl reset-failed {APP}"));
     let mut escaped = m.processes_of("elsewhere.scope");
     escaped.retain(|pid| !inhabitant.contains(pid));

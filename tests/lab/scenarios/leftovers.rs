@@ -200,14 +200,20 @@ pub(super) fn udp_leftover_is_stopped(m: &Machine) {
     finding(m, APP, &[("RELATION", "leftover"), ("ENDPOINT", "8080/udp")]);
 }
 
-pub(super) fn escaped_process_is_stopped_by_its_ledger_entry(m: &Machine) {
-    const ELSEWHERE: &str = "/sys/fs/cgroup/system.slice/elsewhere.scope";
+/// The folder of [`inhabited_elsewhere`].
+pub(super) const ELSEWHERE: &str = "/sys/fs/cgroup/system.slice/elsewhere.scope";
 
-    m.given("a guarded service whose worker has moved to the scope of somebody else, who lives there too");
+/// Somebody else's scope, and who lives there.
+pub(super) fn inhabited_elsewhere(m: &Machine) -> Vec<u32> {
     m.ok("setsid systemd-run --scope --unit=elsewhere sleep infinity >/dev/null 2>&1 &");
     let other = || m.show("elsewhere.scope", "ActiveState") == "active";
     m.wait_until("elsewhere.scope is there", super::SOON, other);
-    let inhabitant = m.processes_of("elsewhere.scope");
+    m.processes_of("elsewhere.scope")
+}
+
+pub(super) fn escaped_process_is_stopped_by_its_ledger_entry(m: &Machine) {
+    m.given("a guarded service whose worker has moved to the scope of somebody else, who lives there too");
+    let inhabitant = inhabited_elsewhere(m);
     super::app_service(m, &format!("8080/tcp 1 plain {ELSEWHERE}"));
     super::policy_for_app(m, "8080/tcp");
     super::guard(m, APP);
