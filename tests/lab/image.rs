@@ -97,6 +97,19 @@ const STARTED_BY_DEBIAN: &[&str] = &[
     "systemd-journal-upload.service",
 ];
 
+/// What Debian starts at boot and no scenario needs.
+const NEVER_NEEDED: &[&str] = &[
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "console-getty.service",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "getty-static.service",
+    "systemd-update-utmp.service",
+    "systemd-update-utmp-runlevel.service",
+];
+
 /// A host need not have the pids controller in cgroup2, nor give root `CAP_SYS_RESOURCE`, which crun asks for.
 const PODMAN: &str = "[containers]\npids_limit = 0\n\n[engine]\nruntime = \"runc\"\n";
 
@@ -212,8 +225,23 @@ impl Image {
 
     /// Shell commands that finish the tree, which is their `$1`.
     fn hooks(self) -> Vec<String> {
-        // mmdebstrap copies the builder's host name, which has no place in the machines' journals.
-        let mut hooks = vec!["echo lab >\"$1/etc/hostname\"".to_owned()];
+        let masked = |units: &[&str]| {
+            format!(
+                "cd \"$1/etc/systemd/system\" && for unit in {}; do ln -sf /dev/null \"$unit\"; done",
+                units.join(" ")
+            )
+        };
+        let mut hooks = vec![
+            // mmdebstrap copies the builder's host name, which has no place in the machines' journals.
+            "echo lab >\"$1/etc/hostname\"".to_owned(),
+            // As on a host that has booted before: what systemd does after an upgrade of /usr was done.
+            "touch \"$1/etc/.updated\" \"$1/var/.updated\"".to_owned(),
+            // Half of what a reload costs, and none finds anything in a container: disks, consoles, scripts of SysV.
+            "mkdir -p \"$1/etc/systemd/system-generators\" && cd \"$1/lib/systemd/system-generators\" && \
+             for name in *; do ln -s /dev/null \"$1/etc/systemd/system-generators/$name\"; done"
+                .to_owned(),
+            masked(NEVER_NEEDED),
+        ];
         if self == Self::Stocked {
             // `systemctl disable` does nothing at all where a release lacks one of them.
             let links: Vec<_> = STARTED_BY_DEBIAN.iter().map(|unit| format!("*.wants/{unit}")).collect();

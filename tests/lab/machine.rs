@@ -4,7 +4,7 @@
 //! nothing on the host but two empty cgroups, even if the test is killed: the kernel takes down a PID namespace with
 //! its first process, and the mounts with their namespace.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Seek, Write as _};
@@ -82,6 +82,8 @@ pub(crate) struct Machine {
     steps: RefCell<Vec<String>>,
     /// The cursor of the last entry of the journal that the scenario has forgotten; empty if it has forgotten none.
     forgotten: RefCell<String>,
+    /// Whether there are unit files that PID 1 has not read yet.
+    has_unread_units: Cell<bool>,
 }
 
 /// Life and death.
@@ -112,6 +114,7 @@ impl Machine {
             cgroup,
             steps: RefCell::default(),
             forgotten: RefCell::default(),
+            has_unread_units: Cell::default(),
         };
         if let Err(why) = machine.wait_for_boot() {
             return Err(failed(&format!("{why}; its console says:\n{}", read_whole(&mut console))));
@@ -128,14 +131,15 @@ impl Machine {
                 return Err(format!("systemd-nspawn ended with {status}"));
             }
             self.find_processes();
-            if self.leader != 0 {
-                state = Some(self.sh("systemctl is-system-running 2>&1").stdout);
+            // Whoever asks again and again takes as long as the boot itself.
+            if self.leader != 0 && Path::new(&format!("/proc/{}/root/run/systemd/private", self.leader)).exists() {
+                state = Some(self.run(&["systemctl", "is-system-running", "--wait"], b"", BOOT_PATIENCE)?.stdout);
             }
             // "degraded" only says that some unit of Debian's cannot work in a container.
             if matches!(state.as_deref().map(str::trim), Some("running" | "degraded")) {
                 return Ok(());
             }
-            thread::sleep(Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(20));
         }
         Err(format!("not up within {BOOT_PATIENCE:?}: {state:?}"))
     }
@@ -254,31 +258,47 @@ impl Machine {
 
     /// Writes a file of the machine, mode 644, and makes the folders above it.
     pub(crate) fn write(&self, path: &str, content: impl AsRef<[u8]>) {
-        let script = r#"umask 022 && mkdir -p "$(dirname "$0")" && cat >"$0""#;
-        let written = self.run(&["sh", "-c", script, path], content.as_ref(), PATIENCE);
+        let script = r#"umask 022; [ -d "${0%/*}" ] || mkdir -p "${0%/*}" && cat >"$0""#;
+        let written = self.run_as_it_is(&["sh", "-c", script, path], content.as_ref(), PATIENCE);
         assert!(written.as_ref().is_ok_and(|output| output.status.success()), "cannot write {path}: {written:?}");
     }
 
-    /// Runs a command in the machine's namespaces and in a cgroup that belongs to none of its units.
+    /// Runs a command in the machine, whose PID 1 has read all of its unit files by then.
     fn run(&self, command: &[&str], stdin: &[u8], patience: Duration) -> Result<Output, String> {
+        self.read_units();
+        self.run_as_it_is(command, stdin, patience)
+    }
+
+    /// A reload costs PID 1 a tenth of a second, so there is one for all that was written since the last command.
+    fn read_units(&self) {
+        if self.has_unread_units.take() {
+            let reload = self.run_as_it_is(&["systemctl", "daemon-reload"], b"", PATIENCE);
+            assert!(reload.as_ref().is_ok_and(|output| output.status.success()), "no reload: {reload:?}");
+        }
+    }
+
+    /// Runs a command in the machine's namespaces and in a cgroup that belongs to none of its units.
+    fn run_as_it_is(&self, command: &[&str], stdin: &[u8], patience: Duration) -> Result<Output, String> {
         // Without a cgroup of the machine, processes would show as `/..` in there. systemd lets a cgroup alone that
         // it does not know, below the root that it was given.
         const ENTER: &str = r#"
-            leader=$1; while shift; [ "$1" != -- ]; do
-                mkdir -p "$1/payload/lab-shell" && echo 0 >"$1/payload/lab-shell/cgroup.procs" || exit 125
+            cd /; leader=$1; while shift; [ "$1" != -- ]; do
+                [ -d "$1/payload/lab-shell" ] || mkdir -p "$1/payload/lab-shell"
+                echo 0 >"$1/payload/lab-shell/cgroup.procs" || exit 125
             done; shift
-            exec nsenter -t "$leader" -m -u -i -n -p -C setpriv --pdeathsig KILL "$@""#;
+            exec nsenter -t "$leader" -m -u -i -n -p -C "$@""#;
         let plain = |error: io::Error| error.to_string();
 
         // Files and not pipes: a background process that keeps a pipe open must not keep the test waiting.
         let [mut input, mut stdout, mut stderr] = temporary_files().map_err(plain)?;
         input.write_all(stdin).and_then(|()| input.rewind()).map_err(plain)?;
-        let mut child = dies_with_us("sh")
-            .args(["-c", ENTER, "sh", &self.leader.to_string()])
+        // What it becomes is of the machine's PID namespace, and ends with it. It has no terminal there. With its whole path, and
+        // no folder, as then this process is not copied for each.
+        let mut child = Command::new("/usr/bin/setsid")
+            .args(["sh", "-c", ENTER, "sh", &self.leader.to_string()])
             .args(&self.cgroup.dirs)
             .arg("--")
             .args(command)
-            .current_dir("/")
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .envs([("HOME", "/root"), ("LC_ALL", "C.UTF-8"), ("SYSTEMD_PAGER", "")])
@@ -298,10 +318,10 @@ impl Machine {
 
 /// Units.
 impl Machine {
-    /// Writes a unit file and makes systemd read it.
+    /// Writes a unit file, which systemd has read before the next command runs.
     pub(crate) fn unit(&self, name: &str, text: &str) {
         self.write(&format!("/etc/systemd/system/{name}"), text);
-        self.ok("systemctl daemon-reload");
+        self.has_unread_units.set(true);
     }
 
     pub(crate) fn start(&self, unit: &str) -> Output {
@@ -357,6 +377,7 @@ impl Machine {
 impl Machine {
     /// Stops the machine's PID 1 from outside, where alone that can be done: it answers nobody.
     pub(crate) fn freeze_manager(&self) {
+        self.read_units();
         self.signal_manager(Signal::STOP);
     }
 

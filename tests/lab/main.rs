@@ -15,6 +15,7 @@ mod scenarios;
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
+use std::sync::{Condvar, Mutex};
 use std::thread;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -47,19 +48,63 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Releases change faster than scenarios, so that two threads begin with two images and not with one lock.
+/// Crowds come last, as there are fewer of them at once.
 fn trials() -> Vec<Trial> {
-    let on = |image: Image, hierarchy: Hierarchy, &(name, scenario): &(&'static str, Scenario)| {
-        image::RELEASES.iter().filter(move |release| boots_on(release, hierarchy)).map(move |release| {
-            let run = move || run_in_a_fresh_machine(release, image, hierarchy, scenario);
-            Trial::test(format!("{}::{name}", release.name), run)
-        })
-    };
-    let bare = scenarios::ALL.iter().flat_map(|row| on(Image::Bare, Hierarchy::Unified, row));
-    let stocked = scenarios::WITH_SOFTWARE.iter().flat_map(|row| on(Image::Stocked, Hierarchy::Unified, row));
-    let hybrid = scenarios::ON_HYBRID_CGROUPS.iter().flat_map(|row| on(Image::Bare, Hierarchy::Hybrid, row));
-    let legacy = scenarios::ON_LEGACY_CGROUPS.iter().flat_map(|row| on(Image::Bare, Hierarchy::Legacy, row));
-    bare.chain(stocked).chain(hybrid).chain(legacy).collect()
+    let bare = on_each_release(scenarios::ALL, Image::Bare, Hierarchy::Unified);
+    let stocked = on_each_release(scenarios::WITH_SOFTWARE, Image::Stocked, Hierarchy::Unified);
+    let hybrid = on_each_release(scenarios::ON_HYBRID_CGROUPS, Image::Bare, Hierarchy::Hybrid);
+    let legacy = on_each_release(scenarios::ON_LEGACY_CGROUPS, Image::Bare, Hierarchy::Legacy);
+    let most = bare.chain(stocked).chain(hybrid).chain(legacy).map(|(name, run)| Trial::test(name, run));
+    let crowds = on_each_release(scenarios::WITH_A_CROWD, Image::Bare, Hierarchy::Unified);
+    let crowds = crowds.map(|(name, run)| {
+        let in_turn = move || {
+            let _turn = Turn::wait();
+            run()
+        };
+        Trial::test(name, in_turn)
+    });
+    most.chain(crowds).collect()
+}
+
+/// These scenarios on each release that boots there, each with its name. Every release begins with another of them: what waits
+/// most of its time does so beside what does not, and two threads begin with two images and not with one lock.
+fn on_each_release(
+    scenarios: &'static [(&str, Scenario)],
+    image: Image,
+    hierarchy: Hierarchy,
+) -> impl Iterator<Item = (String, impl FnOnce() -> Result<(), Failed> + use<>)> {
+    let releases: Vec<&Release> = image::RELEASES.iter().filter(|release| boots_on(release, hierarchy)).collect();
+    (0..scenarios.len() * releases.len()).map(move |turn| {
+        let (nth, release) = (turn / releases.len(), turn % releases.len());
+        let (name, scenario) = scenarios[(nth + release * scenarios.len() / releases.len()) % scenarios.len()];
+        let release = releases[release];
+        (format!("{}::{name}", release.name), move || run_in_a_fresh_machine(release, image, hierarchy, scenario))
+    })
+}
+
+/// Scenarios with a crowd keep a processor busy and are measured, so there is one a core.
+const MOST_CROWDS_AT_ONCE: usize = 2;
+
+/// How many crowds there are.
+static CROWDS: Mutex<usize> = Mutex::new(0);
+static CROWD_IS_GONE: Condvar = Condvar::new();
+
+/// The turn of one crowd; over on drop.
+struct Turn;
+
+impl Turn {
+    fn wait() -> Self {
+        let crowds = CROWDS.lock().expect("nobody panics with it");
+        *CROWD_IS_GONE.wait_while(crowds, |crowds| *crowds == MOST_CROWDS_AT_ONCE).expect("nor here") += 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *CROWDS.lock().expect("nobody panics with it") -= 1;
+        CROWD_IS_GONE.notify_one();
+    }
 }
 
 /// Since 256, systemd refuses to boot with cgroup v1 (its NEWS).

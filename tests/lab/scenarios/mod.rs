@@ -48,7 +48,7 @@ macro_rules! scenarios {
     ($($module:ident::$name:ident,)*) => { &[$((stringify!($name), $module::$name)),*] };
 }
 
-/// Those that need no more than a bare image, each of which runs on every release.
+/// Those that need no more than a bare image and a part of a processor, each of which runs on every release.
 pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     starts::free_port_starts,
     starts::exits_at_once_and_is_still_found_by_journalctl_u,
@@ -110,7 +110,6 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     faults::kernel_without_pidfds_gets_nobody_signalled,
     faults::hidden_processes_are_seen_with_the_plus_and_said_without,
     faults::missing_cgroups_leave_what_processes_say,
-    faults::busy_manager_holds_up_no_start,
     faults::manager_that_begins_anew_loses_no_answer,
     faults::manager_that_is_back_in_a_moment_is_asked_again,
     faults::manager_that_begins_anew_loses_no_job,
@@ -233,9 +232,6 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     holders::frozen_predecessor_is_stopped_by_systemd_or_said_to_be_frozen,
     holders::traced_holder_is_killed_when_its_time_is_over,
     holders::killed_holder_that_its_tracer_keeps_is_given_up_and_the_tracer_named,
-    holders::five_hundred_holders_of_one_socket_go,
-    holders::more_holders_than_files_may_be_open_go,
-    holders::five_hundred_foreign_holders_are_refused_in_a_few_lines,
     holders::holder_that_executes_another_program_is_looked_at_again_before_it_is_killed,
     holders::holder_that_hangs_in_execve_when_it_is_stopped_is_given_up,
     holders::holder_that_moves_to_another_cgroup_is_looked_at_again_before_it_is_killed,
@@ -250,24 +246,10 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     holders::start_that_is_called_off_in_the_midst_of_a_look_signals_nobody,
     holders::start_that_is_called_off_by_another_signal_ends_at_once,
     holders::sigterm_of_somebody_else_does_not_let_the_service_start,
-    holders::two_hundred_starts_at_once_are_all_up,
-    hostile::large_and_garbled_process_is_refused_in_time,
-    hostile::crowd_of_holders_is_refused_in_time_and_in_few_lines,
-    hostile::sockets_that_very_many_share_are_refused_in_time_and_with_little_memory,
-    hostile::files_that_are_very_many_hold_up_no_start,
-    hostile::who_has_a_leftovers_socket_behind_very_many_files_is_found_once_it_is_stopped,
-    hostile::who_has_a_socket_units_socket_behind_very_many_files_is_found_where_the_policy_says_so,
-    hostile::predecessor_is_not_stopped_for_who_has_its_socket_behind_very_many_files,
     hostile::predecessor_is_not_stopped_for_who_has_its_socket_behind_processes_that_hang,
     hostile::predecessor_is_not_stopped_for_who_has_its_socket_in_a_thread,
-    hostile::sockets_that_are_very_many_are_refused_in_time_and_with_little_memory,
-    hostile::sockets_born_in_many_nested_cgroups_are_refused_in_time,
-    hostile::sockets_born_side_by_side_below_many_threaded_cgroups_are_refused_in_time,
     hostile::ancestor_that_hangs_in_execve_holds_up_nothing,
-    hostile::crowd_at_another_address_hides_no_leftover,
-    hostile::crowd_of_sockets_that_wait_for_nobody_holds_up_no_start,
     hostile::file_with_a_path_that_is_too_long_hides_no_holder,
-    hostile::socket_born_above_many_threaded_cgroups_is_refused_in_time,
     hostile::socket_of_a_cgroup_that_is_gone_gets_no_unit_stopped,
     hostile::notify_socket_of_the_environment_has_no_say,
     hostile::runtime_folder_of_another_user_has_no_say,
@@ -292,6 +274,28 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     checks::audit_names_what_a_stop_has_left,
     checks::suggest_names_ports_that_nobody_claims,
     checks::checks_of_a_user_ask_the_users_manager,
+];
+
+/// Those with crowds of processes, sockets, files or units, each of which runs on every release as well.
+pub(crate) const WITH_A_CROWD: &[(&str, Scenario)] = scenarios![
+    faults::busy_manager_holds_up_no_start,
+    holders::five_hundred_holders_of_one_socket_go,
+    holders::more_holders_than_files_may_be_open_go,
+    holders::five_hundred_foreign_holders_are_refused_in_a_few_lines,
+    holders::two_hundred_starts_at_once_are_all_up,
+    hostile::large_and_garbled_process_is_refused_in_time,
+    hostile::crowd_of_holders_is_refused_in_time_and_in_few_lines,
+    hostile::sockets_that_very_many_share_are_refused_in_time_and_with_little_memory,
+    hostile::files_that_are_very_many_hold_up_no_start,
+    hostile::who_has_a_leftovers_socket_behind_very_many_files_is_found_once_it_is_stopped,
+    hostile::who_has_a_socket_units_socket_behind_very_many_files_is_found_where_the_policy_says_so,
+    hostile::predecessor_is_not_stopped_for_who_has_its_socket_behind_very_many_files,
+    hostile::sockets_that_are_very_many_are_refused_in_time_and_with_little_memory,
+    hostile::sockets_born_in_many_nested_cgroups_are_refused_in_time,
+    hostile::sockets_born_side_by_side_below_many_threaded_cgroups_are_refused_in_time,
+    hostile::socket_born_above_many_threaded_cgroups_is_refused_in_time,
+    hostile::crowd_at_another_address_hides_no_leftover,
+    hostile::crowd_of_sockets_that_wait_for_nobody_holds_up_no_start,
     checks::check_and_suggest_ask_about_few_of_thousands_of_units,
 ];
 
