@@ -175,10 +175,8 @@ impl Guard<'_> {
                     self.stops += 1;
                     if matches!(round, Round::Stopped) {
                         deadlines.stopped();
-                        // Where these were not all, the others are not to be found one after the other.
-                        if self.least == Thorough::UntilAllAreFound {
-                            self.least = Thorough::ToTheEnd;
-                        }
+                        // Whoever was looked for so long was found. What is there now may be gone in a moment.
+                        self.least = Thorough::IfNobodyFound;
                     } else {
                         deadlines.settled();
                     }
@@ -194,7 +192,8 @@ impl Guard<'_> {
         self.looked = Instant::now();
         let (look, verdict) = self.judged(deadlines.is_waiting());
         // However long it was looked.
-        let is_in_the_dark = look.has_passed_over() && enough(&verdict, self.rules) == Some(Thorough::ToTheEnd);
+        let is_in_the_dark =
+            enough(&verdict, self.rules) == Some(Thorough::ToTheEnd) && misses_somebody(&look, &verdict);
         let verdict = Rc::new(if is_in_the_dark { spared(verdict) } else { verdict });
         self.listen_for_the_units_own(&look);
         // What was seen may not be the whole then.
@@ -211,12 +210,7 @@ impl Guard<'_> {
             return Ok(Round::Waited);
         }
         let done = match &*verdict {
-            Verdict::Pass(_) if is_in_the_dark => {
-                Outcome::NotPermitted(format!("could not be checked, which on-blind refuses{}", self.after()))
-            }
-            Verdict::Refuse(_) if is_in_the_dark => {
-                self.refused_for(Some("not everybody who may have it could be looked at in time".to_owned()))
-            }
+            Verdict::Pass(_) if is_in_the_dark => self.unchecked(),
             Verdict::Free | Verdict::Pass(_) if !self.stopped.is_nothing() => {
                 Outcome::Freed { stopped: self.stopped.clone(), took: self.began.elapsed() }
             }
@@ -295,9 +289,11 @@ impl Guard<'_> {
             return false;
         }
         self.least = Thorough::UntilAllAreFound;
-        self.report.warn(
-            "who has the port was not found in time: looking at all processes until it is, which takes what it takes",
-        );
+        let what =
+            "who has the port was not found in time: looking at all processes until it is, which takes what it takes";
+        if self.told.insert(what.to_owned()) {
+            self.report.warn(what);
+        }
         true
     }
 
@@ -399,7 +395,7 @@ impl Guard<'_> {
         let mut refused =
             findings.iter().filter(|finding| finding.action == Action::Refuse).map(|finding| &finding.relation);
         if refused.clone().all(|relation| matches!(relation, Relation::Unchecked(_))) {
-            Outcome::NotPermitted(format!("could not be checked, which on-blind refuses{after}"))
+            self.unchecked()
         } else if refused.all(|relation| matches!(relation, Relation::Hidden | Relation::Unchecked(_))) {
             if let Some(pid) = unseen {
                 let why = format!("pid {pid} was signalled, and cannot be looked at any more in time");
@@ -412,6 +408,10 @@ impl Guard<'_> {
         } else {
             self.refused_for(None)
         }
+    }
+
+    fn unchecked(&self) -> Outcome {
+        Outcome::NotPermitted(format!("could not be checked, which on-blind refuses{}", self.after()))
     }
 
     /// What was stopped before.
@@ -510,13 +510,13 @@ impl Guard<'_> {
     fn wait(&mut self, findings: &[Finding], deadlines: &mut Deadlines, pins: &Pins) -> Result<Round, ActError> {
         let waited_for = findings.iter().filter(|finding| finding.action == Action::Wait);
         let waited = Waited::of(waited_for, pins, self.rules, &self.interrupt);
-        // Whoever was found is looked at first, each time.
-        self.least = self.least.min(Thorough::UntilAllAreFound);
         let is_first = !deadlines.is_waiting();
         let extend = deadlines.wait_for(waited.patience());
         deadlines.tell_manager(extend, "waiting for a port that is held");
         let has_changed = self.wait.until_changed(&waited, self.looked, is_first, deadlines)?;
-        word::nothing_was_lost();
+        if word::nothing_was_lost() {
+            self.place.forget_who_was_late();
+        }
         Ok(if has_changed { Round::Waited } else { Round::Done(self.still_held("the wait is over")) })
     }
 
@@ -558,7 +558,7 @@ fn enough(verdict: &Verdict, rules: &Rules) -> Option<Thorough> {
     let is_managers = |finding: &Finding| finding.holder.as_ref().is_some_and(|holder| holder.is_manager());
     let has_manager = verdict.findings().iter().any(is_managers);
     match verdict {
-        Verdict::Clear(findings) if stops_what_is_up(findings) => Some(Thorough::ToTheEnd),
+        Verdict::Clear(findings) if findings.iter().any(is_up) => Some(Thorough::ToTheEnd),
         Verdict::Clear(_) => Some(Thorough::Always),
         Verdict::Pass(_) if has_manager && rules.on_blind == BlindRule::Refuse => Some(Thorough::ToTheEnd),
         Verdict::Free | Verdict::Pass(_) | Verdict::Refuse(_) | Verdict::Wait(_) => {
@@ -567,18 +567,32 @@ fn enough(verdict: &Verdict, rules: &Rules) -> Option<Thorough> {
     }
 }
 
-/// Nothing is stopped of what was to be.
+/// Whether somebody was not looked at, however long it was looked. One who hangs counts where a pass is to be sure: he could keep any
+/// unit from being replaced.
+fn misses_somebody(look: &Look, verdict: &Verdict) -> bool {
+    look.has_passed_over() || (matches!(verdict, Verdict::Pass(_)) && look.late().next().is_some())
+}
+
+/// What is up is not touched, and with it nothing is stopped of what was to be.
 fn spared(verdict: Verdict) -> Verdict {
     let Verdict::Clear(mut findings) = verdict else { return verdict };
-    for finding in findings.iter_mut().filter(|finding| matches!(finding.action, Action::Stop | Action::StopUnit)) {
-        finding.action = Action::Spare;
+    for finding in &mut findings {
+        if is_up(finding) {
+            (finding.action, finding.obstacle) = (Action::Refuse, Some(Obstacle::Unseen));
+        } else if finding.action == Action::Stop {
+            finding.action = Action::Spare;
+        }
     }
     Verdict::Refuse(findings)
 }
 
-fn stops_what_is_up(findings: &[Finding]) -> bool {
-    let is_lookalike = |finding: &Finding| finding.action == Action::Stop && finding.relation == Relation::Lookalike;
-    unit_to_stop(findings).is_some() || findings.iter().any(is_lookalike)
+/// It is to be stopped, and no leftover.
+fn is_up(finding: &Finding) -> bool {
+    match finding.action {
+        Action::StopUnit => true,
+        Action::Stop => finding.relation == Relation::Lookalike,
+        Action::Pass | Action::Wait | Action::Refuse | Action::Spare => false,
+    }
 }
 
 /// The next unit to stop.

@@ -225,6 +225,8 @@ pub enum Obstacle {
     RefusesStop,
     /// The manager did not say what stopping its unit would bring about.
     Untold,
+    /// It is up, and others may have its socket who could not be looked at.
+    Unseen,
 }
 
 impl fmt::Display for Obstacle {
@@ -238,6 +240,7 @@ impl fmt::Display for Obstacle {
             Self::NotActive => f.write_str("its unit is not active, so that systemd has nothing to stop"),
             Self::RefusesStop => f.write_str("its unit has RefuseManualStop="),
             Self::Untold => f.write_str("systemd did not say what else it would stop"),
+            Self::Unseen => f.write_str("not everybody who may have it as well could be looked at in time"),
         }
     }
 }

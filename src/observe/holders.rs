@@ -204,7 +204,7 @@ fn look_for(search: &Search<'_>, scan: &mut Aside<'_>, is_enough: fn(&Holders, I
         return found;
     }
     if !scan.is_full && !scan.has_all(&found) && threads != Threads::All {
-        let first = search.so_far.remember(&found).and(&likely.pids);
+        let first = search.so_far.remember(&found).after(&likely.pids);
         let walk = Walk { first: &first, others: &all_but(&first) };
         found = scan.more(Holders::default(), walk, Threads::All, is_enough);
     }
@@ -225,11 +225,13 @@ struct Members {
     invisible: usize,
 }
 
-/// The processes of the likely cgroups, those who have had a socket before, and PID 1, each once.
+/// PID 1, the processes of the likely cgroups, and those who have had a socket before, each once.
 fn likely_places(search: &Search<'_>) -> Members {
     let Members { mut pids, invisible } = members(search.cgroups, search.interrupt);
-    pids.push(Pid::INIT);
-    Members { pids: search.so_far.and(&pids), invisible }
+    if pids.first() != Some(&Pid::INIT) {
+        pids.insert(0, Pid::INIT);
+    }
+    Members { pids: search.so_far.after(&pids), invisible }
 }
 
 impl SoFar {
@@ -238,10 +240,11 @@ impl SoFar {
         self
     }
 
-    /// These and who was found, each once and in order.
-    fn and(&self, pids: &[Pid]) -> Vec<Pid> {
-        let all: BTreeSet<Pid> = pids.iter().chain(&*self.found.borrow()).copied().collect();
-        all.into_iter().collect()
+    /// Who was found, after these, each once.
+    fn after(&self, pids: &[Pid]) -> Vec<Pid> {
+        let these: HashSet<Pid> = pids.iter().copied().collect();
+        let found = self.found.borrow();
+        pids.iter().chain(found.iter().filter(|pid| !these.contains(pid))).copied().collect()
     }
 
     /// A part of it once more, for those who share what was found without a bound. Whether it had not been there before.
@@ -391,9 +394,6 @@ impl Question {
                 return;
             }
             let open = scan.process(pid, self.threads);
-            if open.sight == Sight::Part && open.inodes.is_empty() {
-                return;
-            }
             if !missing.is_empty() && !open.inodes.is_empty() {
                 let found: HashSet<&Inode> = open.inodes.iter().collect();
                 missing.retain(|inode| !found.contains(inode));

@@ -204,6 +204,11 @@ impl Place {
         self.within.is_some()
     }
 
+    /// Nobody hangs any more: the next look looks at everybody.
+    pub fn forget_who_was_late(&self) {
+        self.searches.late.borrow_mut().clear();
+    }
+
     /// For what is to be signalled.
     #[must_use]
     pub fn again<'a>(&'a self, interrupt: &'a Interrupt) -> Again<'a> {

@@ -146,7 +146,7 @@ fn for_predecessor(finding: &Finding, other: &UnitName, about: &About) -> Advice
         }
         Some(Obstacle::RefusesStop) => Advice::plain(format!("{} cat {}", own_systemctl(about), shell(other)))
             .before(" says what it is for, and has RefuseManualStop="),
-        Some(Obstacle::Protected(_) | Obstacle::NotActive | Obstacle::Untold) | None => stop,
+        Some(Obstacle::Protected(_) | Obstacle::NotActive | Obstacle::Untold | Obstacle::Unseen) | None => stop,
     }
 }
 

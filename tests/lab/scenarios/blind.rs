@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::faults::{assert_in_time, hang_no_more, processes_hang};
+use super::sockets::activated_app;
 use super::{
     APP, SOON, app_service, assert_names, assert_nobody_signalled, finding, message, policy, while_systemd_is_silent,
 };
@@ -97,4 +99,30 @@ pub(super) fn socket_of_an_unknown_unit_is_refused_if_the_policy_says_so(m: &Mac
     finding(m, APP, &[("RELATION", "unchecked"), ("ACTION", "refuse"), ("HOLDER_PID", "1")]);
     finding(m, APP, &[("VERDICT", "not-permitted"), ("EXIT_STATUS", "77")]);
     assert_nobody_signalled(m, APP);
+}
+
+/// Whoever hangs may have the listener as well, and be served what is meant for the service.
+pub(super) fn own_socket_unit_beside_somebody_who_hangs_is_refused_if_the_policy_says_so(m: &Machine) {
+    m.given("a guarded service with a socket unit of its own, and a process that hangs in execve(2)");
+    activated_app(m, "127.0.0.1:8080");
+    processes_hang(m, "1");
+
+    m.when("the service is started");
+    let start = m.start(APP);
+
+    m.then("it is up in time, and it is said who hangs");
+    assert!(start.status.success(), "{start:?}");
+    assert_in_time(m);
+    assert_names(&m.journal(APP), &["could not be listed in time"]);
+    m.stop(APP);
+
+    m.when("it is started where the policy lets nothing unchecked pass");
+    policy_on_blind(m, "8080/tcp", "on-blind = \"refuse\"");
+    let start = m.start(APP);
+
+    m.then("it is refused, and in time");
+    assert!(!start.status.success(), "{start:?}");
+    finding(m, APP, &[("VERDICT", "not-permitted"), ("EXIT_STATUS", "77")]);
+    assert_in_time(m);
+    hang_no_more(m);
 }

@@ -311,10 +311,12 @@ pub(super) fn files_that_are_very_many_hold_up_no_start(m: &Machine) {
     assert_in_time(m);
     assert_names(&m.journal(APP), &["processes were not looked at for want of time"]);
 
-    m.given("workers that have gone to another unit's cgroup, and are younger than all of them");
+    m.given("a socket unit of its own at another port; and workers that have gone to another unit's cgroup, are younger than all of them, and whose sockets are there for a moment longer");
     let inhabitant = inhabited_elsewhere(m);
-    app_service(m, &format!("8080/tcp 10 plain {ELSEWHERE}"));
-    m.ok(&format!("systemctl restart {APP}; systemctl reset-failed {APP}"));
+    app_service(m, &format!("8080/tcp 10 lingering {ELSEWHERE}"));
+    m.unit("app.socket", "[Socket]\nListenStream=8081\n");
+    policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\", \"8081/tcp\"]\n"));
+    m.ok(&format!("systemctl stop {APP}; systemctl start app.socket {APP}; systemctl reset-failed {APP}"));
     let mut escaped = m.processes_of("elsewhere.scope");
     escaped.retain(|pid| !inhabitant.contains(pid));
     assert_eq!(escaped.len(), 10, "{escaped:?}");
@@ -329,6 +331,7 @@ pub(super) fn files_that_are_very_many_hold_up_no_start(m: &Machine) {
         finding(m, APP, &[("RELATION", "escaped"), ("ACTION", "stop"), ("HOLDER_PID", &pid.to_string())]);
     }
     assert_in_time(m);
+    assert_names(&m.journal(APP), &["looking at all processes until it is"]);
 
     m.given("a leftover whose socket is there for a moment longer than it");
     app_service(m, "8080/tcp 1 lingering");

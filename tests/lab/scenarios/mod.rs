@@ -176,6 +176,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     blind::port_that_could_not_be_checked_is_refused_if_the_policy_says_so,
     blind::own_socket_unit_passes_while_systemd_is_silent,
     blind::socket_of_an_unknown_unit_is_refused_if_the_policy_says_so,
+    blind::own_socket_unit_beside_somebody_who_hangs_is_refused_if_the_policy_says_so,
     waits::unit_on_its_way_down_is_waited_for,
     waits::unit_that_does_not_get_down_is_given_up_after_ten_seconds,
     waits::two_guards_of_one_port_stop_the_leftover_of_its_own_unit_alone,
