@@ -169,7 +169,6 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     waits::wait_for_more_sockets_than_files_may_be_open_is_woken,
     waits::holder_on_its_way_down_is_waited_for_while_systemd_says_nothing,
     waits::wait_beside_what_is_free_and_comes_and_goes_takes_no_processor,
-    waits::wait_beside_sockets_that_are_in_the_way_now_and_then_ends_in_its_time,
     waits::socket_unit_that_stops_ends_the_wait_at_once,
     waits::holder_that_closes_its_socket_ends_the_wait_at_once,
     blind::port_that_could_not_be_checked_is_left_to_the_service,
@@ -237,7 +236,6 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     holders::holder_that_hangs_in_execve_when_it_is_stopped_is_given_up,
     holders::holder_that_moves_to_another_cgroup_is_looked_at_again_before_it_is_killed,
     holders::holder_that_appears_while_another_is_stopped_is_refused,
-    holders::holder_that_changes_all_the_time_costs_nobody_else_anything,
     holders::start_timeout_is_kept_without_a_notify_socket,
     holders::wait_is_over_before_systemd_gives_the_start_up,
     holders::wait_goes_on_where_systemd_gives_more_time,
@@ -277,12 +275,15 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     checks::checks_of_a_user_ask_the_users_manager,
 ];
 
-/// Those with crowds of processes, sockets, files or units, each of which runs on every release as well.
+/// Those with crowds of processes, sockets, files or units, or with what takes a processor, each of which runs on every release as
+/// well.
 pub(crate) const WITH_A_CROWD: &[(&str, Scenario)] = scenarios![
     faults::busy_manager_holds_up_no_start,
     holders::five_hundred_holders_of_one_socket_go,
     holders::more_holders_than_files_may_be_open_go,
     holders::five_hundred_foreign_holders_are_refused_in_a_few_lines,
+    holders::holder_that_changes_all_the_time_costs_nobody_else_anything,
+    waits::wait_beside_sockets_that_are_in_the_way_now_and_then_ends_in_its_time,
     holders::two_hundred_starts_at_once_are_all_up,
     hostile::large_and_garbled_process_is_refused_in_time,
     hostile::crowd_of_holders_is_refused_in_time_and_in_few_lines,
