@@ -13,8 +13,8 @@ use crate::interrupt::{self, Interrupt, Interruption};
 use crate::judge::judge;
 use crate::ledger::{self, LedgerError};
 use crate::model::{
-    Action, ActiveState, Asked, BlindRule, BlindSpot, Finding, Obstacle, Outcome, Phase, Probe, Relation, Rules,
-    Stopped, UnitName, Verdict,
+    Action, ActiveState, Asked, BlindRule, BlindSpot, Finding, ForeignRule, Obstacle, Outcome, Phase, Probe, Relation,
+    Rules, Stopped, UnitName, Verdict,
 };
 use crate::observe::again::Again;
 use crate::observe::holders::Thorough;
@@ -193,8 +193,9 @@ impl Guard<'_> {
         let (look, verdict) = self.judged(deadlines.is_waiting());
         // However long it was looked.
         let is_in_the_dark =
-            enough(&verdict, self.rules) == Some(Thorough::ToTheEnd) && misses_somebody(&look, &verdict);
-        let verdict = Rc::new(if is_in_the_dark { spared(verdict) } else { verdict });
+            enough(&verdict, self.rules) == Some(Thorough::ToTheEnd) && self.misses_somebody(&look, &verdict);
+        let would_pass = matches!(verdict, Verdict::Pass(_));
+        let verdict = Rc::new(if is_in_the_dark { unseen(verdict) } else { verdict });
         self.listen_for_the_units_own(&look);
         // What was seen may not be the whole then.
         if self.interrupt.has_come() {
@@ -210,7 +211,7 @@ impl Guard<'_> {
             return Ok(Round::Waited);
         }
         let done = match &*verdict {
-            Verdict::Pass(_) if is_in_the_dark => self.unchecked(),
+            Verdict::Refuse(_) if is_in_the_dark && would_pass => self.unchecked(),
             Verdict::Free | Verdict::Pass(_) if !self.stopped.is_nothing() => {
                 Outcome::Freed { stopped: self.stopped.clone(), took: self.began.elapsed() }
             }
@@ -257,6 +258,9 @@ impl Guard<'_> {
             }
         }
         loop {
+            if thorough == Thorough::ToTheEnd && !word::has_left_any() {
+                self.place.forget_who_was_late();
+            }
             let look = self.place.look(&wanted, thorough, others);
             let verdict = judge(&look);
             let Some(enough) = enough(&verdict, self.rules).filter(|_| !self.interrupt.has_come()) else {
@@ -327,8 +331,18 @@ impl Guard<'_> {
         // Of one that was on its way down it may not be told for a moment where it is now.
         let was_going =
             |finding: &Finding, state| unit_of(finding, state).is_some_and(|unit| self.going.contains(&unit));
-        let Verdict::Refuse(findings) = verdict else { return Ok(false) };
-        let refused: Vec<&Finding> = findings.iter().filter(|finding| finding.action == Action::Refuse).collect();
+        let (Verdict::Refuse(findings) | Verdict::Pass(findings)) = verdict else { return Ok(false) };
+        // What the policy ignores is in the way of the service's own bind all the same.
+        let is_left = |finding: &Finding| {
+            finding.action == Action::Pass
+                && !self.stopped.is_nothing()
+                && matches!(finding.relation, Relation::KernelHeld | Relation::Hidden)
+        };
+        let is_in_the_way = |finding: &&Finding| finding.action == Action::Refuse || is_left(finding);
+        let refused: Vec<&Finding> = findings.iter().filter(is_in_the_way).collect();
+        if refused.is_empty() {
+            return Ok(false);
+        }
         let is_asked = |pid| self.asked.processes.contains(&pid);
         // For whom there was no time, they are looked at next, and that is a look anew.
         let are_late = look.hides_only_for_want_of_time() && !look.has_passed_over();
@@ -408,6 +422,13 @@ impl Guard<'_> {
         } else {
             self.refused_for(None)
         }
+    }
+
+    /// Whether somebody was not looked at who might be in the way, however long it was looked. One who hangs counts where a pass is
+    /// to be sure alone: he could keep any unit from being replaced.
+    fn misses_somebody(&self, look: &Look, verdict: &Verdict) -> bool {
+        let would_pass = matches!(verdict, Verdict::Pass(_)) && self.rules.on_foreign != ForeignRule::Ignore;
+        look.has_passed_over() || (would_pass && look.late().next().is_some())
     }
 
     fn unchecked(&self) -> Outcome {
@@ -555,7 +576,6 @@ fn failed(error: &ActError) -> Outcome {
 /// stopped, or a service manager has a socket; and nobody passed over where what is stopped is up and no leftover, or a start that
 /// could not be checked is refused.
 fn enough(verdict: &Verdict, rules: &Rules) -> Option<Thorough> {
-    let is_managers = |finding: &Finding| finding.holder.as_ref().is_some_and(|holder| holder.is_manager());
     let has_manager = verdict.findings().iter().any(is_managers);
     match verdict {
         Verdict::Clear(findings) if findings.iter().any(is_up) => Some(Thorough::ToTheEnd),
@@ -567,23 +587,22 @@ fn enough(verdict: &Verdict, rules: &Rules) -> Option<Thorough> {
     }
 }
 
-/// Whether somebody was not looked at, however long it was looked. One who hangs counts where a pass is to be sure: he could keep any
-/// unit from being replaced.
-fn misses_somebody(look: &Look, verdict: &Verdict) -> bool {
-    look.has_passed_over() || (matches!(verdict, Verdict::Pass(_)) && look.late().next().is_some())
-}
-
-/// What is up is not touched, and with it nothing is stopped of what was to be.
-fn spared(verdict: Verdict) -> Verdict {
-    let Verdict::Clear(mut findings) = verdict else { return verdict };
+/// What is up is not touched, nor does a start pass beside a manager's socket, as others may have it as well. With it, nothing is
+/// stopped of what was to be.
+fn unseen(verdict: Verdict) -> Verdict {
+    let (Verdict::Clear(mut findings) | Verdict::Pass(mut findings)) = verdict else { return verdict };
     for finding in &mut findings {
-        if is_up(finding) {
+        if is_up(finding) || (finding.action == Action::Pass && is_managers(finding)) {
             (finding.action, finding.obstacle) = (Action::Refuse, Some(Obstacle::Unseen));
         } else if finding.action == Action::Stop {
             finding.action = Action::Spare;
         }
     }
     Verdict::Refuse(findings)
+}
+
+fn is_managers(finding: &Finding) -> bool {
+    finding.holder.as_ref().is_some_and(|holder| holder.is_manager())
 }
 
 /// It is to be stopped, and no leftover.

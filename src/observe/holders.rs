@@ -58,7 +58,7 @@ pub const REST: Duration = Duration::from_millis(500);
 pub struct SoFar {
     /// Those that were late: they cost their time once, and are not worth another look.
     pub late: RefCell<Vec<Pid>>,
-    /// Those who had a socket. They are looked at first: nobody who was seen is forgotten for want of time.
+    /// Those who had a socket. They are among the first who are looked at: nobody who was seen is forgotten for want of time.
     found: RefCell<BTreeSet<Pid>>,
     /// What is left of [`REST`].
     rest: Cell<Duration>,

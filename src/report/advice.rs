@@ -88,13 +88,12 @@ fn for_relation(finding: &Finding, about: &About) -> Advice {
         Relation::Leftover | Relation::Escaped if finding.action == Action::Refuse && finding.obstacle.is_none() => {
             by_pid(finding).after(&format!("allow it: on-stale = \"stop\" for {unit} in the policy; or "))
         }
-        Relation::Unchecked(_) => look(finding.endpoint)
+        // Of the unit's own it is refused that not all could be looked at who may have it as well.
+        Relation::Unchecked(_) | Relation::OwnSocketUnit(_) | Relation::OwnFdStore => look(finding.endpoint)
             .after(&format!("let the service try: on-blind = \"allow\" for {unit} in the policy; or, as root, ")),
         Relation::Client => reserve(finding, about),
         Relation::KernelHeld => for_kernel_held(finding, about),
-        Relation::OwnSocketUnit(_)
-        | Relation::OwnFdStore
-        | Relation::Leftover
+        Relation::Leftover
         | Relation::Escaped
         | Relation::Lookalike
         | Relation::Heir

@@ -234,7 +234,7 @@ impl Machine {
     /// The end of what the machine itself logged.
     pub(crate) fn last_of_the_journal(&self) -> String {
         let script = "journalctl --sync; journalctl -b --no-pager -o short-monotonic | tail -n 150";
-        match self.run(&["sh", "-c", script], b"", PATIENCE) {
+        match self.run_as_it_is(&["sh", "-c", script], b"", PATIENCE) {
             Ok(output) => output.stdout,
             Err(why) => format!("(not readable: {why})"),
         }

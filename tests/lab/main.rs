@@ -74,15 +74,17 @@ fn on_each_release(
     hierarchy: Hierarchy,
 ) -> impl Iterator<Item = (String, impl FnOnce() -> Result<(), Failed> + use<>)> {
     let releases: Vec<&Release> = image::RELEASES.iter().filter(|release| boots_on(release, hierarchy)).collect();
-    (0..scenarios.len() * releases.len()).map(move |turn| {
-        let (nth, release) = (turn / releases.len(), turn % releases.len());
-        let (name, scenario) = scenarios[(nth + release * scenarios.len() / releases.len()) % scenarios.len()];
-        let release = releases[release];
-        (format!("{}::{name}", release.name), move || run_in_a_fresh_machine(release, image, hierarchy, scenario))
+    let (rows, columns) = (scenarios.len(), releases.len());
+    (0..rows).flat_map(move |row| {
+        let trial = |(column, release): (usize, &'static Release)| {
+            let (name, scenario) = scenarios[(row + column * rows / columns) % rows];
+            (format!("{}::{name}", release.name), move || run_in_a_fresh_machine(release, image, hierarchy, scenario))
+        };
+        releases.iter().copied().enumerate().map(trial).collect::<Vec<_>>()
     })
 }
 
-/// Scenarios with a crowd keep a processor busy and are measured, so there is one a core.
+/// Scenarios with a crowd keep a processor busy and are measured, so on two cores there are not more.
 const MOST_CROWDS_AT_ONCE: usize = 2;
 
 /// How many crowds there are.

@@ -40,6 +40,8 @@ def main():
     kind = sys.argv[3] if len(sys.argv) > 3 else "plain"
     elsewhere = sys.argv[4] if len(sys.argv) > 4 else None
 
+    # It binds itself, and wants nothing of what a socket unit hands it.
+    os.closerange(3, 3 + int(os.environ.get("LISTEN_FDS", "0")))
     try:
         listener = bind(int(port), protocol)
     except OSError as error:

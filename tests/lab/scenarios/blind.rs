@@ -122,7 +122,19 @@ pub(super) fn own_socket_unit_beside_somebody_who_hangs_is_refused_if_the_policy
 
     m.then("it is refused, and in time");
     assert!(!start.status.success(), "{start:?}");
-    finding(m, APP, &[("VERDICT", "not-permitted"), ("EXIT_STATUS", "77")]);
+    let refused = finding(m, APP, &[("RELATION", "own-socket-unit"), ("ACTION", "refuse"), ("HOLDER_PID", "1")]);
+    assert_names(
+        message(&refused),
+        &["not everybody who may have it as well could be looked at in time", "on-blind = \"allow\""],
+    );
+    let verdict = finding(m, APP, &[("VERDICT", "not-permitted"), ("EXIT_STATUS", "77")]);
+    assert_names(message(&verdict), &["8080/tcp could not be checked"]);
     assert_in_time(m);
+
+    m.when("it is started once nobody hangs any more");
     hang_no_more(m);
+    let start = m.start(APP);
+
+    m.then("it is up");
+    assert!(start.status.success(), "{start:?}");
 }

@@ -262,10 +262,11 @@ fn words_on_a_terminal(m: &Machine, command: &str) -> String {
 }
 
 pub(super) fn enable_touches_nothing_that_it_has_not_written(m: &Machine) {
-    m.given("a service with a drop-in of somebody else's of the same name, and one that nobody knows");
+    m.given("a service with a drop-in of somebody else's of the same name that systemd has not read, and one that nobody knows");
     app_service(m, "8080/tcp");
     policy_for_app(m, "8080/tcp");
     let path = "/etc/systemd/system/app.service.d/10-portguard.conf";
+    m.ok("systemctl daemon-reload");
     m.write(path, "[Service]\nEnvironment=MINE=1\n");
 
     m.when("it is enabled");

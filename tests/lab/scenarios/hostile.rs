@@ -345,6 +345,7 @@ pub(super) fn files_that_are_very_many_hold_up_no_start(m: &Machine) {
     m.then("it is not looked for who has that, and it is up in time");
     assert!(restart.status.success(), "{restart:?}");
     assert_in_time(m);
+    assert!(!m.journal(APP).contains("looking at all processes"), "{}", m.journal(APP));
     no_more_files(m);
     assert_up_without(m, "8080/tcp", &[old, escaped, lingering].concat());
 }

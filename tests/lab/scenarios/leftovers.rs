@@ -127,6 +127,13 @@ pub(super) fn leftover_whose_socket_outlives_it_for_a_moment_is_waited_for(m: &M
 
     m.then("nobody is said to be in the way who was not");
     assert!(!m.journal(APP).contains("held by no process"), "{}", m.journal(APP));
+
+    m.when("it is restarted where the policy ignores who else has the port");
+    super::policy(m, &format!("[unit.\"{APP}\"]\nports = [\"8080/tcp\"]\non-foreign = \"ignore\"\n"));
+    let restart = m.restart(APP);
+
+    m.then("that moment is waited for all the same");
+    assert!(restart.status.success(), "{restart:?}\n{}", m.journal(APP));
 }
 
 /// Its memory is taken first, and what proves whose it is goes with that; its sockets are closed when that is done.
