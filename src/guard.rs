@@ -292,11 +292,14 @@ impl Guard<'_> {
         if !is_in_doubt || !look.has_passed_over() || self.least >= Thorough::UntilAllAreFound {
             return false;
         }
-        self.least = Thorough::UntilAllAreFound;
         let what =
             "who has the port was not found in time: looking at all processes until it is, which takes what it takes";
+        // Where those who were found like that were not all, the others are not to be found one after the other.
         if self.told.insert(what.to_owned()) {
+            self.least = Thorough::UntilAllAreFound;
             self.report.warn(what);
+        } else {
+            self.least = Thorough::ToTheEnd;
         }
         true
     }
@@ -587,12 +590,15 @@ fn enough(verdict: &Verdict, rules: &Rules) -> Option<Thorough> {
     }
 }
 
-/// What is up is not touched, nor does a start pass beside a manager's socket, as others may have it as well. With it, nothing is
-/// stopped of what was to be.
+/// What is up is not touched, and with it nothing is stopped of what was to be; nor does a start pass beside a manager's socket.
 fn unseen(verdict: Verdict) -> Verdict {
-    let (Verdict::Clear(mut findings) | Verdict::Pass(mut findings)) = verdict else { return verdict };
+    let (mut findings, is_refused): (_, fn(&Finding) -> bool) = match verdict {
+        Verdict::Clear(findings) => (findings, is_up),
+        Verdict::Pass(findings) => (findings, is_managers),
+        Verdict::Free | Verdict::Wait(_) | Verdict::Refuse(_) => return verdict,
+    };
     for finding in &mut findings {
-        if is_up(finding) || (finding.action == Action::Pass && is_managers(finding)) {
+        if is_refused(finding) {
             (finding.action, finding.obstacle) = (Action::Refuse, Some(Obstacle::Unseen));
         } else if finding.action == Action::Stop {
             finding.action = Action::Spare;

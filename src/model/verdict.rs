@@ -225,7 +225,7 @@ pub enum Obstacle {
     RefusesStop,
     /// The manager did not say what stopping its unit would bring about.
     Untold,
-    /// It is up, and others may have its socket who could not be looked at.
+    /// It is up, or the own socket of the unit; and others may have it as well who could not be looked at.
     Unseen,
 }
 
