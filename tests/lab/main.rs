@@ -30,7 +30,8 @@ const MOST_MACHINES_AT_ONCE: usize = 4;
 fn main() -> ExitCode {
     let mut args = Arguments::from_args();
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    args.test_threads.get_or_insert((2 * cores).min(MOST_MACHINES_AT_ONCE));
+    let machines = *args.test_threads.get_or_insert((2 * cores).min(MOST_MACHINES_AT_ONCE));
+    *FREE_TURNS.lock().expect("it is new") = (machines / 2).max(1);
 
     let trials = trials();
     assert!(!trials.is_empty(), "the lab has no trial: that is no success");
@@ -84,28 +85,26 @@ fn on_each_release(
     })
 }
 
-/// Scenarios with a crowd keep a processor busy and are measured, so on two cores there are not more.
-const MOST_CROWDS_AT_ONCE: usize = 2;
-
-/// How many crowds there are.
-static CROWDS: Mutex<usize> = Mutex::new(0);
-static CROWD_IS_GONE: Condvar = Condvar::new();
+/// Scenarios with a crowd keep a processor busy and are measured, so there are half as many at once as of the others: so many more
+/// may begin.
+static FREE_TURNS: Mutex<usize> = Mutex::new(0);
+static TURN_IS_OVER: Condvar = Condvar::new();
 
 /// The turn of one crowd; over on drop.
 struct Turn;
 
 impl Turn {
     fn wait() -> Self {
-        let crowds = CROWDS.lock().expect("nobody panics with it");
-        *CROWD_IS_GONE.wait_while(crowds, |crowds| *crowds == MOST_CROWDS_AT_ONCE).expect("nor here") += 1;
+        let free = FREE_TURNS.lock().expect("nobody panics with it");
+        *TURN_IS_OVER.wait_while(free, |free| *free == 0).expect("nor here") -= 1;
         Self
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *CROWDS.lock().expect("nobody panics with it") -= 1;
-        CROWD_IS_GONE.notify_one();
+        *FREE_TURNS.lock().expect("nobody panics with it") += 1;
+        TURN_IS_OVER.notify_one();
     }
 }
 
