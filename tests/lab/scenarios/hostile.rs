@@ -374,7 +374,7 @@ fn receiver(m: &Machine, kind: &str) -> u32 {
 
 /// Behind more files than there is time for.
 fn receiver_behind_many_files(m: &Machine) -> u32 {
-    alice_has_many_files(m, 6);
+    alice_has_many_files(m, 20);
     receiver(m, "")
 }
 
