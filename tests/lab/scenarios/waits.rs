@@ -228,7 +228,9 @@ fn assert_waited_for_in_vain(m: &Machine, found: &[(&str, &str)]) {
     finding(m, APP, &[("VERDICT", "still-held"), ("EXIT_STATUS", "75")]);
     let took = guard_took(m);
     let allowed = Duration::from_secs(3);
-    assert!(took >= allowed && took < allowed + BOUND, "portguard took {took:?}");
+    // systemd notes when it began once it has forked, which can be a moment later.
+    let noted_late = Duration::from_millis(100);
+    assert!(took + noted_late >= allowed && took < allowed + BOUND, "portguard took {took:?}");
 }
 
 /// Each look finds another connection than the last.
