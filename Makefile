@@ -14,6 +14,8 @@ $(error LIBC=$(LIBC): musl or gnu)
 endif
 endif
 TRIPLE  = $(if $(filter musl,$(LIBC)),$(subst -gnu,-musl,$(HOST)),$(HOST))
+# All tests are linked with it as well, so that everything is compiled once.
+TEST    = $(CARGO) test --locked --target $(TRIPLE)
 BINARY = target/release/portguard
 
 # The release on which the proof is part of the tests; make proof PROOF= takes all four.
@@ -50,46 +52,46 @@ std:
 
 # Every test: of the parts, and on real systemds. None is skipped; a lab that cannot be had is a failure.
 test: tools build packages unit
-	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test budget --test killed
-	$(CARGO) test --locked --test packages --test security
+	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(TEST) --test budget --test killed
+	$(TEST) --test packages --test security
 	$(MAKE) package-lint
 	$(MAKE) proof
-	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test demo
-	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test lab
+	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(TEST) --test demo
+	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(TEST) --test lab
 
 # With the C library of the release.
 unit: std
-	$(CARGO) test --locked --target $(TRIPLE) --lib
+	$(TEST) --lib
 
 # make lab ARGS=trixie::leftover   runs what matches
 lab: tools build deb next-deb
-	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --locked --test lab -- $(ARGS)
+	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(TEST) --test lab -- $(ARGS)
 
 # A test that passes without a guard tests nothing: with /bin/true in its place, every scenario must fail.
 # Most of them wait for it in vain then, so there are more at once.
 proof: tools build deb next-deb
-	$(CARGO) test --locked --no-run --test lab --test budget --test killed
-	! PORTGUARD_UNDER_TEST=true $(CARGO) test --locked --test lab -- --test-threads 8 $(PROOF) >target/proof.log 2>&1
+	$(TEST) --no-run --test lab --test budget --test killed
+	! PORTGUARD_UNDER_TEST=true $(TEST) --test lab -- --test-threads 8 $(PROOF) >target/proof.log 2>&1
 	! grep -E 'cannot boot|the lab needs' target/proof.log
 	$(ALL_FAILED)
-	! PORTGUARD_UNDER_TEST=true $(CARGO) test --locked --test budget >target/proof.log 2>&1
+	! PORTGUARD_UNDER_TEST=true $(TEST) --test budget >target/proof.log 2>&1
 	$(ALL_FAILED)
-	! PORTGUARD_UNDER_TEST=true $(CARGO) test --locked --test killed >target/proof.log 2>&1
+	! PORTGUARD_UNDER_TEST=true $(TEST) --test killed >target/proof.log 2>&1
 	$(ALL_FAILED)
 
 ALL_FAILED = @sed -n 's/^test result: FAILED. 0 passed; \([1-9][0-9]*\) failed.*/proof: all \1 fail without a guard, as they must/p' target/proof.log | grep .
 
 # The main job on a real systemd, with the real journal.
 demo: tools build
-	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(CARGO) test --quiet --locked --test demo
+	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(TEST) --quiet --test demo
 
 # What it costs, against what is used instead. KILLPORT=1 builds killport as well; GROWTH=1 goes on to ten full hosts;
-# TIMES=told holds it to all bounds but those of times, for a machine that does other things as well.
+# TIMES=told measures less often, and holds it to all bounds but those of times, for a machine that does other things as well.
 bench: build
 	@tests/lab/tools bench
 	$(if $(KILLPORT),$(CARGO) install --quiet --locked --root target/bench-tools killport@2.0.2)
 	PATH="$(CURDIR)/target/bench-tools/bin:$$PATH" GROWTH=$(GROWTH) TIMES=$(TIMES) PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) \
-		$(CARGO) bench --locked --profile dev --bench host
+		$(CARGO) bench --locked --target $(TRIPLE) --profile dev --bench host
 
 # FUZZ_SECONDS=600 a target instead of 60, FUZZ_JOBS=2 at a time instead of 1, TARGET=policy alone. The seeds are
 # replayed by make unit as well.

@@ -109,7 +109,7 @@ dist:
 # folder, with nothing but what is in it.
 dist-check: packages dist
 	@git diff --quiet HEAD || { echo "the tarball has what is committed, and this is not"; exit 1; }
-	$(CARGO) test --locked --test packages
+	$(TEST) --test packages
 	set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; tar -xf $(PACKAGES)/$(DIST).tar.xz -C "$$folder"; \
 		CARGO_HOME="$$folder/cargo" CARGO_NET_OFFLINE=true $(MAKE) -C "$$folder/$(DIST)" deb rpm; \
 		(cd $(PACKAGES) && sha256sum portguard_$(VERSION)_*.deb portguard-$(VERSION)-*.rpm) >"$$folder/sums"; \

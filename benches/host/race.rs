@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 
+use crate::table::fewer;
+
 /// One command, and what it has to bring about: a run that fails is worth no number.
 #[derive(Clone, Debug)]
 pub(crate) struct Contender {
@@ -227,7 +229,7 @@ impl Tries {
 /// So many short races of all of them.
 pub(crate) fn tries<const N: usize>(contenders: [&Contender; N], count: usize) -> Result<[Tries; N], String> {
     let mut tries: [Tries; N] = std::array::from_fn(|_| Tries::default());
-    for _ in 0..count {
+    for _ in 0..fewer(count) {
         for (tries, times) in tries.iter_mut().zip(race(contenders, SHORT)?) {
             tries.push(times);
         }
@@ -235,8 +237,9 @@ pub(crate) fn tries<const N: usize>(contenders: [&Contender; N], count: usize) -
     Ok(tries)
 }
 
-/// Runs all of them `rounds` times, one after the other, after a round that does not count.
+/// Runs all of them `rounds` times, or fewer, one after the other, after a round that does not count.
 pub(crate) fn race<const N: usize>(contenders: [&Contender; N], rounds: usize) -> Result<[Times; N], String> {
+    let rounds = fewer(rounds);
     let mut output = tempfile::tempfile_in("/run").map_err(|error| error.to_string())?;
     let mut times: [Vec<Duration>; N] = std::array::from_fn(|_| Vec::with_capacity(rounds));
     for round in 0..=rounds {

@@ -9,7 +9,7 @@ use crate::image::{Image, RELEASES, dies_with_us};
 use crate::load::InMachine;
 use crate::machine::{Hierarchy, Machine};
 use crate::race::{Contender, Times};
-use crate::table::{Bound, Row, Table};
+use crate::table::{Bound, Row, Table, fewer};
 use crate::{FEW, FEW_AND_SLOW, FULL, HELD};
 
 /// Instances of the service, each with a port of its own.
@@ -18,7 +18,7 @@ const UNITS: u16 = 200;
 const ROUNDS: usize = 15;
 
 /// All of them are started so often in each of the three ways.
-const STARTS_OF_ALL: u16 = 3;
+const STARTS_OF_ALL: usize = 3;
 
 /// The instance is the end of the port's number.
 const SERVICE: &str = "\
@@ -89,7 +89,7 @@ fn asked(table: &mut Table, machine: &Machine, counted: &str) -> Result<(), Stri
     print_versions(machine);
     let mut stamps = String::new();
     table.race(|| {
-        stamps.extend((0..FEW / FEW_AND_SLOW).map(|_| machine.ok(&script)));
+        stamps.extend((0..fewer(FEW / FEW_AND_SLOW)).map(|_| machine.ok(&script)));
         let of = |who: &str| {
             let times: Option<Vec<Duration>> =
                 stamps.lines().filter_map(|line| line.strip_prefix(who)).map(between).collect();
@@ -119,7 +119,7 @@ fn clearing(table: &mut Table, machine: &Machine, counted: &str) -> Result<(), S
     machine.ok(&format!("systemctl start {HOLDER}"));
     let mut times = Vec::new();
     table.race(|| {
-        for _ in 0..ROUNDS {
+        for _ in 0..fewer(ROUNDS) {
             machine.ok(&format!("rm -f /run/stale/19000 && systemctl restart {HOLDER}"));
             let stamps = machine.ok("cat /run/guard-ended /run/stale/19000");
             times.push(between(&stamps).ok_or_else(|| format!("no leftover was stopped: {stamps}"))?);
@@ -150,7 +150,7 @@ fn at_once(table: &mut Table, machine: &Machine) -> Result<(), String> {
     table.section(&format!("{UNITS} units started at once, on systemd {}", systemd(machine)));
     let [mut alone, mut guarded, mut over_leftovers] = [const { Vec::new() }; 3];
     let mut counts = [const { Vec::new() }; 3];
-    for _ in 0..STARTS_OF_ALL {
+    for _ in 0..fewer(STARTS_OF_ALL) {
         alone.push(start_all(machine)?);
         forget(machine);
         guard(machine, "/usr/bin/portguard --unit");
@@ -164,6 +164,7 @@ fn at_once(table: &mut Table, machine: &Machine) -> Result<(), String> {
         counts.iter_mut().zip([recorded, leftovers, stopped]).for_each(|(all, count)| all.push(count));
         forget(machine);
     }
+    let times = counts[0].len();
     let [alone, guarded, over_leftovers] = [alone, guarded, over_leftovers].map(Times::of);
 
     table.add(&Row::time("no guard, no leftovers: all up", &alone, None));
@@ -175,7 +176,7 @@ fn at_once(table: &mut Table, machine: &Machine) -> Result<(), String> {
         ["guarded starts in the ledger", "leftovers there before", "leftovers stopped"].iter().zip(counts)
     {
         let fewest = counts.into_iter().min().unwrap_or(0);
-        let what = format!("{what}, the fewest of {STARTS_OF_ALL} times");
+        let what = format!("{what}, the fewest of {times} times");
         table.add(&Row::count(&what, fewest, Bound::AtLeast(f64::from(UNITS)), ""));
     }
     Ok(())

@@ -197,7 +197,7 @@ const OPENING: [&str; 5] = ["open", "openat", "openat2", "socket", "dup"];
 
 /// The calls that say themselves what they are for.
 fn purpose_of(call: &str) -> Option<Purpose> {
-    const MARKS: [(&str, Purpose); 22] = [
+    const MARKS: [(&str, Purpose); 23] = [
         ("\"/proc/self/cgroup\"", Purpose::Cgroup),
         ("ledger", Purpose::Ledger),
         ("/invocation:", Purpose::Ledger),
@@ -213,6 +213,7 @@ fn purpose_of(call: &str) -> Option<Purpose> {
         ("AF_INET", Purpose::Probes),
         ("AF_UNIX", Purpose::Report),
         ("fstat(2,", Purpose::Report),
+        ("getsockname(2,", Purpose::Report),
         ("SIGALRM", Purpose::Report),
         ("[ALRM]", Purpose::Report),
         // With the first handler of all, musl sees to it that its own signals come.

@@ -56,9 +56,10 @@ fn trials() -> Vec<Trial> {
     let stocked = on_each(&ALL_RELEASES, scenarios::WITH_SOFTWARE, Image::Stocked, unified);
     let hybrid = on_each(&WITH_CGROUP_V1, scenarios::ON_HYBRID_CGROUPS, Image::Bare, Hierarchy::Hybrid);
     let legacy = on_each(&WITH_CGROUP_V1, scenarios::ON_LEGACY_CGROUPS, Image::Bare, Hierarchy::Legacy);
-    let most = bare.chain(stocked).chain(hybrid).chain(legacy).map(|(name, run)| Trial::test(name, run));
-    let of_the_kernels = on_each(&FOR_THE_KERNEL, scenarios::WITH_A_CROWD_OF_THE_KERNELS, Image::Bare, unified);
-    let crowds = on_each(&ALL_RELEASES, scenarios::WITH_A_CROWD, Image::Bare, unified).chain(of_the_kernels);
+    let kernels = on_each(&FOR_THE_KERNEL, scenarios::OF_THE_KERNEL, Image::Bare, unified);
+    let most = bare.chain(stocked).chain(hybrid).chain(legacy).chain(kernels).map(|(name, run)| Trial::test(name, run));
+    let kernels_crowds = on_each(&FOR_THE_KERNEL, scenarios::WITH_A_CROWD_OF_THE_KERNEL, Image::Bare, unified);
+    let crowds = on_each(&ALL_RELEASES, scenarios::WITH_A_CROWD, Image::Bare, unified).chain(kernels_crowds);
     let crowds = crowds.map(|(name, run)| {
         let in_turn = move || {
             let _turn = Turn::wait();
@@ -69,7 +70,7 @@ fn trials() -> Vec<Trial> {
     most.chain(crowds).collect()
 }
 
-/// By their place in [`image::RELEASES`].
+/// Each by its place in [`image::RELEASES`].
 const ALL_RELEASES: [usize; 4] = [0, 1, 2, 3];
 /// Since 256, systemd refuses to boot with cgroup v1 (its NEWS).
 const WITH_CGROUP_V1: [usize; 2] = [0, 1];
