@@ -29,6 +29,10 @@ use crate::word;
 /// A holder that starts anew whenever it is stopped is given up after so many times.
 const MAX_STOPS: usize = 8;
 
+/// A look that takes so long is said to have.
+const LONG: Duration = Duration::from_secs(1);
+const TO_THE_END: &str = "looking at all open files of all processes";
+
 /// How long that gets which may be gone in a moment. systemd does not wait for all that it has killed.
 const AFTERMATH: Duration = Duration::from_secs(1);
 
@@ -60,6 +64,7 @@ pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Rep
         verdict: Rc::new(Verdict::Free),
         wait: Wait::default(),
         least: Thorough::IfNobodyFound,
+        has_looked_long: false,
         told: BTreeSet::new(),
     };
     let mut outcome = guard.run();
@@ -107,6 +112,8 @@ struct Guard<'a> {
     wait: Wait,
     /// How thorough each look is at least.
     least: Thorough,
+    /// Whether all processes were looked at once until somebody was found.
+    has_looked_long: bool,
     /// What could not be seen, and what was asked instead of what is asked first, as it was said.
     told: BTreeSet<String>,
 }
@@ -194,7 +201,6 @@ impl Guard<'_> {
         // However long it was looked.
         let is_in_the_dark =
             enough(&verdict, self.rules) == Some(Thorough::ToTheEnd) && self.misses_somebody(&look, &verdict);
-        let would_pass = matches!(verdict, Verdict::Pass(_));
         let verdict = Rc::new(if is_in_the_dark { unseen(verdict) } else { verdict });
         self.listen_for_the_units_own(&look);
         // What was seen may not be the whole then.
@@ -211,7 +217,6 @@ impl Guard<'_> {
             return Ok(Round::Waited);
         }
         let done = match &*verdict {
-            Verdict::Refuse(_) if is_in_the_dark && would_pass => self.unchecked(),
             Verdict::Free | Verdict::Pass(_) if !self.stopped.is_nothing() => {
                 Outcome::Freed { stopped: self.stopped.clone(), took: self.began.elapsed() }
             }
@@ -239,16 +244,17 @@ impl Guard<'_> {
     /// as each round would take both looks. A look that would lead to a
     /// signal is taken again, at every process there is, and once more where sockets are in the way that wait for nobody. So is
     /// one that has found a manager in the way: the service to which it has passed its socket has to go as well.
-    fn judged(&self, is_waiting: bool) -> (Look, Verdict) {
-        let judge = |look: &Look| judge(&look.scene, self.rules);
+    fn judged(&mut self, is_waiting: bool) -> (Look, Verdict) {
+        let (place, rules) = (self.place, self.rules);
+        let judge = |look: &Look| judge(&look.scene, rules);
         let closings = self.wait.closings();
-        let wanted = Wanted { unit: &self.args.unit, rules: self.rules, interrupt: &self.interrupt, closings };
+        let wanted = Wanted { unit: &self.args.unit, rules, interrupt: &self.interrupt, closings };
         let (mut thorough, mut others) = (self.least, false);
         if thorough == Thorough::IfNobodyFound && !is_waiting && self.stopped.is_nothing() && self.going.is_empty() {
-            match self.place.quick_look(&wanted) {
+            match place.quick_look(&wanted) {
                 Ok(quick) => {
                     let verdict = judge(&quick);
-                    match enough(&verdict, self.rules) {
+                    match enough(&verdict, rules) {
                         Some(enough) => thorough = enough,
                         None if matches!(verdict, Verdict::Refuse(_)) => return (quick, verdict),
                         None => {}
@@ -258,16 +264,21 @@ impl Guard<'_> {
             }
         }
         loop {
-            if thorough == Thorough::ToTheEnd && !word::has_left_any() {
-                self.place.forget_who_was_late();
+            if thorough == Thorough::ToTheEnd {
+                place.forget_who_was_late();
             }
-            let look = self.place.look(&wanted, thorough, others);
+            let began = Instant::now();
+            let look = place.look(&wanted, thorough, others);
+            let took = began.elapsed();
+            if thorough == Thorough::ToTheEnd && took >= LONG && self.told.insert(TO_THE_END.to_owned()) {
+                self.report.warn(&format!("{TO_THE_END} has taken {:.1} s", took.as_secs_f64()));
+            }
             let verdict = judge(&look);
-            let Some(enough) = enough(&verdict, self.rules).filter(|_| !self.interrupt.has_come()) else {
+            let Some(enough) = enough(&verdict, rules).filter(|_| !self.interrupt.has_come()) else {
                 return (look, verdict);
             };
             if thorough >= enough {
-                if others || !matches!(verdict, Verdict::Clear(_)) || !self.place.has_others(&wanted, &look.scene) {
+                if others || !matches!(verdict, Verdict::Clear(_)) || !place.has_others(&wanted, &look.scene) {
                     return (look, verdict);
                 }
                 others = true;
@@ -283,8 +294,8 @@ impl Guard<'_> {
         let has_nobody = |finding: &Finding| {
             // What PID 1 may have for somebody, of whom it does not tell, is busy; the others are connections.
             let is_connection = matches!(finding.relation, Relation::Unchecked(seen) if seen != Probe::Busy);
-            let is_nobodys = is_connection || finding.relation == Relation::TimeWait;
-            finding.socket.is_some() && finding.holder.is_none() && !is_nobodys
+            let is_known = matches!(finding.relation, Relation::TimeWait | Relation::OwnSocketUnit(_));
+            finding.socket.is_some() && finding.holder.is_none() && !is_connection && !is_known
         };
         let is_refused = |finding: &Finding| finding.action == Action::Refuse && !has_nobody(finding);
         let findings = verdict.findings();
@@ -295,11 +306,9 @@ impl Guard<'_> {
         let what =
             "who has the port was not found in time: looking at all processes until it is, which takes what it takes";
         // Where those who were found like that were not all, the others are not to be found one after the other.
-        if self.told.insert(what.to_owned()) {
-            self.least = Thorough::UntilAllAreFound;
+        self.least = if self.has_looked_long { Thorough::ToTheEnd } else { Thorough::UntilAllAreFound };
+        if !std::mem::replace(&mut self.has_looked_long, true) {
             self.report.warn(what);
-        } else {
-            self.least = Thorough::ToTheEnd;
         }
         true
     }
@@ -375,6 +384,7 @@ impl Guard<'_> {
         }
         deadlines.tell_manager(extend, "waiting for a port that is about to be free");
         self.waited(refused.into_iter(), &look.pins).for_a_moment(left)?;
+        self.place.forget_who_was_late();
         Ok(true)
     }
 
@@ -411,7 +421,11 @@ impl Guard<'_> {
         let unseen = look.late().find(|pid| self.asked.processes.contains(pid));
         let mut refused =
             findings.iter().filter(|finding| finding.action == Action::Refuse).map(|finding| &finding.relation);
-        if refused.clone().all(|relation| matches!(relation, Relation::Unchecked(_))) {
+        // What is the unit's own is refused only for those who could not be looked at.
+        let is_unchecked = |relation: &Relation| {
+            matches!(relation, Relation::Unchecked(_) | Relation::OwnSocketUnit(_) | Relation::OwnFdStore)
+        };
+        if refused.clone().all(is_unchecked) {
             self.unchecked()
         } else if refused.all(|relation| matches!(relation, Relation::Hidden | Relation::Unchecked(_))) {
             if let Some(pid) = unseen {
@@ -427,11 +441,15 @@ impl Guard<'_> {
         }
     }
 
-    /// Whether somebody was not looked at who might be in the way, however long it was looked. One who hangs counts where a pass is
-    /// to be sure alone: he could keep any unit from being replaced.
+    /// Whether somebody was not looked at who might be in the way, however long it was looked. One who hangs, or changes all the
+    /// time, counts where a pass is to be sure, or where he was seen with a socket: anybody could keep any unit from being replaced
+    /// like that.
     fn misses_somebody(&self, look: &Look, verdict: &Verdict) -> bool {
-        let would_pass = matches!(verdict, Verdict::Pass(_)) && self.rules.on_foreign != ForeignRule::Ignore;
-        look.has_passed_over() || (would_pass && look.late().next().is_some())
+        let would_pass = matches!(verdict, Verdict::Pass(_));
+        let is_unsure = || look.late().next().is_some() || look.scene.blind_spots.contains(&BlindSpot::Unsteady);
+        look.has_passed_over()
+            || (would_pass && is_unsure())
+            || look.late().any(|pid| self.place.has_seen_with_a_socket(pid))
     }
 
     fn unchecked(&self) -> Outcome {
@@ -538,9 +556,10 @@ impl Guard<'_> {
         let extend = deadlines.wait_for(waited.patience());
         deadlines.tell_manager(extend, "waiting for a port that is held");
         let has_changed = self.wait.until_changed(&waited, self.looked, is_first, deadlines)?;
-        if word::nothing_was_lost() {
-            self.place.forget_who_was_late();
-        }
+        word::nothing_was_lost();
+        self.place.forget_who_was_late();
+        // What has changed since is looked for anew.
+        self.least = self.least.min(Thorough::UntilAllAreFound);
         Ok(if has_changed { Round::Waited } else { Round::Done(self.still_held("the wait is over")) })
     }
 
@@ -580,10 +599,12 @@ fn failed(error: &ActError) -> Outcome {
 /// could not be checked is refused.
 fn enough(verdict: &Verdict, rules: &Rules) -> Option<Thorough> {
     let has_manager = verdict.findings().iter().any(is_managers);
+    // Who lets anybody pass need not know whom.
+    let is_strict = rules.on_blind == BlindRule::Refuse && rules.on_foreign != ForeignRule::Ignore;
     match verdict {
         Verdict::Clear(findings) if findings.iter().any(is_up) => Some(Thorough::ToTheEnd),
         Verdict::Clear(_) => Some(Thorough::Always),
-        Verdict::Pass(_) if has_manager && rules.on_blind == BlindRule::Refuse => Some(Thorough::ToTheEnd),
+        Verdict::Pass(_) if has_manager && is_strict => Some(Thorough::ToTheEnd),
         Verdict::Free | Verdict::Pass(_) | Verdict::Refuse(_) | Verdict::Wait(_) => {
             has_manager.then_some(Thorough::Always)
         }
@@ -607,8 +628,10 @@ fn unseen(verdict: Verdict) -> Verdict {
     Verdict::Refuse(findings)
 }
 
+/// Also where the manager cannot be looked into, and is told by the birth of the socket.
 fn is_managers(finding: &Finding) -> bool {
-    finding.holder.as_ref().is_some_and(|holder| holder.is_manager())
+    let is_told_by_birth = matches!(finding.relation, Relation::OwnSocketUnit(_));
+    is_told_by_birth || finding.holder.as_ref().is_some_and(|holder| holder.is_manager())
 }
 
 /// It is to be stopped, and no leftover.
@@ -648,4 +671,57 @@ fn targets<'a>(findings: &'a [Finding], pins: &'a Pins) -> Vec<Target<'a>> {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Endpoint, Host, LookalikeRule, Port, Protocol, StaleRule, StopRules};
+
+    fn endpoint() -> Endpoint {
+        Endpoint { host: Host::Any, port: Port::new(8080).unwrap(), protocol: Protocol::Tcp }
+    }
+
+    fn rules(on_blind: BlindRule, on_foreign: ForeignRule) -> Rules {
+        Rules {
+            endpoints: vec![endpoint()],
+            reuse_address: true,
+            on_stale: StaleRule::Stop,
+            on_foreign,
+            on_lookalike: LookalikeRule::AsForeign,
+            on_blind,
+            replaces: Vec::new(),
+            wait: None,
+            stop: StopRules::default(),
+        }
+    }
+
+    /// As it is where systemd makes the listeners of socket units in their own cgroups (`socket_address_listen_in_cgroup()`, v257
+    /// `src/core/socket.c`, where BPF is there), and portguard may not look into PID 1. No machine of the lab has BPF.
+    #[test]
+    fn a_manager_is_one_also_where_only_the_birth_of_its_socket_tells() {
+        let finding = |relation| Finding {
+            endpoint: endpoint(),
+            socket: None,
+            holder: None,
+            birthplace: None,
+            relation,
+            action: Action::Pass,
+            obstacle: None,
+            unit_state: ActiveState::Unknown,
+        };
+        let own = Verdict::Pass(vec![finding(Relation::OwnSocketUnit("app.socket".parse().unwrap()))]);
+        for (on_blind, on_foreign, expected) in [
+            (BlindRule::Allow, ForeignRule::Refuse, Thorough::Always),
+            (BlindRule::Refuse, ForeignRule::Refuse, Thorough::ToTheEnd),
+            (BlindRule::Refuse, ForeignRule::Ignore, Thorough::Always),
+        ] {
+            assert_eq!(enough(&own, &rules(on_blind, on_foreign)), Some(expected), "{on_blind:?} {on_foreign:?}");
+        }
+        let refused = |verdict: &Verdict| verdict.findings().iter().all(|finding| finding.action == Action::Refuse);
+        assert!(refused(&unseen(own)));
+        let others = Verdict::Pass(vec![finding(Relation::KernelHeld)]);
+        assert_eq!(enough(&others, &rules(BlindRule::Refuse, ForeignRule::Ignore)), None);
+        assert!(!refused(&unseen(others)));
+    }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -107,7 +107,7 @@ pub struct Holders {
     pub passed_over: usize,
     /// Whether so many were found that others were not looked for, of any of the sockets.
     pub is_full: bool,
-    /// Whether all of `/proc` was walked. Only then does an absent inode mean that no visible process has it.
+    /// Whether all of `/proc` was walked, and nobody passed over.
     pub walked: bool,
 }
 
@@ -240,6 +240,10 @@ impl SoFar {
         self
     }
 
+    pub(super) fn has_found(&self, pid: Pid) -> bool {
+        self.found.borrow().contains(&pid)
+    }
+
     /// Who was found, after these, each once.
     fn after(&self, pids: &[Pid]) -> Vec<Pid> {
         let these: HashSet<Pid> = pids.iter().copied().collect();
@@ -370,6 +374,8 @@ struct Progress {
     open: Mutex<Vec<Open>>,
     /// What was spent of the rest, in microseconds.
     spent: AtomicU64,
+    /// Nobody waits for it any more.
+    is_given_up: AtomicBool,
 }
 
 impl Progress {
@@ -384,11 +390,13 @@ impl Progress {
 
 impl Question {
     fn answer(&self) {
-        let mut scan = Scan::new(&self.proc, &self.wanted);
+        let bound = Some(Bound::new(None, &self.progress));
+        let mut scan = Scan { bound, ..Scan::new(&self.proc, &self.wanted) };
         let mut missing = self.missing.to_vec();
+        let mut rest = self.rest;
         for &pid in &self.pids {
-            if missing.is_empty() && scan.bound.is_none() {
-                scan.bound = self.rest.map(|rest| Bound::new(rest, &self.progress));
+            if missing.is_empty() && rest.is_some() {
+                scan.bound = Some(Bound::new(rest.take(), &self.progress));
             }
             if scan.is_over() {
                 return;
@@ -405,22 +413,25 @@ impl Question {
     }
 }
 
-/// What may be spent, of the processor's time of this thread.
+/// What ends a scan in its midst.
 struct Bound<'a> {
-    began: Duration,
-    rest: Duration,
+    /// When it began, and what may be spent from then on: of the processor's time of this thread.
+    time: Option<(Duration, Duration)>,
     progress: &'a Progress,
 }
 
 impl<'a> Bound<'a> {
-    fn new(rest: Duration, progress: &'a Progress) -> Self {
-        Self { began: word::on_a_processor(), rest, progress }
+    fn new(rest: Option<Duration>, progress: &'a Progress) -> Self {
+        Self { time: rest.map(|rest| (word::on_a_processor(), rest)), progress }
     }
 
     fn is_over(&self) -> bool {
-        let spent = word::on_a_processor().saturating_sub(self.began);
-        self.progress.spent.store(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        spent >= self.rest
+        let is_spent = self.time.is_some_and(|(began, rest)| {
+            let spent = word::on_a_processor().saturating_sub(began);
+            self.progress.spent.store(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            spent >= rest
+        });
+        is_spent || self.progress.is_given_up.load(Ordering::Relaxed)
     }
 }
 
@@ -519,6 +530,9 @@ impl<'a> Aside<'a> {
                 if pairs >= MOST_PAIRS {
                     break;
                 }
+                if sight == Sight::Gone {
+                    self.so_far.found.borrow_mut().remove(&pid);
+                }
                 pairs += inodes.len();
                 is_news |= !inodes.is_empty();
                 for inode in inodes {
@@ -602,7 +616,10 @@ impl<'a> Aside<'a> {
                 question.answer();
                 false
             }
-            Err(Unanswered::Late) => !self.interrupt.has_come(),
+            Err(Unanswered::Late) => {
+                progress.is_given_up.store(true, Ordering::Relaxed);
+                !self.interrupt.has_come()
+            }
         };
         self.so_far.spent(progress.spent());
         (progress.open(), is_late)
@@ -662,7 +679,11 @@ impl<'a> Scan<'a> {
 
     /// The threads but the first, which shows nothing where it has ended (Linux `exit_files()`, `kernel/exit.c`).
     fn other_threads(&mut self, pid: Pid, first: Table, inodes: &mut Vec<Inode>) -> Sight {
-        let all = open_dir_at(self.proc, &format!("{pid}/task")).and_then(list_pids).unwrap_or_default();
+        let all = match open_dir_at(self.proc, &format!("{pid}/task")).and_then(list_pids) {
+            Ok(all) => all,
+            Err(error) if is_gone(&error) => Vec::new(),
+            Err(_) => return Sight::Hidden,
+        };
         let mut hidden = first == Table::Hidden && all.len() <= 1;
         for thread in all.into_iter().filter(|&thread| thread != pid) {
             let shares = matches!(first, Table::Read { files: 1.. }) && sys::share_files(pid, thread) == Some(true);
@@ -912,8 +933,11 @@ mod tests {
         }
         let whole = look(Thorough::UntilAllAreFound, &spent, &[known, other]);
         assert!(whole.has(other, own_pid()) && whole.has(known, child.pid()), "{whole:?}");
-        // Who was found once is looked at in any case.
+        // Who was found once is looked at in any case, as long as there is such a process.
+        let nobody = Pid(i32::MAX);
+        spent.found.borrow_mut().insert(nobody);
         let again = look(Thorough::Always, &spent, &[other]);
+        assert!(spent.has_found(own_pid()) && !spent.has_found(nobody));
         assert!(again.has(other, own_pid()) && again.passed_over > 0, "{again:?}");
         let enough = so_far(Duration::from_mins(1));
         let whole = look(Thorough::Always, &enough, &[known]);
@@ -938,15 +962,17 @@ mod tests {
         wanted.sort_unstable();
         drop(sockets);
         let proc = open_dir(Path::new(PROC)).unwrap();
-        let progress = Progress::default();
+        let (progress, given_up) = (Progress::default(), Progress::default());
+        given_up.is_given_up.store(true, Ordering::Relaxed);
         let open = |wanted: &[Inode], bound| {
             Scan { bound, ..Scan::new(&proc, wanted) }.process(own_pid(), Threads::WhereTheFirstHasNone)
         };
-        let over = || Some(Bound::new(Duration::ZERO, &progress));
+        let over = || Some(Bound::new(Some(Duration::ZERO), &progress));
         assert_eq!(open(&wanted, None), Open { inodes: open(&wanted, None).inodes, sight: Sight::Whole });
         assert_eq!(open(&wanted, None).inodes.len(), 2);
         let part = Open { inodes: first_alone.to_vec(), sight: Sight::Part };
         assert_eq!(open(&wanted, over()), part);
+        assert_eq!(open(&wanted, Some(Bound::new(None, &given_up))), part);
         assert_eq!(open(&first_alone, over()), Open { sight: Sight::Whole, ..part });
         drop((many, last));
         // Nor into another thread, however few files each has.

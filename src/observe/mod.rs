@@ -40,6 +40,7 @@ use crate::model::{
     SocketUnit, StaleRule, UnitFacts, UnitName, UnitType,
 };
 use crate::probe::{probe, probe_beside};
+use crate::word;
 use again::Again;
 use container::{Docker, Trace};
 use holders::{Holders, Search, Sight, SoFar, Thorough};
@@ -204,9 +205,17 @@ impl Place {
         self.within.is_some()
     }
 
-    /// Nobody hangs any more: the next look looks at everybody.
+    /// If nobody hangs any more, the next look looks at everybody.
     pub fn forget_who_was_late(&self) {
-        self.searches.late.borrow_mut().clear();
+        if !word::has_left_any() {
+            self.searches.late.borrow_mut().clear();
+        }
+    }
+
+    /// Whether this process has had one of the sockets at any look of this run.
+    #[must_use]
+    pub fn has_seen_with_a_socket(&self, pid: Pid) -> bool {
+        self.searches.has_found(pid)
     }
 
     /// For what is to be signalled.

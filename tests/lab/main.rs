@@ -56,9 +56,16 @@ fn trials() -> Vec<Trial> {
     let stocked = on_each(&ALL_RELEASES, scenarios::WITH_SOFTWARE, Image::Stocked, unified);
     let hybrid = on_each(&WITH_CGROUP_V1, scenarios::ON_HYBRID_CGROUPS, Image::Bare, Hierarchy::Hybrid);
     let legacy = on_each(&WITH_CGROUP_V1, scenarios::ON_LEGACY_CGROUPS, Image::Bare, Hierarchy::Legacy);
-    let kernels = on_each(&FOR_THE_KERNEL, scenarios::OF_THE_KERNEL, Image::Bare, unified);
-    let most = bare.chain(stocked).chain(hybrid).chain(legacy).chain(kernels).map(|(name, run)| Trial::test(name, run));
-    let kernels_crowds = on_each(&FOR_THE_KERNEL, scenarios::WITH_A_CROWD_OF_THE_KERNEL, Image::Bare, unified);
+    let kernels = on_each(&OLD_AND_NEWEST, scenarios::OF_THE_KERNEL, Image::Bare, unified);
+    let engines = on_each(&OLD_AND_NEWEST, scenarios::WITH_ENGINES, Image::Stocked, unified);
+    let most = bare
+        .chain(stocked)
+        .chain(engines)
+        .chain(hybrid)
+        .chain(legacy)
+        .chain(kernels)
+        .map(|(name, run)| Trial::test(name, run));
+    let kernels_crowds = on_each(&OLD_AND_NEWEST, scenarios::WITH_A_CROWD_OF_THE_KERNEL, Image::Bare, unified);
     let crowds = on_each(&ALL_RELEASES, scenarios::WITH_A_CROWD, Image::Bare, unified).chain(kernels_crowds);
     let crowds = crowds.map(|(name, run)| {
         let in_turn = move || {
@@ -74,7 +81,7 @@ fn trials() -> Vec<Trial> {
 const ALL_RELEASES: [usize; 4] = [0, 1, 2, 3];
 /// Since 256, systemd refuses to boot with cgroup v1 (its NEWS).
 const WITH_CGROUP_V1: [usize; 2] = [0, 1];
-const FOR_THE_KERNEL: [usize; 2] = [1, 3];
+const OLD_AND_NEWEST: [usize; 2] = [1, 3];
 
 /// These scenarios on each of these releases, each with its name. Every release begins with another of them: what waits
 /// most of its time does so beside what does not, and two threads begin with two images and not with one lock.

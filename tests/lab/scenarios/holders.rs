@@ -391,6 +391,27 @@ pub(super) fn holder_that_hangs_in_execve_when_it_is_stopped_is_given_up(m: &Mac
     }
 }
 
+/// It is late at the first look, and answers while it is waited for what may be gone in a moment.
+pub(super) fn holder_that_hangs_in_execve_for_a_moment_is_stopped(m: &Machine) {
+    m.given("a leftover that executes another program and hangs in that for 0.9 seconds, and then ignores SIGTERM");
+    let command = "/usr/bin/python3 /opt/lab/inexec.py /run/inexec /run/inexec.pid 0 0.9";
+    m.unit("stuck.service", &format!("[Service]\nExecStart={command}\n"));
+    m.ok("systemctl start stuck.service");
+    m.wait_until("the file system is there", SOON, || m.sh("test -e /run/inexec.pid").status.success());
+    let old = started_guarded_app(m, "8080/tcp 1 clinging /run/inexec")[0];
+    stop_timeout(m, "1s");
+    m.ok(&format!("systemctl stop {APP}"));
+
+    m.when("the service is started in the midst of that");
+    let start = m.sh(&format!("kill -TERM {old}; systemctl start {APP}"));
+
+    m.then("it is found to be a leftover all the same, and the service is up");
+    assert!(start.status.success(), "{start:?}");
+    assert_up_without(m, "8080/tcp", &[old]);
+    finding(m, APP, &[("RELATION", "leftover"), ("ACTION", "stop"), ("HOLDER_PID", &old.to_string())]);
+    assert_names(&sent(m, "SIGKILL", old), &["(sleep)"]);
+}
+
 pub(super) fn holder_that_moves_to_another_cgroup_is_looked_at_again_before_it_is_killed(m: &Machine) {
     const ELSEWHERE: &str = "/sys/fs/cgroup/system.slice/elsewhere.scope";
     m.given("a leftover that answers SIGTERM by moving to the scope of somebody else, and a second for it to end");

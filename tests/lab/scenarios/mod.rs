@@ -271,6 +271,7 @@ pub(crate) const OF_THE_KERNEL: &[(&str, Scenario)] = scenarios![
     holders::killed_holder_that_its_tracer_keeps_is_given_up_and_the_tracer_named,
     holders::holder_that_executes_another_program_is_looked_at_again_before_it_is_killed,
     holders::holder_that_hangs_in_execve_when_it_is_stopped_is_given_up,
+    holders::holder_that_hangs_in_execve_for_a_moment_is_stopped,
     holders::holder_that_moves_to_another_cgroup_is_looked_at_again_before_it_is_killed,
     holders::holder_that_appears_while_another_is_stopped_is_refused,
     hostile::ancestor_that_hangs_in_execve_holds_up_nothing,
@@ -321,14 +322,6 @@ pub(crate) const WITH_SOFTWARE: &[(&str, Scenario)] = scenarios![
     software::sshd_by_socket_activation_passes,
     software::ssh_socket_is_refused_and_what_to_type_frees_its_port,
     software::rpcbind_by_socket_activation_passes,
-    containers::docker_published_port_is_refused_and_its_container_named,
-    containers::docker_port_without_a_proxy_is_refused_and_its_container_named,
-    containers::docker_container_in_the_hosts_network_is_refused_and_named,
-    containers::hung_docker_costs_a_moment_and_the_name,
-    containers::hung_docker_does_not_get_its_proxy_stopped,
-    containers::podman_published_port_is_refused_and_its_container_named,
-    containers::podman_container_in_the_hosts_network_is_refused_and_named,
-    containers::podman_container_that_passes_for_its_monitor_is_named_all_the_same,
     containers::nspawn_machine_is_refused_and_named,
     containers::nspawn_machine_that_machined_does_not_know_is_refused_and_named,
     containers::nspawn_service_is_refused_and_its_machine_named,
@@ -353,6 +346,18 @@ pub(crate) const WITH_SOFTWARE: &[(&str, Scenario)] = scenarios![
     journals::journal_views_show_the_refusals_of_a_host_and_of_a_fleet,
     // The machines of this image alone may have a time namespace.
     faults::clock_that_jumps_holds_up_no_start,
+];
+
+/// Those with the engines of containers, in a machine of the stocked image; they run on the same two as what is the kernel's.
+pub(crate) const WITH_ENGINES: &[(&str, Scenario)] = scenarios![
+    containers::docker_published_port_is_refused_and_its_container_named,
+    containers::docker_port_without_a_proxy_is_refused_and_its_container_named,
+    containers::docker_container_in_the_hosts_network_is_refused_and_named,
+    containers::hung_docker_costs_a_moment_and_the_name,
+    containers::hung_docker_does_not_get_its_proxy_stopped,
+    containers::podman_published_port_is_refused_and_its_container_named,
+    containers::podman_container_in_the_hosts_network_is_refused_and_named,
+    containers::podman_container_that_passes_for_its_monitor_is_named_all_the_same,
 ];
 
 /// Those of hosts with cgroup v1 beside v2, which run on the releases that boot there: systemd 247 and 252.
