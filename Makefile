@@ -86,7 +86,8 @@ demo: tools build
 	PORTGUARD_UNDER_TEST=$(CURDIR)/$(BINARY) $(TEST) --quiet --test demo
 
 # What it costs, against what is used instead. KILLPORT=1 builds killport as well; GROWTH=1 goes on to ten full hosts;
-# TIMES=told measures less often, and holds it to all bounds but those of times, for a machine that does other things as well.
+# TIMES=told measures less often, and holds it to all bounds but those of times, and to half of the ratios that are far from theirs,
+# for a machine that does other things as well.
 bench: build
 	@tests/lab/tools bench
 	$(if $(KILLPORT),$(CARGO) install --quiet --locked --root target/bench-tools killport@2.0.2)

@@ -31,7 +31,7 @@ const MAX_STOPS: usize = 8;
 
 /// A look that takes so long is said to have.
 const LONG: Duration = Duration::from_secs(1);
-const TO_THE_END: &str = "looking at all open files of all processes";
+const TO_THE_END: &str = "looking at all that is there, and at all open files of all processes,";
 
 /// How long that gets which may be gone in a moment. systemd does not wait for all that it has killed.
 const AFTERMATH: Duration = Duration::from_secs(1);
@@ -200,7 +200,7 @@ impl Guard<'_> {
         let (look, verdict) = self.judged(deadlines.is_waiting());
         // However long it was looked.
         let is_in_the_dark =
-            enough(&verdict, self.rules) == Some(Thorough::ToTheEnd) && self.misses_somebody(&look, &verdict);
+            enough(&verdict, self.rules) == Some(Thorough::ToTheEnd) && misses_somebody(&look, &verdict);
         let verdict = Rc::new(if is_in_the_dark { unseen(verdict) } else { verdict });
         self.listen_for_the_units_own(&look);
         // What was seen may not be the whole then.
@@ -441,17 +441,6 @@ impl Guard<'_> {
         }
     }
 
-    /// Whether somebody was not looked at who might be in the way, however long it was looked. One who hangs, or changes all the
-    /// time, counts where a pass is to be sure, or where he was seen with a socket: anybody could keep any unit from being replaced
-    /// like that.
-    fn misses_somebody(&self, look: &Look, verdict: &Verdict) -> bool {
-        let would_pass = matches!(verdict, Verdict::Pass(_));
-        let is_unsure = || look.late().next().is_some() || look.scene.blind_spots.contains(&BlindSpot::Unsteady);
-        look.has_passed_over()
-            || (would_pass && is_unsure())
-            || look.late().any(|pid| self.place.has_seen_with_a_socket(pid))
-    }
-
     fn unchecked(&self) -> Outcome {
         Outcome::NotPermitted(format!("could not be checked, which on-blind refuses{}", self.after()))
     }
@@ -609,6 +598,13 @@ fn enough(verdict: &Verdict, rules: &Rules) -> Option<Thorough> {
             has_manager.then_some(Thorough::Always)
         }
     }
+}
+
+/// Whether somebody was not looked at who might be in the way, however long it was looked. One who hangs counts where a pass is to
+/// be sure alone: he could keep any unit from being replaced.
+fn misses_somebody(look: &Look, verdict: &Verdict) -> bool {
+    let would_pass = matches!(verdict, Verdict::Pass(_));
+    look.has_passed_over() || (would_pass && look.late().next().is_some())
 }
 
 /// What is up is not touched, and with it nothing is stopped of what was to be; nor does a start pass beside a manager's socket.

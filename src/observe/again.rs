@@ -7,7 +7,7 @@ use super::proc::{self, Facts, ProcError};
 use crate::interrupt::Interrupt;
 use crate::model::{Inode, Pid};
 
-/// Looks at one after the other. Who is late is not looked at any more, here or in a later look.
+/// Looks at one after the other. Who is late is not looked at any more, here or in a later look, as long as somebody hangs.
 pub struct Again<'a> {
     proc: &'a Path,
     interrupt: &'a Interrupt,

@@ -56,7 +56,7 @@ pub const REST: Duration = Duration::from_millis(500);
 /// What the searches of a run share.
 #[derive(Clone, Debug)]
 pub struct SoFar {
-    /// Those that were late: they cost their time once, and are not worth another look.
+    /// Those that were late: as long as somebody hangs, they are not worth another look.
     pub late: RefCell<Vec<Pid>>,
     /// Those who had a socket. They are among the first who are looked at: nobody who was seen is forgotten for want of time.
     found: RefCell<BTreeSet<Pid>>,
@@ -238,10 +238,6 @@ impl SoFar {
     fn remember(&self, holders: &Holders) -> &Self {
         self.found.borrow_mut().extend(holders.by_inode.values().flatten());
         self
-    }
-
-    pub(super) fn has_found(&self, pid: Pid) -> bool {
-        self.found.borrow().contains(&pid)
     }
 
     /// Who was found, after these, each once.
@@ -616,13 +612,13 @@ impl<'a> Aside<'a> {
                 question.answer();
                 false
             }
-            Err(Unanswered::Late) => {
-                progress.is_given_up.store(true, Ordering::Relaxed);
-                !self.interrupt.has_come()
-            }
+            Err(Unanswered::Late) => !self.interrupt.has_come(),
         };
         self.so_far.spent(progress.spent());
-        (progress.open(), is_late)
+        let open = progress.open();
+        // After that, as what is broken off is none of it.
+        progress.is_given_up.store(true, Ordering::Relaxed);
+        (open, is_late)
     }
 }
 
@@ -937,7 +933,7 @@ mod tests {
         let nobody = Pid(i32::MAX);
         spent.found.borrow_mut().insert(nobody);
         let again = look(Thorough::Always, &spent, &[other]);
-        assert!(spent.has_found(own_pid()) && !spent.has_found(nobody));
+        assert!(spent.found.borrow().contains(&own_pid()) && !spent.found.borrow().contains(&nobody));
         assert!(again.has(other, own_pid()) && again.passed_over > 0, "{again:?}");
         let enough = so_far(Duration::from_mins(1));
         let whole = look(Thorough::Always, &enough, &[known]);

@@ -212,12 +212,6 @@ impl Place {
         }
     }
 
-    /// Whether this process has had one of the sockets at any look of this run.
-    #[must_use]
-    pub fn has_seen_with_a_socket(&self, pid: Pid) -> bool {
-        self.searches.has_found(pid)
-    }
-
     /// For what is to be signalled.
     #[must_use]
     pub fn again<'a>(&'a self, interrupt: &'a Interrupt) -> Again<'a> {

@@ -447,7 +447,7 @@ impl Machine {
         while !is_so() {
             let waited = began.elapsed();
             assert!(waited < patience, "not within {patience:?} in {}: {what}", self.release.name);
-            thread::sleep((waited / 16).clamp(Duration::from_millis(50), Duration::from_millis(250)));
+            thread::sleep((waited / 32).clamp(Duration::from_millis(50), Duration::from_millis(250)));
         }
     }
 }

@@ -57,14 +57,7 @@ fn trials() -> Vec<Trial> {
     let hybrid = on_each(&WITH_CGROUP_V1, scenarios::ON_HYBRID_CGROUPS, Image::Bare, Hierarchy::Hybrid);
     let legacy = on_each(&WITH_CGROUP_V1, scenarios::ON_LEGACY_CGROUPS, Image::Bare, Hierarchy::Legacy);
     let kernels = on_each(&OLD_AND_NEWEST, scenarios::OF_THE_KERNEL, Image::Bare, unified);
-    let engines = on_each(&OLD_AND_NEWEST, scenarios::WITH_ENGINES, Image::Stocked, unified);
-    let most = bare
-        .chain(stocked)
-        .chain(engines)
-        .chain(hybrid)
-        .chain(legacy)
-        .chain(kernels)
-        .map(|(name, run)| Trial::test(name, run));
+    let most = bare.chain(stocked).chain(hybrid).chain(legacy).chain(kernels).map(|(name, run)| Trial::test(name, run));
     let kernels_crowds = on_each(&OLD_AND_NEWEST, scenarios::WITH_A_CROWD_OF_THE_KERNEL, Image::Bare, unified);
     let crowds = on_each(&ALL_RELEASES, scenarios::WITH_A_CROWD, Image::Bare, unified).chain(kernels_crowds);
     let crowds = crowds.map(|(name, run)| {

@@ -216,6 +216,15 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     checks::audit_names_what_a_stop_has_left,
     checks::suggest_names_ports_that_nobody_claims,
     checks::checks_of_a_user_ask_the_users_manager,
+    faults::run_that_is_read_only_or_full_holds_up_no_start,
+    faults::denied_netlink_leaves_the_tables_of_proc,
+    faults::kernel_without_pidfds_gets_nobody_signalled,
+    faults::missing_cgroups_leave_what_processes_say,
+    refusals::passed_socket_does_not_get_its_receiver_killed,
+    crowds::leftover_is_not_stopped_beside_another_socket_of_its_own_unit,
+    kinds::holder_that_no_table_shows_is_refused,
+    holders::holder_that_hangs_in_execve_when_it_is_stopped_is_given_up,
+    holders::holder_that_moves_to_another_cgroup_is_looked_at_again_before_it_is_killed,
 ];
 
 /// Those of what is the kernel's and portguard's own matter, and the same whichever systemd it is: which addresses collide, what
@@ -225,12 +234,7 @@ pub(crate) const OF_THE_KERNEL: &[(&str, Scenario)] = scenarios![
     leftovers::every_process_that_holds_the_port_goes,
     leftovers::leader_thread_dead_still_found,
     faults::more_processes_hang_in_execve_than_there_is_time_for,
-    faults::run_that_is_read_only_or_full_holds_up_no_start,
-    faults::denied_netlink_leaves_the_tables_of_proc,
-    faults::kernel_without_pidfds_gets_nobody_signalled,
-    faults::missing_cgroups_leave_what_processes_say,
     refusals::broken_policy_is_78_and_touches_nothing,
-    refusals::passed_socket_does_not_get_its_receiver_killed,
     refusals::untrusted_policy_is_78_and_touches_nothing,
     attacks::programs_that_carry_others_are_not_signalled_in_the_own_cgroup,
     attacks::umask_of_one_service_does_not_hinder_another,
@@ -247,7 +251,6 @@ pub(crate) const OF_THE_KERNEL: &[(&str, Scenario)] = scenarios![
     crowds::leftover_is_not_stopped_beside_a_foreign_listener_at_another_address,
     crowds::leftover_is_not_stopped_beside_a_foreign_socket_that_waits_for_nobody,
     crowds::leftover_is_not_stopped_beside_a_foreign_socket_that_has_a_peer_by_udp,
-    crowds::leftover_is_not_stopped_beside_another_socket_of_its_own_unit,
     crowds::leftover_is_stopped_beside_a_foreign_socket_that_is_in_nobodys_way,
     crowds::foreign_listener_is_refused_and_a_leftover_at_another_address_is_left_alone,
     crowds::foreign_listeners_of_both_families_are_both_named,
@@ -260,7 +263,6 @@ pub(crate) const OF_THE_KERNEL: &[(&str, Scenario)] = scenarios![
     kinds::end_of_a_connection_that_no_process_has_is_waited_for,
     kinds::socket_in_a_message_that_nobody_reads_is_refused,
     kinds::socket_in_an_io_uring_is_refused,
-    kinds::holder_that_no_table_shows_is_refused,
     waits::wait_for_more_sockets_than_files_may_be_open_is_woken,
     waits::wait_beside_what_is_free_and_comes_and_goes_takes_no_processor,
     waits::holder_that_closes_its_socket_ends_the_wait_at_once,
@@ -270,9 +272,7 @@ pub(crate) const OF_THE_KERNEL: &[(&str, Scenario)] = scenarios![
     holders::traced_holder_is_killed_when_its_time_is_over,
     holders::killed_holder_that_its_tracer_keeps_is_given_up_and_the_tracer_named,
     holders::holder_that_executes_another_program_is_looked_at_again_before_it_is_killed,
-    holders::holder_that_hangs_in_execve_when_it_is_stopped_is_given_up,
     holders::holder_that_hangs_in_execve_for_a_moment_is_stopped,
-    holders::holder_that_moves_to_another_cgroup_is_looked_at_again_before_it_is_killed,
     holders::holder_that_appears_while_another_is_stopped_is_refused,
     hostile::ancestor_that_hangs_in_execve_holds_up_nothing,
     hostile::file_with_a_path_that_is_too_long_hides_no_holder,
@@ -322,6 +322,14 @@ pub(crate) const WITH_SOFTWARE: &[(&str, Scenario)] = scenarios![
     software::sshd_by_socket_activation_passes,
     software::ssh_socket_is_refused_and_what_to_type_frees_its_port,
     software::rpcbind_by_socket_activation_passes,
+    containers::docker_published_port_is_refused_and_its_container_named,
+    containers::docker_port_without_a_proxy_is_refused_and_its_container_named,
+    containers::docker_container_in_the_hosts_network_is_refused_and_named,
+    containers::hung_docker_costs_a_moment_and_the_name,
+    containers::hung_docker_does_not_get_its_proxy_stopped,
+    containers::podman_published_port_is_refused_and_its_container_named,
+    containers::podman_container_in_the_hosts_network_is_refused_and_named,
+    containers::podman_container_that_passes_for_its_monitor_is_named_all_the_same,
     containers::nspawn_machine_is_refused_and_named,
     containers::nspawn_machine_that_machined_does_not_know_is_refused_and_named,
     containers::nspawn_service_is_refused_and_its_machine_named,
@@ -346,18 +354,6 @@ pub(crate) const WITH_SOFTWARE: &[(&str, Scenario)] = scenarios![
     journals::journal_views_show_the_refusals_of_a_host_and_of_a_fleet,
     // The machines of this image alone may have a time namespace.
     faults::clock_that_jumps_holds_up_no_start,
-];
-
-/// Those with the engines of containers, in a machine of the stocked image; they run on the same two as what is the kernel's.
-pub(crate) const WITH_ENGINES: &[(&str, Scenario)] = scenarios![
-    containers::docker_published_port_is_refused_and_its_container_named,
-    containers::docker_port_without_a_proxy_is_refused_and_its_container_named,
-    containers::docker_container_in_the_hosts_network_is_refused_and_named,
-    containers::hung_docker_costs_a_moment_and_the_name,
-    containers::hung_docker_does_not_get_its_proxy_stopped,
-    containers::podman_published_port_is_refused_and_its_container_named,
-    containers::podman_container_in_the_hosts_network_is_refused_and_named,
-    containers::podman_container_that_passes_for_its_monitor_is_named_all_the_same,
 ];
 
 /// Those of hosts with cgroup v1 beside v2, which run on the releases that boot there: systemd 247 and 252.
