@@ -127,7 +127,7 @@ MUTANTS = 27.1.0
 # Which lines the unit tests and the lab run, both together. COVERAGE=trixie:: on another release, COVERAGE= on all.
 coverage: COVERAGE = bookworm::
 coverage: tools deb next-deb
-	COVERAGE='$(COVERAGE)' tests/coverage
+	COVERAGE='$(COVERAGE)' TEST='$(TEST)' tests/coverage
 
 # What may become part of it: licences, versions, where it comes from; deny.toml.
 deny:
