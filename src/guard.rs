@@ -671,25 +671,14 @@ fn targets<'a>(findings: &'a [Finding], pins: &'a Pins) -> Vec<Target<'a>> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::model::{Endpoint, Host, LookalikeRule, Port, Protocol, StaleRule, StopRules};
 
-    fn endpoint() -> Endpoint {
-        Endpoint { host: Host::Any, port: Port::new(8080).unwrap(), protocol: Protocol::Tcp }
-    }
-
-    fn rules(on_blind: BlindRule, on_foreign: ForeignRule) -> Rules {
-        Rules {
-            endpoints: vec![endpoint()],
-            reuse_address: true,
-            on_stale: StaleRule::Stop,
-            on_foreign,
-            on_lookalike: LookalikeRule::AsForeign,
-            on_blind,
-            replaces: Vec::new(),
-            wait: None,
-            stop: StopRules::default(),
-        }
+    fn rules(defaults: &str) -> Rules {
+        let text = format!("[defaults]\n{defaults}\n[unit.\"app.service\"]\nports = [\"8080/tcp\"]\n");
+        let policy = policy::Policy::parse(&text, Path::new("portguard.toml")).unwrap();
+        policy.rules_for(&"app.service".parse().unwrap(), &|_| None, &[]).unwrap()
     }
 
     /// As it is where systemd makes the listeners of socket units in their own cgroups (`socket_address_listen_in_cgroup()`, v257
@@ -697,7 +686,7 @@ mod tests {
     #[test]
     fn a_manager_is_one_also_where_only_the_birth_of_its_socket_tells() {
         let finding = |relation| Finding {
-            endpoint: endpoint(),
+            endpoint: rules("").endpoints[0],
             socket: None,
             holder: None,
             birthplace: None,
@@ -707,17 +696,14 @@ mod tests {
             unit_state: ActiveState::Unknown,
         };
         let own = Verdict::Pass(vec![finding(Relation::OwnSocketUnit("app.socket".parse().unwrap()))]);
-        for (on_blind, on_foreign, expected) in [
-            (BlindRule::Allow, ForeignRule::Refuse, Thorough::Always),
-            (BlindRule::Refuse, ForeignRule::Refuse, Thorough::ToTheEnd),
-            (BlindRule::Refuse, ForeignRule::Ignore, Thorough::Always),
-        ] {
-            assert_eq!(enough(&own, &rules(on_blind, on_foreign)), Some(expected), "{on_blind:?} {on_foreign:?}");
+        let (strict, lax) = ("on-blind = \"refuse\"", "on-blind = \"refuse\"\non-foreign = \"ignore\"");
+        for (defaults, expected) in [("", Thorough::Always), (strict, Thorough::ToTheEnd), (lax, Thorough::Always)] {
+            assert_eq!(enough(&own, &rules(defaults)), Some(expected), "{defaults}");
         }
         let refused = |verdict: &Verdict| verdict.findings().iter().all(|finding| finding.action == Action::Refuse);
         assert!(refused(&unseen(own)));
         let others = Verdict::Pass(vec![finding(Relation::KernelHeld)]);
-        assert_eq!(enough(&others, &rules(BlindRule::Refuse, ForeignRule::Ignore)), None);
+        assert_eq!(enough(&others, &rules(lax)), None);
         assert!(!refused(&unseen(others)));
     }
 }

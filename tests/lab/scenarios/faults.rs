@@ -654,6 +654,14 @@ pub(super) fn processes_hang(m: &Machine, arguments: &str) {
     m.wait_until("they hang", SOON, || m.sh(&format!("test -s /run/inexec.pids && {stuck}")).status.success());
 }
 
+/// Whoever has the file /run/inexec open hangs as it is closed, in execve(2) as well: for ever, or for so many seconds. By stuck.service.
+pub(super) fn file_hangs_who_closes_it(m: &Machine, seconds: &str) {
+    let command = format!("/usr/bin/python3 /opt/lab/inexec.py /run/inexec /run/inexec.pid 0 {seconds}");
+    m.unit("stuck.service", &format!("[Service]\nExecStart={command}\n"));
+    m.ok("systemctl start stuck.service");
+    m.wait_until("the file system is there", SOON, || m.sh("test -e /run/inexec.pid").status.success());
+}
+
 pub(super) fn hang_no_more(m: &Machine) {
     m.ok("systemctl kill --signal=KILL stuck.service");
     m.wait_until("they are gone", SOON, || !m.sh("systemctl is-active stuck.service").status.success());

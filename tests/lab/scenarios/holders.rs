@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use super::faults::{BOUND, guard_took};
+use super::faults::{BOUND, file_hangs_who_closes_it, guard_took};
 use super::hostile::limit_the_guard;
 use super::predecessors::app_replaces;
 use super::time::{held_by_web, impatient, stop_timeout};
@@ -344,12 +344,7 @@ pub(super) fn holder_that_hangs_in_execve_when_it_is_stopped_is_given_up(m: &Mac
         m.given(&format!(
             "{workers} leftovers that answer SIGTERM by executing another program and hang in that, and a second for them to end"
         ));
-        m.unit(
-            "stuck.service",
-            "[Service]\nExecStart=/usr/bin/python3 /opt/lab/inexec.py /run/inexec /run/inexec.pid 0\n",
-        );
-        m.ok("systemctl start stuck.service");
-        m.wait_until("the file system is there", SOON, || m.sh("test -e /run/inexec.pid").status.success());
+        file_hangs_who_closes_it(m, "");
         let stuck = m.main_pid("stuck.service");
         let old = started_guarded_app(m, &format!("8080/tcp {workers} clinging /run/inexec"));
         stop_timeout(m, "1s");
@@ -394,10 +389,7 @@ pub(super) fn holder_that_hangs_in_execve_when_it_is_stopped_is_given_up(m: &Mac
 /// It is late at the first look, and answers while it is waited for what may be gone in a moment.
 pub(super) fn holder_that_hangs_in_execve_for_a_moment_is_stopped(m: &Machine) {
     m.given("a leftover that executes another program and hangs in that for 0.9 seconds, and then ignores SIGTERM");
-    let command = "/usr/bin/python3 /opt/lab/inexec.py /run/inexec /run/inexec.pid 0 0.9";
-    m.unit("stuck.service", &format!("[Service]\nExecStart={command}\n"));
-    m.ok("systemctl start stuck.service");
-    m.wait_until("the file system is there", SOON, || m.sh("test -e /run/inexec.pid").status.success());
+    file_hangs_who_closes_it(m, "0.9");
     let old = started_guarded_app(m, "8080/tcp 1 clinging /run/inexec")[0];
     stop_timeout(m, "1s");
     m.ok(&format!("systemctl stop {APP}"));

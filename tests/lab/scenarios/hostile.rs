@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::addresses::{assert_replaced, leftover_of_app};
-use super::faults::{BOUND, assert_in_time, guard_took, hang_no_more, processes_hang};
+use super::faults::{BOUND, assert_in_time, file_hangs_who_closes_it, guard_took, hang_no_more, processes_hang};
 use super::leftovers::{ELSEWHERE, inhabited_elsewhere};
 use super::predecessors::app_replaces;
 use super::users::{alices_manager, as_alice, user_unit};
@@ -96,9 +96,8 @@ pub(super) fn sockets_that_are_very_many_are_refused_in_time_and_with_little_mem
 pub(super) fn ancestor_that_hangs_in_execve_holds_up_nothing(m: &Machine) {
     m.given("a leftover, and a process that runs portguard and then hangs in execve(2)");
     let old = started_guarded_app(m, "8080/tcp");
-    m.unit("stuck.service", "[Service]\nExecStart=/usr/bin/python3 /opt/lab/inexec.py /run/inexec /run/inexec.pid 0\n");
-    m.ok("systemctl stop app.service; systemctl start stuck.service");
-    m.wait_until("the file system is there", SOON, || m.sh("test -e /run/inexec.pid").status.success());
+    m.ok("systemctl stop app.service");
+    file_hangs_who_closes_it(m, "");
     m.write(
         "/opt/lab/wrapper.py",
         "import os, time\nif os.fork():\n    kept = os.open(\"/run/inexec\", os.O_RDONLY)\n    \
