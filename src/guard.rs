@@ -31,7 +31,7 @@ const MAX_STOPS: usize = 8;
 
 /// A look that takes so long is said to have.
 const LONG: Duration = Duration::from_secs(1);
-const TO_THE_END: &str = "looking at all that is there, and at all open files of all processes,";
+const TO_THE_END: &str = "looking for all who may have the port, in all open files of all processes,";
 
 /// How long that gets which may be gone in a moment. systemd does not wait for all that it has killed.
 const AFTERMATH: Duration = Duration::from_secs(1);
@@ -180,6 +180,7 @@ impl Guard<'_> {
                 Ok(round @ (Round::Stopped | Round::Settled)) => {
                     self.wait.is_over();
                     self.stops += 1;
+                    self.place.forget_who_was_late();
                     if matches!(round, Round::Stopped) {
                         deadlines.stopped();
                         // Whoever was looked for so long was found. What is there now may be gone in a moment.
@@ -208,8 +209,9 @@ impl Guard<'_> {
             return Ok(Round::Waited);
         }
         deadlines.know(&look, &self.place.roots.run);
-        if !is_in_the_dark && (self.aftermath(&verdict, &look, deadlines)? || self.has_to_look_further(&verdict, &look))
-        {
+        // Nothing is waited for where there was no time for somebody.
+        let may_change = !is_in_the_dark || !look.has_passed_over();
+        if may_change && (self.aftermath(&verdict, &look, deadlines)? || self.has_to_look_further(&verdict, &look)) {
             return Ok(Round::Waited);
         }
         self.tell(&look, &verdict);
@@ -322,7 +324,7 @@ impl Guard<'_> {
     }
 
     /// Whether all that is refused may be gone in a moment: what is of units that went down under our eyes, what no process
-    /// has, and what has changed during each of several looks. Waits for that.
+    /// has, what has changed during each of several looks, and for whom it is refused that hangs. Waits for that.
     ///
     /// Whoever ends has no open files any more before its sockets are closed (`exit_files()` and `exit_task_work()`, Linux
     /// `do_exit()`, `kernel/exit.c`), and those of its `io_uring` are closed in the kernel's own time. Where not every process
@@ -365,6 +367,7 @@ impl Guard<'_> {
                 || (finding.relation == Relation::Client && finding.holder.is_none() && !self.stopped.is_nothing())
                 || was_going(finding, ActiveState::Down)
                 || was_going(finding, ActiveState::Unknown)
+                || finding.obstacle == Some(Obstacle::Unseen)
                 || (was_told && finding.obstacle == Some(Obstacle::Untold))
         };
         if !look.scene.blind_spots.contains(&BlindSpot::Unsteady) && !refused.iter().all(may_be_gone) {

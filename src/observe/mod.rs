@@ -242,6 +242,7 @@ impl Place {
                 }
                 return look;
             }
+            self.forget_who_was_late();
             looks += 1;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::faults::{assert_in_time, hang_no_more, processes_hang};
+use super::faults::{assert_in_time, file_hangs_who_closes_it, hang_no_more, processes_hang};
 use super::sockets::activated_app;
 use super::{
     APP, SOON, app_service, assert_names, assert_nobody_signalled, finding, message, policy, while_systemd_is_silent,
@@ -137,4 +137,20 @@ pub(super) fn own_socket_unit_beside_somebody_who_hangs_is_refused_if_the_policy
 
     m.then("it is up");
     assert!(start.status.success(), "{start:?}");
+    m.stop(APP);
+
+    m.given("a process that is to hang in execve(2) for 0.9 seconds");
+    file_hangs_who_closes_it(m, "0.9");
+    m.ok("mkfifo /run/go");
+    let hanging = "open my $go, q(</run/go); open F, q(</run/inexec); exec qw(sleep infinity)";
+    m.unit("hanging.service", &format!("[Service]\nExecStart=/usr/bin/perl -e '{hanging}'\n"));
+    m.ok("systemctl start hanging.service");
+    m.forget_journal();
+
+    m.when("the service is started in the midst of that");
+    let start = m.sh(&format!("echo >/run/go; sleep 0.05; systemctl start {APP}"));
+
+    m.then("that is waited for, and it is up in time");
+    assert!(start.status.success(), "{start:?}");
+    assert_in_time(m);
 }

@@ -153,6 +153,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = scenarios![
     sockets::own_socket_unit_passes_beside_an_idle_unit,
     sockets::own_socket_unit_passes_while_other_units_start,
     sockets::worker_that_shares_the_own_listener_is_stopped,
+    sockets::worker_that_hangs_in_execve_for_a_moment_and_shares_the_own_listener_is_stopped,
     sockets::several_socket_units_of_one_service_pass,
     sockets::service_whose_standard_input_is_the_listener_passes,
     sockets::instance_for_one_connection_passes,

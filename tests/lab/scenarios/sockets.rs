@@ -1,6 +1,8 @@
 //! Socket activation: the port is held by PID 1, which nobody may signal, because SIGTERM makes it re-execute itself.
 
+use super::faults::file_hangs_who_closes_it;
 use super::predecessors::{app_replaces, replaces};
+use super::time::stop_timeout;
 use super::{
     APP, SOON, app_service, assert_names, assert_next_shows, assert_unharmed, assert_up_without, field, finding, guard,
     message, policy, policy_for_app, refused, type_next,
@@ -477,6 +479,49 @@ pub(super) fn replaced_socket_unit_is_stopped_by_systemd(m: &Machine) {
 /// Differs after every exec of PID 1: its auxiliary vector holds addresses that the kernel then draws anew.
 pub(super) fn manager_image(m: &Machine) -> String {
     m.ok("cksum /proc/1/auxv")
+}
+
+/// Whoever hangs for a moment at the first look is looked at again once somebody else was stopped, though the start could pass.
+pub(super) fn worker_that_hangs_in_execve_for_a_moment_and_shares_the_own_listener_is_stopped(m: &Machine) {
+    m.given("a guarded service with a socket unit, and two workers outside that have the listener: one ignores SIGTERM, one executes another program and hangs in that for 0.9 seconds");
+    file_hangs_who_closes_it(m, "0.9");
+    let moves = "mkdir -p /sys/fs/cgroup/nobodys; echo 0 >/sys/fs/cgroup/nobodys/cgroup.procs; ";
+    m.write("/run/deaf", format!("{moves} trap '' TERM; exec sleep infinity\n"));
+    m.write(
+        "/run/clinging",
+        format!(
+            "{moves} exec perl -e '$SIG{{TERM}} = sub {{ exec qw(sleep infinity) }}; open F, q(/run/inexec); sleep'\n"
+        ),
+    );
+    m.unit("app.socket", "[Socket]\nListenStream=8080\n");
+    m.unit(
+        APP,
+        "[Service]\nKillMode=process\nExecStart=/bin/sh -c 'sh /run/deaf & sh /run/clinging & exec python3 /opt/lab/activated.py'\n",
+    );
+    stop_timeout(m, "1s");
+    guard(m, APP);
+    m.ok(&format!("systemctl start app.socket {APP}"));
+    let who = |program: &str| {
+        let script = format!(
+            "for pid in $(cat /sys/fs/cgroup/nobodys/cgroup.procs); do grep -qx {program} /proc/$pid/comm && echo $pid; done"
+        );
+        m.sh(&script).stdout.trim().parse::<u32>().ok()
+    };
+    m.wait_until("the workers are there", SOON, || who("sleep").is_some() && who("perl").is_some());
+    let (deaf, clinging) = (who("sleep").expect("a worker"), who("perl").expect("a worker"));
+    m.ok(&format!("systemctl stop {APP}"));
+
+    m.when("the service is started in the midst of that");
+    let start = m.sh(&format!("kill -TERM {clinging}; systemctl start {APP}"));
+
+    m.then("both are stopped, and the service is up");
+    assert!(start.status.success(), "{start:?}");
+    for pid in [deaf, clinging] {
+        finding(m, APP, &[("RELATION", "escaped"), ("ACTION", "stop"), ("HOLDER_PID", &pid.to_string())]);
+        m.wait_until("it is gone", SOON, || !m.alive(pid));
+    }
+    assert_names(&m.journal(APP), &["could not be listed in time"]);
+    assert_eq!(m.connect(8080).stdout.trim(), "served by activation");
 }
 
 /// PID 1 has the listener for the unit, as it should, and so has somebody who must not: he would take connections.
