@@ -85,8 +85,12 @@ impl<T> Listener<T> {
 pub(crate) fn spawn<T: Send + 'static>(
     work: impl FnOnce(Teller<T>) + Send + 'static,
 ) -> Result<Conversation<T>, String> {
+    // Where it is not said, the environment does (`RUST_MIN_STACK`), and of that the unit's user may have a say.
+    const STACK_BYTES: usize = 2 * 1024 * 1024;
     // Boxed, so that what makes a thread is in the binary once.
-    let start = |work: Box<dyn FnOnce() + Send>| thread::Builder::new().name("aside".to_owned()).spawn(work);
+    let start = |work: Box<dyn FnOnce() + Send>| {
+        thread::Builder::new().name("aside".to_owned()).stack_size(STACK_BYTES).spawn(work)
+    };
     let (teller, listener) = channel().map_err(|error| error.to_string())?;
     let thread = start(Box::new(move || work(teller))).map_err(|error| format!("no thread for it: {error}"))?;
     Ok(Conversation { listener, thread })

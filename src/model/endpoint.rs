@@ -124,6 +124,17 @@ impl Endpoint {
         v4.chain(v6).map(move |ip| SocketAddr::new(ip, port))
     }
 
+    /// At which addresses all sockets are that stand in its way ([`Self::conflicts_with`]), a v4-mapped one as the IPv4 address that
+    /// it is; `None`: they may be at any.
+    #[must_use]
+    pub fn addresses_in_the_way(&self) -> Option<Vec<IpAddr>> {
+        let everywhere = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        let Host::Ip(ip) = self.host else { return None };
+        let ip = ip.to_canonical();
+        let of_ipv4 = ip.is_ipv4().then_some(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        (!ip.is_unspecified()).then(|| of_ipv4.into_iter().chain([ip, everywhere]).collect())
+    }
+
     fn reach(&self) -> Reach {
         match self.host {
             Host::Any => Reach::of(IpAddr::V6(Ipv6Addr::UNSPECIFIED), false),
@@ -772,6 +783,30 @@ mod tests {
         for (endpoint, bound, v6only, conflict) in CONFLICTS {
             let said = only_endpoint(endpoint).conflicts_with(bound.parse().unwrap(), *v6only);
             assert_eq!(said, *conflict, "{endpoint} beside {bound} (v6only {v6only})");
+        }
+    }
+
+    #[test]
+    fn all_that_is_in_the_way_is_at_one_of_few_addresses_or_may_be_at_any() {
+        for (endpoint, bound, _, _) in CONFLICTS.iter().filter(|(_, _, _, conflict)| *conflict) {
+            let (addresses, bound) =
+                (only_endpoint(endpoint).addresses_in_the_way(), bound.parse::<SocketAddr>().unwrap());
+            assert!(
+                addresses.is_none_or(|addresses| addresses.contains(&bound.ip().to_canonical())),
+                "{endpoint} {bound}"
+            );
+        }
+        for (host, expected) in [
+            ("*", None),
+            ("0.0.0.0", None),
+            ("[::]", None),
+            ("10.0.0.1", Some("0.0.0.0 10.0.0.1 ::")),
+            ("[::ffff:10.0.0.1]", Some("0.0.0.0 10.0.0.1 ::")),
+            ("[2001:db8::1]", Some("2001:db8::1 ::")),
+        ] {
+            let addresses = only_endpoint(&format!("{host}:80")).addresses_in_the_way();
+            let shown = addresses.map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
+            assert_eq!(shown.as_deref(), expected, "{host}");
         }
     }
 

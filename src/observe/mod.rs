@@ -46,7 +46,7 @@ use container::{Docker, Trace};
 use holders::{Holders, Search, Sight, SoFar, Thorough};
 use pin::Pins;
 use proc::ProcError;
-use sock_diag::{Closings, SockDiagError};
+use sock_diag::{Closings, SockDiagError, Wish};
 use systemd::{Answer, Question};
 
 /// The bus, and after it `systemctl`, have so long to answer.
@@ -357,7 +357,7 @@ impl Place {
     }
 
     fn sockets_of(&self, ports: &[(Protocol, Port)], interrupt: &Interrupt) -> Result<Vec<Socket>, String> {
-        let waiting = match sock_diag::listeners(ports, &|_| true) {
+        let waiting = match sock_diag::listeners(ports, &Wish::all(interrupt)) {
             Ok(sockets) => sockets,
             Err(netlink) => return self.sockets_of_proc(ports, netlink, interrupt),
         };
@@ -368,7 +368,7 @@ impl Place {
         if open.is_empty() || open.len() > sock_diag::PORTS_ASKED_ONE_BY_ONE {
             return Ok(waiting);
         }
-        let others = sock_diag::others(&open, interrupt, &|_| true)
+        let others = sock_diag::others(&open, &Wish::all(interrupt))
             .or_else(|netlink| self.sockets_of_proc(&open, netlink, interrupt))?;
         Ok(waiting.into_iter().chain(others).collect())
     }
@@ -511,6 +511,11 @@ impl Place {
             let at_port = endpoints.get(&(socket.protocol, socket.local.port()));
             at_port.is_some_and(|endpoints| endpoints.iter().any(|endpoint| endpoint.is_contested_by(socket)))
         };
+        let bound_to = |protocol, port: Port| {
+            let at_port = endpoints.get(&(protocol, port.get()))?;
+            let each = at_port.iter().map(|endpoint| endpoint.addresses_in_the_way());
+            each.collect::<Option<Vec<_>>>().map(|addresses| addresses.into_iter().flatten().collect())
+        };
         let mut fallback = None;
         let mut of_proc = |netlink| {
             fallback = Some(netlink);
@@ -518,20 +523,22 @@ impl Place {
             all.retain(is_contested);
             Ok::<_, String>(all)
         };
-        let (waiting, rest): (Vec<_>, Vec<_>) = match sock_diag::listeners(wanted, &is_contested) {
-            Ok(waiting) => {
-                let are_explained = are_explained(probed, &waiting);
-                if are_explained && !others {
-                    return Ok(Tables::new(waiting, fallback));
+        let (waiting, rest): (Vec<_>, Vec<_>) =
+            match sock_diag::listeners(wanted, &Wish { keep: &is_contested, bound_to: &bound_to, interrupt }) {
+                Ok(waiting) => {
+                    let are_explained = are_explained(probed, &waiting);
+                    if are_explained && !others {
+                        return Ok(Tables::new(waiting, fallback));
+                    }
+                    // However many connections the port has, those of its listeners are not kept.
+                    let addresses: Addresses = waiting.iter().collect();
+                    let keep = |socket: &Socket| is_contested(socket) && !(are_explained && addresses.meet(socket));
+                    let rest = sock_diag::others(wanted, &Wish { keep: &keep, bound_to: &bound_to, interrupt })
+                        .or_else(of_proc)?;
+                    (waiting, rest)
                 }
-                // However many connections the port has, those of its listeners are not kept.
-                let addresses: Addresses = waiting.iter().collect();
-                let keep = |socket: &Socket| is_contested(socket) && !(are_explained && addresses.meet(socket));
-                let rest = sock_diag::others(wanted, interrupt, &keep).or_else(of_proc)?;
-                (waiting, rest)
-            }
-            Err(netlink) => of_proc(netlink)?.into_iter().partition(waits),
-        };
+                Err(netlink) => of_proc(netlink)?.into_iter().partition(waits),
+            };
         let beside = others.then(|| Beside::new(probed, &waiting, rules, interrupt));
         Ok(Tables::new(in_the_way(probed, waiting, rest, beside), fallback))
     }

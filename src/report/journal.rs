@@ -8,7 +8,9 @@ use std::time::Duration;
 use log::kv::{Key, Source, Value, VisitSource};
 use log::{Level, Record};
 use nix::sys::socket::{SockaddrStorage, UnixAddr, getsockname};
+use rustix::fs::{FileType, FsWord, Mode, fstat, fstatfs};
 use rustix::io::write;
+use rustix::process::geteuid;
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 
 use super::Entry;
@@ -145,12 +147,29 @@ impl Stderr {
 
 /// Whether this is a socket of the network, or one that has a name: a connection that somebody has made to a unit, or what its
 /// clients connect to (`StandardOutput=socket`, systemd.exec(5)). A stream to the journal has none, nor have the two ends of a
-/// socketpair(2).
+/// socketpair(2). Or a FIFO with a name (`ListenFIFO=`, systemd.socket(5)) from which somebody else may read.
 fn is_a_clients(file: BorrowedFd<'_>) -> bool {
-    let name = getsockname::<SockaddrStorage>(file.as_raw_fd()).ok();
     let has_a_name = |unix: &UnixAddr| unix.path().is_some() || unix.as_abstract().is_some();
-    name.is_some_and(|name| name.as_unix_addr().is_none_or(has_a_name))
+    match getsockname::<SockaddrStorage>(file.as_raw_fd()) {
+        Ok(name) => name.as_unix_addr().is_none_or(has_a_name),
+        Err(_) => is_fifo_of_others(file),
+    }
 }
+
+/// Pipes are of a file system of their own, and have no name.
+fn is_fifo_of_others(file: BorrowedFd<'_>) -> bool {
+    let Ok(status) = fstat(file) else { return false };
+    let of_others = || {
+        let may_read = Mode::from_raw_mode(status.st_mode).intersects(Mode::RGRP | Mode::ROTH);
+        may_read || status.st_uid != geteuid().as_raw()
+    };
+    FileType::from_raw_mode(status.st_mode).is_fifo()
+        && of_others()
+        && fstatfs(file).is_ok_and(|system| system.f_type != PIPEFS)
+}
+
+/// `PIPEFS_MAGIC`, Linux `include/uapi/linux/magic.h`.
+const PIPEFS: FsWord = 0x5049_5045;
 
 impl Addressee {
     fn connect(&self) -> std::io::Result<JournalLog> {
@@ -209,5 +228,26 @@ mod tests {
         assert_eq!([file.as_fd(), pair.as_fd(), connecting.as_fd()].map(of), [false; 3]);
         let theirs = [listener.as_fd(), connected.as_fd(), hidden.as_fd(), network.as_fd(), client.as_fd()];
         assert_eq!(theirs.map(of), [true; 5]);
+    }
+
+    #[test]
+    fn who_may_read_a_fifo_is_a_client() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        let fifo = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        for (mode, is_theirs) in [(0o600, false), (0o622, false), (0o640, true), (0o604, true), (0o666, true)] {
+            rustix::fs::fchmod(&fifo, Mode::from_raw_mode(mode)).unwrap();
+            assert_eq!(is_a_clients(fifo.as_fd()), is_theirs, "{mode:o}");
+        }
+        rustix::fs::fchmod(&fifo, Mode::RUSR).unwrap();
+        rustix::fs::fchown(&fifo, Some(rustix::fs::Uid::from_raw(65534)), None).unwrap();
+        assert!(is_a_clients(fifo.as_fd()));
+        let file = std::fs::File::create(folder.path().join("file")).unwrap();
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(0o666)).unwrap();
+        assert!(!is_a_clients(file.as_fd()));
+        let (reader, writer) = std::io::pipe().unwrap();
+        rustix::fs::fchmod(&writer, Mode::from_raw_mode(0o666)).unwrap();
+        assert!(!is_a_clients(reader.as_fd()) && !is_a_clients(writer.as_fd()));
     }
 }

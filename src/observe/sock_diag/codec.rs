@@ -34,6 +34,9 @@ const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_DUMP: u16 = 0x300;
 const INET_DIAG_NOCOOKIE: u32 = u32::MAX;
+const INET_DIAG_REQ_BYTECODE: u16 = 1;
+const INET_DIAG_BC_JMP: u8 = 1;
+const INET_DIAG_BC_S_COND: u8 = 7;
 /// `idiag_timer` of what is left of a connection.
 const TIMER_TIME_WAIT: u8 = 3;
 const INET_DIAG_PROTOCOL: u16 = 10;
@@ -79,7 +82,7 @@ pub(super) enum Family {
 
 /// One request: `struct nlmsghdr`, and `struct inet_diag_req_v2` or `struct inet_diag_req`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Request {
+pub(super) struct Request<'a> {
     pub(super) family: Family,
     pub(super) protocol: Protocol,
     pub(super) states: States,
@@ -87,6 +90,9 @@ pub(super) struct Request {
     pub(super) port: Option<Port>,
     /// No dump, but the one TCP socket to which a connection to this address, of that family, would come.
     pub(super) at: Option<IpAddr>,
+    /// A dump of those alone that are bound to one of these addresses, of which a v4-mapped one is the IPv4 address; none of them:
+    /// to any.
+    pub(super) bound_to: &'a [IpAddr],
 }
 
 pub(super) const fn number_of(protocol: Protocol) -> u8 {
@@ -96,7 +102,7 @@ pub(super) const fn number_of(protocol: Protocol) -> u8 {
     }
 }
 
-impl Request {
+impl Request<'_> {
     pub(super) fn encode(self, sequence: u32) -> Vec<u8> {
         let protocol = number_of(self.protocol);
         let (kind, length, head, states_at, id_at) = match self.family {
@@ -105,8 +111,10 @@ impl Request {
             Family::Both => (TCPDIAG_GETSOCK, REQUEST_BYTES, [0, 0], 68, 20),
         };
         let mut bytes = vec![0; length as usize];
+        let filter = attribute(INET_DIAG_REQ_BYTECODE, &one_of(self.bound_to)).filter(|_| !self.bound_to.is_empty());
+        let filter = filter.unwrap_or_default();
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
-        put(0, &length.to_ne_bytes());
+        put(0, &(length + u32::try_from(filter.len()).unwrap_or(0)).to_ne_bytes());
         put(4, &kind.to_ne_bytes());
         put(6, &(NLM_F_REQUEST | if self.at.is_some() { 0 } else { NLM_F_DUMP }).to_ne_bytes());
         put(8, &sequence.to_ne_bytes());
@@ -121,8 +129,41 @@ impl Request {
         // The cookie is the end of the id.
         put(id_at + 40, &INET_DIAG_NOCOOKIE.to_ne_bytes());
         put(id_at + 44, &INET_DIAG_NOCOOKIE.to_ne_bytes());
+        bytes.extend(filter);
         bytes
     }
+}
+
+/// The program that lets those pass which are bound to one of these: for each a condition, which where it holds goes on to a jump
+/// to the end, and else to the next (`struct inet_diag_bc_op` and `inet_diag_hostcond`; `inet_diag_bc_run()`, Linux 6.18
+/// `net/ipv4/inet_diag.c`). Behind the end by 4 is not to pass.
+fn one_of(addresses: &[IpAddr]) -> Vec<u8> {
+    let mut program = Vec::new();
+    for address in addresses.iter().rev() {
+        let (family, bits, octets) = match address {
+            IpAddr::V4(ip) => (AF_INET, 32, ip.octets().to_vec()),
+            IpAddr::V6(ip) => (AF_INET6, 128, ip.octets().to_vec()),
+        };
+        let operation = |code: u8, yes: usize, no: usize| {
+            let no = u16::try_from(no).unwrap_or(u16::MAX).to_ne_bytes();
+            [code, u8::try_from(yes).unwrap_or(u8::MAX), no[0], no[1]]
+        };
+        let length = 12 + octets.len();
+        let condition = operation(INET_DIAG_BC_S_COND, length, length + 4);
+        // Of any port.
+        let host = [&[family, bits, 0, 0], &(-1_i32).to_ne_bytes()[..], &octets].concat();
+        let rest = program.len();
+        let jump = operation(INET_DIAG_BC_JMP, 4, 4 + rest);
+        let jump = if rest == 0 { &[][..] } else { &jump };
+        program = [&condition[..], &host, jump, &program].concat();
+    }
+    program
+}
+
+/// `struct nlattr`; `None` where it is too long for one.
+fn attribute(kind: u16, value: &[u8]) -> Option<Vec<u8>> {
+    let length = u16::try_from(4 + value.len()).ok()?;
+    Some([&length.to_ne_bytes(), &kind.to_ne_bytes(), value].concat())
 }
 
 /// A message or reply that breaks off, or that contradicts itself.
@@ -326,9 +367,7 @@ pub(super) mod tests {
     }
 
     fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let mut bytes = u16::try_from(4 + value.len()).unwrap().to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(value);
+        let mut bytes = super::attribute(kind, value).unwrap();
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         bytes
     }
@@ -414,7 +453,8 @@ pub(super) mod tests {
     fn the_request_is_what_sock_diag_7_says() {
         let port = Port::new(0x1f90);
         let states = States::TCP_LISTENING;
-        let bytes = Request { family: Family::V6, protocol: Protocol::Tcp, states, port, at: None }.encode(7);
+        let bytes =
+            Request { family: Family::V6, protocol: Protocol::Tcp, states, port, at: None, bound_to: &[] }.encode(7);
         assert_eq!(u32_at(&bytes, 0), Some(72));
         assert_eq!((u16_at(&bytes, 4), u16_at(&bytes, 6), u32_at(&bytes, 8)), (Some(20), Some(0x301), Some(7)));
         assert_eq!(bytes[16..18], [10, 6]);
@@ -423,7 +463,8 @@ pub(super) mod tests {
         assert_eq!(bytes[28..64], [0; 36]);
         for (family, at, flags) in [(Family::V6, "::1", 1), (Family::V4, "127.0.0.1", 1)] {
             let at: IpAddr = at.parse().unwrap();
-            let bytes = Request { family, protocol: Protocol::Tcp, states, port, at: Some(at) }.encode(7);
+            let bytes =
+                Request { family, protocol: Protocol::Tcp, states, port, at: Some(at), bound_to: &[] }.encode(7);
             assert_eq!((u16_at(&bytes, 6), &bytes[24..28]), (Some(flags), &[0x1f, 0x90, 0, 0][..]));
             match at {
                 IpAddr::V4(ip) => assert_eq!(bytes[28..44], [&ip.octets()[..], &[0; 12]].concat()),
@@ -431,7 +472,8 @@ pub(super) mod tests {
             }
             assert_eq!(bytes[44..60], [0; 16]);
         }
-        let bytes = Request { family: Family::Both, protocol: Protocol::Tcp, states, port, at: None }.encode(7);
+        let bytes =
+            Request { family: Family::Both, protocol: Protocol::Tcp, states, port, at: None, bound_to: &[] }.encode(7);
         assert_eq!(u32_at(&bytes, 0), Some(76));
         assert_eq!((u16_at(&bytes, 4), u16_at(&bytes, 6), u32_at(&bytes, 8)), (Some(18), Some(0x301), Some(7)));
         assert_eq!(bytes[20..24], [0x1f, 0x90, 0, 0]);

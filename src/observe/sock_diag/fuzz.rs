@@ -28,7 +28,7 @@ pub(crate) fn netlink(bytes: &[u8]) {
         (Protocol::Udp, States::UDP_WAITING),
         (Protocol::Udp, States::UDP_CONNECTED),
     ] {
-        let request = Request { family: Family::Both, protocol, states, port: None, at: None };
+        let request = Request { family: Family::Both, protocol, states, port: None, at: None, bound_to: &[] };
         let step = Dump::new(sequence, request, &wanted).take(bytes);
         let of_ours = || envelopes.iter().filter(|envelope| envelope.sequence == sequence);
         match step {

@@ -79,20 +79,19 @@ impl std::error::Error for SockDiagError {
     }
 }
 
-/// The sockets that wait for somebody on one of these ports: TCP listeners, and UDP sockets without a peer. Every local
-/// address; `keep`: which of them are kept, one after the other as they come.
+/// The sockets that wait for somebody on one of these ports: TCP listeners, and UDP sockets without a peer.
 ///
 /// The kernel walks the table of listeners and nothing else, and shows those of the port (`inet_diag_dump_icsk()`, Linux
 /// 6.18 `net/ipv4/inet_diag.c`).
 ///
 /// # Errors
 /// [`SockDiagError`]; [`super::net_tables`] has the same answer in a poorer form.
-pub fn listeners(wanted: &[(Protocol, Port)], keep: &dyn Fn(&Socket) -> bool) -> Result<Vec<Socket>, SockDiagError> {
+pub fn listeners(wanted: &[(Protocol, Port)], wish: &Wish<'_>) -> Result<Vec<Socket>, SockDiagError> {
     let states = |protocol| match protocol {
         Protocol::Tcp => States::TCP_LISTENING,
         Protocol::Udp => States::UDP_WAITING,
     };
-    ask(wanted, PORTS_ASKED_ONE_BY_ONE, states, &Wish { keep, interrupt: None })
+    ask(wanted, PORTS_ASKED_ONE_BY_ONE, states, wish)
 }
 
 /// The other sockets that have one of these ports as their own: bound idle ones (Linux 6.8 and later; before, the bit
@@ -100,22 +99,16 @@ pub fn listeners(wanted: &[(Protocol, Port)], keep: &dyn Fn(&Socket) -> bool) ->
 ///
 /// It costs the kernel a walk of all bound sockets and of all connections: for when [`listeners`] explains nothing.
 ///
-/// `keep`: which of them are kept, one after the other as they come.
-///
 /// A [`SocketState::Connected`] socket of inode 0 is one that its listener has not accepted yet.
 ///
 /// # Errors
 /// [`SockDiagError`], as for [`listeners`].
-pub fn others(
-    wanted: &[(Protocol, Port)],
-    interrupt: &Interrupt,
-    keep: &dyn Fn(&Socket) -> bool,
-) -> Result<Vec<Socket>, SockDiagError> {
+pub fn others(wanted: &[(Protocol, Port)], wish: &Wish<'_>) -> Result<Vec<Socket>, SockDiagError> {
     let states = |protocol| match protocol {
         Protocol::Tcp => States::TCP_OTHERS,
         Protocol::Udp => States::UDP_CONNECTED,
     };
-    ask(wanted, OTHERS_ASKED_ONE_BY_ONE, states, &Wish { keep, interrupt: Some(interrupt) })
+    ask(wanted, OTHERS_ASKED_ONE_BY_ONE, states, wish)
 }
 
 /// The TCP listeners to which connections to these addresses would come. The kernel looks each up in its hash table and
@@ -142,12 +135,27 @@ pub fn listeners_at(addresses: &[SocketAddr]) -> Result<Vec<Socket>, SockDiagErr
 
 /// What is wanted of a dump.
 #[derive(Clone, Copy)]
-struct Wish<'a> {
-    /// Which sockets; their device is not known yet.
-    keep: &'a dyn Fn(&Socket) -> bool,
+pub struct Wish<'a> {
+    /// Which sockets are kept, one after the other as they come; their device is not known yet.
+    pub keep: &'a dyn Fn(&Socket) -> bool,
+    /// At which addresses those are, for the kernel to leave out the others; `None`: at any. The kernel walks those of a UDP port
+    /// from the first again for each datagram (`udp_dump_diag()`, Linux 6.18 `net/ipv4/udp_diag.c`): what it does not leave out costs by
+    /// its square.
+    pub bound_to: &'a dyn Fn(Protocol, Port) -> Option<BTreeSet<IpAddr>>,
     /// What ends it in the middle.
-    interrupt: Option<&'a Interrupt>,
+    pub interrupt: &'a Interrupt,
 }
+
+impl<'a> Wish<'a> {
+    /// All of them.
+    #[must_use]
+    pub fn all(interrupt: &'a Interrupt) -> Self {
+        Self { keep: &|_| true, bound_to: &|_, _| None, interrupt }
+    }
+}
+
+/// The kernel leaves those out that are at none of so many addresses.
+const MOST_ADDRESSES: usize = 64;
 
 fn ask(
     wanted: &[(Protocol, Port)],
@@ -164,8 +172,15 @@ fn ask(
         let one_each: Vec<Option<Port>> = ports.iter().copied().map(Some).collect();
         let filters = if ports.len() <= one_by_one { &one_each[..] } else { &[None] };
         for &port in filters {
+            let bound_to: Vec<IpAddr> = port
+                .and_then(|port| (wish.bound_to)(protocol, port))
+                .into_iter()
+                .flatten()
+                .take(MOST_ADDRESSES + 1)
+                .collect();
+            let bound_to = if bound_to.len() > MOST_ADDRESSES { &[][..] } else { &bound_to };
             for &family in families(protocol) {
-                let request = Request { family, protocol, states: states(protocol), port, at: None };
+                let request = Request { family, protocol, states: states(protocol), port, at: None, bound_to };
                 found.append(&mut asker.dump(request, &ports, wish)?);
             }
         }
@@ -284,22 +299,29 @@ struct Asker {
 }
 
 impl Asker {
-    /// The sockets of one dump, begun again where it was inconsistent.
-    fn dump(&mut self, request: Request, ports: &[Port], wish: &Wish<'_>) -> Result<Vec<Socket>, SockDiagError> {
+    /// The sockets of one dump, begun again where it was inconsistent, or the kernel does not know how to leave any out.
+    fn dump(
+        &mut self,
+        mut request: Request<'_>,
+        ports: &[Port],
+        wish: &Wish<'_>,
+    ) -> Result<Vec<Socket>, SockDiagError> {
         for attempt in 1..=ATTEMPTS {
             if attempt > 1 {
                 // A dump that was left half-way blocks the next one on its socket with EBUSY.
                 self.socket = open()?;
             }
-            match self.try_dump(request, ports, wish)? {
-                Outcome::Complete(sockets) => return Ok(sockets),
-                Outcome::Inconsistent => (),
+            match self.try_dump(request, ports, wish) {
+                Ok(Outcome::Complete(sockets)) => return Ok(sockets),
+                Ok(Outcome::Inconsistent) => (),
+                Err(SockDiagError::Refused(_)) if !request.bound_to.is_empty() => request.bound_to = &[],
+                Err(error) => return Err(error),
             }
         }
         Err(SockDiagError::Unsteady)
     }
 
-    fn send(&mut self, request: Request) -> Result<(), SockDiagError> {
+    fn send(&mut self, request: Request<'_>) -> Result<(), SockDiagError> {
         self.sequence += 1;
         let bytes = request.encode(self.sequence);
         sendto(self.socket.as_raw_fd(), &bytes, &NetlinkAddr::new(KERNEL, 0), MsgFlags::empty())
@@ -312,18 +334,18 @@ impl Asker {
     fn look_up(&mut self, address: IpAddr, port: Port, buffer: &mut [u8]) -> Result<Option<Socket>, SockDiagError> {
         let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
         let (protocol, states) = (Protocol::Tcp, States::TCP_LISTENING);
-        let request = Request { family, protocol, states, port: Some(port), at: Some(address) };
+        let request = Request { family, protocol, states, port: Some(port), at: Some(address), bound_to: &[] };
         self.send(request)?;
         let ports = [port];
         looked_up(&receive(&self.socket, buffer)?, Dump::new(self.sequence, request, &ports), family)
     }
 
-    fn try_dump(&mut self, request: Request, ports: &[Port], wish: &Wish<'_>) -> Result<Outcome, SockDiagError> {
+    fn try_dump(&mut self, request: Request<'_>, ports: &[Port], wish: &Wish<'_>) -> Result<Outcome, SockDiagError> {
         self.send(request)?;
         let mut dump = Dump { keep: wish.keep, ..Dump::new(self.sequence, request, ports) };
         let deadline = Instant::now() + DUMP_DEADLINE;
         let mut buffer = vec![0; DATAGRAM_BYTES];
-        while Instant::now() < deadline && !wish.interrupt.is_some_and(Interrupt::has_come) {
+        while Instant::now() < deadline && !wish.interrupt.has_come() {
             match receive(&self.socket, &mut buffer)? {
                 Received::FromKernel(datagram) => {
                     if let Step::Last(outcome) = dump.take(datagram)? {
@@ -413,7 +435,7 @@ struct Dump<'a> {
 }
 
 impl<'a> Dump<'a> {
-    fn new(sequence: u32, request: Request, ports: &'a [Port]) -> Self {
+    fn new(sequence: u32, request: Request<'_>, ports: &'a [Port]) -> Self {
         let Request { protocol, states, .. } = request;
         Self { sequence, protocol, states, ports, keep: &|_| true, interrupted: false, sockets: Vec::new() }
     }

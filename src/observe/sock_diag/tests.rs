@@ -16,8 +16,14 @@ use super::*;
 use crate::model::{CgroupId, Inode};
 use crate::observe::fixture::{Cgroup, Child, Role};
 
-const REQUEST: Request =
-    Request { family: Family::V4, protocol: Protocol::Tcp, states: States::TCP_LISTENING, port: None, at: None };
+const REQUEST: Request<'_> = Request {
+    family: Family::V4,
+    protocol: Protocol::Tcp,
+    states: States::TCP_LISTENING,
+    port: None,
+    at: None,
+    bound_to: &[],
+};
 
 fn inode_of(socket: impl AsFd) -> Inode {
     Inode(fstat(socket).unwrap().st_ino)
@@ -158,7 +164,10 @@ fn a_listener_is_found_with_its_address_user_inode_and_cgroup() {
     for (bound, v6only) in [("127.0.0.1:0", false), ("0.0.0.0:0", false), ("[::1]:0", true), ("[::]:0", false)] {
         let listener = TcpListener::bind(bound).unwrap();
         let local = listener.local_addr().unwrap();
-        let found = find(listeners(&[(Protocol::Tcp, port_of(local))], &|_| true).unwrap(), inode_of(&listener));
+        let found = find(
+            listeners(&[(Protocol::Tcp, port_of(local))], &Wish::all(&Interrupt::default())).unwrap(),
+            inode_of(&listener),
+        );
         let expected = Socket {
             protocol: Protocol::Tcp,
             local,
@@ -193,7 +202,8 @@ fn a_lookup_shows_the_same_listener_as_a_dump() {
     for (bound, asked) in rows {
         let listener = TcpListener::bind(bound).unwrap();
         let port = port_of(listener.local_addr().unwrap());
-        let dumped = find(listeners(&[(Protocol::Tcp, port)], &|_| true).unwrap(), inode_of(&listener));
+        let dumped =
+            find(listeners(&[(Protocol::Tcp, port)], &Wish::all(&Interrupt::default())).unwrap(), inode_of(&listener));
         let at = SocketAddr::new(asked.parse().unwrap(), port.get());
         assert_eq!(listeners_at(&[at, at]), Ok(vec![dumped]), "{bound} at {asked}");
     }
@@ -253,7 +263,7 @@ fn a_socket_of_one_device_is_found_with_its_name() {
     // Who may not bind to a device is refused that before anything is found.
     setsockopt(&listener, sockopt::BindToDevice, &"lo".into()).unwrap();
     let wanted = [(Protocol::Tcp, port_of(listener.local_addr().unwrap()))];
-    let found = find(listeners(&wanted, &|_| true).unwrap(), inode_of(&listener));
+    let found = find(listeners(&wanted, &Wish::all(&Interrupt::default())).unwrap(), inode_of(&listener));
     assert_eq!(found.device.as_deref(), Some("lo"));
 }
 
@@ -332,14 +342,58 @@ fn a_udp_socket_is_found_among_the_waiting_and_with_a_peer_among_the_others() {
     for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
         let socket = UdpSocket::bind(address).unwrap();
         let wanted = [(Protocol::Udp, port_of(socket.local_addr().unwrap()))];
-        let found = find(listeners(&wanted, &|_| true).unwrap(), inode_of(&socket));
+        let found = find(listeners(&wanted, &Wish::all(&Interrupt::default())).unwrap(), inode_of(&socket));
         assert_eq!((found.state, found.local), (SocketState::Unconnected, socket.local_addr().unwrap()));
         assert_eq!(found.cgroup, own_cgroup());
 
         let peer = if address.starts_with("127") { "127.0.0.1:9" } else { "[::1]:9" };
         socket.connect(peer).unwrap();
-        let found = find(others(&wanted, &Interrupt::default(), &|_| true).unwrap(), inode_of(&socket));
+        let found = find(others(&wanted, &Wish::all(&Interrupt::default())).unwrap(), inode_of(&socket));
         assert_eq!((found.state, found.peer), (SocketState::Connected, Some(peer.parse().unwrap())));
+    }
+}
+
+/// Which of these sockets the kernel shows where they are wanted at these addresses.
+fn shown(protocol: Protocol, port: u16, addresses: &[&str], own: &[Inode]) -> BTreeSet<IpAddr> {
+    let (wanted, seen) = ([(protocol, Port::new(port).unwrap())], std::cell::RefCell::default());
+    let addresses: BTreeSet<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    let keep = |socket: &Socket| {
+        let seen: &mut BTreeSet<IpAddr> = &mut seen.borrow_mut();
+        own.contains(&socket.inode) && seen.insert(socket.local.ip())
+    };
+    let bound_to = |_, _| (!addresses.is_empty()).then(|| addresses.clone());
+    listeners(&wanted, &Wish { keep: &keep, bound_to: &bound_to, interrupt: &Interrupt::default() }).unwrap();
+    seen.into_inner()
+}
+
+#[test]
+fn the_kernel_leaves_out_what_is_bound_elsewhere() {
+    let port = port_of(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()).get();
+    let everything = ["127.0.0.1", "127.0.0.2", "::1", "::ffff:127.0.0.3"];
+    let at = |address: &str| SocketAddr::new(address.parse().unwrap(), port);
+    let tcp = everything.map(|address| TcpListener::bind(at(address)).unwrap());
+    let udp = everything.map(|address| UdpSocket::bind(at(address)).unwrap());
+    let many: Vec<String> = (0..70).map(|number| format!("127.1.0.{number}")).collect();
+    let rows: [(Vec<&str>, &[&str]); 7] = [
+        (vec![], &everything),
+        (vec!["127.0.0.1"], &everything[..1]),
+        (vec!["127.0.0.9", "0.0.0.0", "127.0.0.2", "::"], &everything[1..2]),
+        (vec!["::1", "127.0.0.2"], &everything[1..3]),
+        (vec!["127.0.0.3"], &everything[3..]),
+        (vec!["::2", "127.0.0.9"], &[]),
+        // Too many for the kernel to be told.
+        (many.iter().map(String::as_str).collect(), &everything),
+    ];
+    for (addresses, expected) in rows {
+        let expected: BTreeSet<IpAddr> = expected.iter().map(|address| address.parse().unwrap()).collect();
+        assert_eq!(shown(Protocol::Tcp, port, &addresses, &tcp.each_ref().map(inode_of)), expected, "{addresses:?}");
+        assert_eq!(shown(Protocol::Udp, port, &addresses, &udp.each_ref().map(inode_of)), expected, "{addresses:?}");
+    }
+    let everywhere = TcpListener::bind("[::]:0").unwrap();
+    let port = everywhere.local_addr().unwrap().port();
+    for (addresses, is_shown) in [(&["127.0.0.1", "0.0.0.0", "::"][..], true), (&["127.0.0.1", "0.0.0.0"], false)] {
+        let seen = shown(Protocol::Tcp, port, addresses, &[inode_of(&everywhere)]);
+        assert_eq!(!seen.is_empty(), is_shown, "{addresses:?}");
     }
 }
 
@@ -360,7 +414,7 @@ fn special(protocol: Option<SockProtocol>, listens: bool) -> (OwnedFd, Port) {
 #[test]
 fn ipv6_alone_is_told_from_dual_stack() {
     let (held, port) = special(None, true);
-    let found = find(listeners(&[(Protocol::Tcp, port)], &|_| true).unwrap(), inode_of(&held));
+    let found = find(listeners(&[(Protocol::Tcp, port)], &Wish::all(&Interrupt::default())).unwrap(), inode_of(&held));
     assert!(found.v6only);
 }
 
@@ -368,7 +422,7 @@ fn ipv6_alone_is_told_from_dual_stack() {
 fn a_bound_idle_socket_is_found() {
     // Linux 6.8 and later, which the machines that run the tests have.
     let (held, port) = special(None, false);
-    let found = find(others(&[(Protocol::Tcp, port)], &Interrupt::default(), &|_| true).unwrap(), inode_of(&held));
+    let found = find(others(&[(Protocol::Tcp, port)], &Wish::all(&Interrupt::default())).unwrap(), inode_of(&held));
     assert_eq!((found.state, found.v6only, found.cgroup), (SocketState::Bound, true, own_cgroup()));
 }
 
@@ -380,7 +434,7 @@ fn an_mptcp_listener_is_found_as_tcp_with_the_inode_that_its_process_shows() {
     listen(&held, Backlog::new(1).unwrap()).unwrap();
     let name: SockaddrStorage = getsockname(held.as_raw_fd()).unwrap();
     let port = Port::new(name.as_sockaddr_in().unwrap().port()).unwrap();
-    let dumped = find(listeners(&[(Protocol::Tcp, port)], &|_| true).unwrap(), inode_of(&held));
+    let dumped = find(listeners(&[(Protocol::Tcp, port)], &Wish::all(&Interrupt::default())).unwrap(), inode_of(&held));
     assert_eq!((dumped.state, dumped.cgroup), (SocketState::Listen, own_cgroup()));
     assert_eq!(listeners_at(&[SocketAddr::new("127.0.0.1".parse().unwrap(), port.get())]), Ok(vec![dumped]));
 }
@@ -390,7 +444,8 @@ fn a_socket_keeps_the_cgroup_in_which_it_was_born() {
     let (born, later) = (Cgroup::create("born"), Cgroup::create("later"));
     let child = Child::spawn(Role::Listen, &[("PORTGUARD_TEST_CGROUP", born.dir().to_str().unwrap())]);
     std::fs::write(later.dir().join("cgroup.procs"), child.pid().to_string()).unwrap();
-    let found = find(listeners(&[(Protocol::Tcp, child.port())], &|_| true).unwrap(), child.inode());
+    let found =
+        find(listeners(&[(Protocol::Tcp, child.port())], &Wish::all(&Interrupt::default())).unwrap(), child.inode());
     assert_eq!(found.cgroup, Some(CgroupId(std::fs::metadata(born.dir()).unwrap().ino())));
 }
 
@@ -403,12 +458,12 @@ fn connections_and_what_is_left_of_them_are_found_by_their_local_port() {
     let (accepted, _) = server.accept().unwrap();
 
     let found = find(
-        others(&[(Protocol::Tcp, port_of(client_address))], &Interrupt::default(), &|_| true).unwrap(),
+        others(&[(Protocol::Tcp, port_of(client_address))], &Wish::all(&Interrupt::default())).unwrap(),
         inode_of(&client),
     );
     assert_eq!((found.state, found.peer, found.left), (SocketState::Connected, Some(address), None));
     let found = find(
-        others(&[(Protocol::Tcp, port_of(address))], &Interrupt::default(), &|_| true).unwrap(),
+        others(&[(Protocol::Tcp, port_of(address))], &Wish::all(&Interrupt::default())).unwrap(),
         inode_of(&accepted),
     );
     assert_eq!((found.local, found.peer), (address, Some(client_address)));
@@ -419,7 +474,7 @@ fn connections_and_what_is_left_of_them_are_found_by_their_local_port() {
         // In the moment in which TIME_WAIT takes the place of the socket, a dump has neither: it is in the table before
         // anybody may refer to it (`inet_twsk_hashdance_schedule()`, Linux 6.18 `net/ipv4/inet_timewait_sock.c`).
         let of_client = || {
-            let found = others(&[(Protocol::Tcp, port_of(address))], &Interrupt::default(), &|_| true).unwrap();
+            let found = others(&[(Protocol::Tcp, port_of(address))], &Wish::all(&Interrupt::default())).unwrap();
             found.into_iter().find(|socket| socket.peer == Some(client_address))
         };
         let found = (0..1000).find_map(|_| of_client()).unwrap();
@@ -436,12 +491,12 @@ fn more_ports_than_the_kernel_is_asked_for_one_by_one_give_the_same_answer() {
     let port = port_of(listener.local_addr().unwrap());
     let mut wanted: Vec<_> = (1..200).map(|n| (Protocol::Tcp, Port::new(n).unwrap())).collect();
     wanted.push((Protocol::Tcp, port));
-    let sockets = listeners(&wanted, &|_| true).unwrap();
+    let sockets = listeners(&wanted, &Wish::all(&Interrupt::default())).unwrap();
     assert!(sockets.iter().all(|socket| wanted.contains(&(socket.protocol, port_of(socket.local)))));
     find(sockets, inode_of(&listener));
 }
 
 #[test]
 fn no_ports_are_no_sockets() {
-    assert_eq!(listeners(&[], &|_| true), Ok(Vec::new()));
+    assert_eq!(listeners(&[], &Wish::all(&Interrupt::default())), Ok(Vec::new()));
 }

@@ -255,7 +255,7 @@ pub(super) fn environment_of_the_unit_has_no_say(m: &Machine) {
     m.unit(
         APP,
         &format!(
-            "[Service]\nType=oneshot\nEnvironment=INVOCATION_ID={forged} DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/evil PATH=/evil\n\
+            "[Service]\nType=oneshot\nEnvironment=INVOCATION_ID={forged} DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/evil PATH=/evil RUST_MIN_STACK=1\n\
              ExecStart=/bin/true\n"
         ),
     );

@@ -217,6 +217,25 @@ pub(super) fn service_whose_standard_input_is_the_listener_passes(m: &Machine) {
     }
 }
 
+/// Whoever may read it is a client as well.
+pub(super) fn fifo_of_a_socket_unit_gets_nothing_of_the_guard(m: &Machine) {
+    m.given("a guarded service whose standard input and output are a FIFO that anybody may read, and somebody who has its port");
+    m.unit("app.socket", "[Socket]\nListenFIFO=/run/app.fifo\n");
+    m.unit(APP, "[Service]\nStandardInput=socket\nExecStart=/bin/cat\n");
+    m.unit("app.service.d/30-json.conf", "[Service]\nExecStartPre=+/usr/bin/portguard --unit %n --json\n");
+    policy_for_app(m, "8080/tcp");
+    m.unit("web.service", "[Service]\nType=forking\nExecStart=/usr/bin/python3 /opt/lab/listener.py 8080\n");
+    m.ok("systemctl start web.service app.socket");
+
+    m.when("it is activated, and refused");
+    let wait = "for _ in $(seq 100); do systemctl is-failed -q app.socket && break; sleep 0.1; done";
+    let read = m.ok(&format!("exec 3<>/run/app.fifo; echo woken >&3; {wait}; timeout 1 cat <&3; true"));
+
+    m.then("nothing of that is there to be read, but for what was written");
+    refused(m, APP, &[("HOLDER_UNIT", "web.service")]);
+    assert_eq!(read.trim(), "woken");
+}
+
 /// With `Accept=yes` systemd keeps the listener and starts an instance for each connection, which binds nothing.
 pub(super) fn instance_for_one_connection_passes(m: &Machine) {
     m.given("a guarded template of which systemd starts an instance for each connection to the port");
