@@ -33,6 +33,10 @@ const MAX_STOPS: usize = 8;
 const LONG: Duration = Duration::from_secs(1);
 const TO_THE_END: &str = "looking for all who may have the port, in all open files of all processes,";
 
+/// How long who hangs may keep a start from being refused, with the look that has shown it. Nothing wakes whoever waits for that.
+const WHO_HANGS: Duration = Duration::from_millis(1750);
+const BETWEEN_TWO_GLANCES: Duration = Duration::from_millis(20);
+
 /// How long that gets which may be gone in a moment. systemd does not wait for all that it has killed.
 const AFTERMATH: Duration = Duration::from_secs(1);
 
@@ -65,6 +69,7 @@ pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Rep
         wait: Wait::default(),
         least: Thorough::IfNobodyFound,
         has_looked_long: false,
+        hang_until: None,
         told: BTreeSet::new(),
     };
     let mut outcome = guard.run();
@@ -114,6 +119,8 @@ struct Guard<'a> {
     least: Thorough,
     /// Whether all processes were looked at once until somebody was found.
     has_looked_long: bool,
+    /// By when it is refused for those who hang.
+    hang_until: Option<Instant>,
     /// What could not be seen, and what was asked instead of what is asked first, as it was said.
     told: BTreeSet<String>,
 }
@@ -209,9 +216,12 @@ impl Guard<'_> {
             return Ok(Round::Waited);
         }
         deadlines.know(&look, &self.place.roots.run);
-        // Nothing is waited for where there was no time for somebody.
-        let may_change = !is_in_the_dark || !look.has_passed_over();
-        if may_change && (self.aftermath(&verdict, &look, deadlines)? || self.has_to_look_further(&verdict, &look)) {
+        let is_not_over = if is_in_the_dark {
+            self.until_nobody_hangs(&look, deadlines)?
+        } else {
+            self.aftermath(&verdict, &look, deadlines)? || self.has_to_look_further(&verdict, &look)
+        };
+        if is_not_over {
             return Ok(Round::Waited);
         }
         self.tell(&look, &verdict);
@@ -323,8 +333,23 @@ impl Guard<'_> {
         }
     }
 
+    /// Whether nobody hangs any more, where it would be refused for those alone. Waits for that, and says for whom.
+    fn until_nobody_hangs(&mut self, look: &Look, deadlines: &mut Deadlines) -> Result<bool, ActError> {
+        let until = *self.hang_until.get_or_insert(self.looked + WHO_HANGS);
+        if look.has_passed_over() || Instant::now() >= until {
+            return Ok(false);
+        }
+        self.tell_of_blind_spots(look, false);
+        deadlines.tell_manager(None, "waiting for a process that hangs");
+        while word::has_left_any() && Instant::now() < until && !self.interrupt.has_come() {
+            self.interrupt.wait_for(&[], BETWEEN_TWO_GLANCES).map_err(ActError::Wait)?;
+        }
+        self.place.forget_who_was_late();
+        Ok(!word::has_left_any())
+    }
+
     /// Whether all that is refused may be gone in a moment: what is of units that went down under our eyes, what no process
-    /// has, what has changed during each of several looks, and for whom it is refused that hangs. Waits for that.
+    /// has, and what has changed during each of several looks. Waits for that.
     ///
     /// Whoever ends has no open files any more before its sockets are closed (`exit_files()` and `exit_task_work()`, Linux
     /// `do_exit()`, `kernel/exit.c`), and those of its `io_uring` are closed in the kernel's own time. Where not every process
@@ -367,7 +392,6 @@ impl Guard<'_> {
                 || (finding.relation == Relation::Client && finding.holder.is_none() && !self.stopped.is_nothing())
                 || was_going(finding, ActiveState::Down)
                 || was_going(finding, ActiveState::Unknown)
-                || finding.obstacle == Some(Obstacle::Unseen)
                 || (was_told && finding.obstacle == Some(Obstacle::Untold))
         };
         if !look.scene.blind_spots.contains(&BlindSpot::Unsteady) && !refused.iter().all(may_be_gone) {
@@ -402,21 +426,25 @@ impl Guard<'_> {
             }
         }
         self.report.findings(verdict.findings());
-        // What could not be seen matters only to somebody who is not let through, or was for want of an answer; that systemd
-        // has not answered, or a process, or that not all processes were looked at, also to somebody who wonders where a second
-        // or two have gone.
         let unchecked = |finding: &Finding| matches!(finding.relation, Relation::Unchecked(_));
         let hindered = matches!(**verdict, Verdict::Refuse(_) | Verdict::Wait(_));
-        let matters = hindered || verdict.findings().iter().any(unchecked) || self.args.verbose;
+        self.tell_of_blind_spots(look, hindered || verdict.findings().iter().any(unchecked));
+        self.verdict = Rc::clone(verdict);
+    }
+
+    /// What could not be seen matters only to somebody who is not let through, or was for want of an answer; that systemd
+    /// has not answered, or a process, or that not all processes were looked at, also to somebody who wonders where a second
+    /// or two have gone.
+    fn tell_of_blind_spots(&mut self, look: &Look, matter: bool) {
+        let matter = matter || self.args.verbose;
         let takes_time = |spot: &BlindSpot| {
             matches!(spot, BlindSpot::Manager(_) | BlindSpot::Late(_) | BlindSpot::PassedOver { .. })
         };
-        for spot in look.scene.blind_spots.iter().filter(|spot| matters || takes_time(spot)) {
+        for spot in look.scene.blind_spots.iter().filter(|spot| matter || takes_time(spot)) {
             if self.told.insert(spot.uncounted().to_string()) {
                 self.report.blind_spot(spot);
             }
         }
-        self.verdict = Rc::clone(verdict);
     }
 
     fn refused(&self, findings: &[Finding], look: &Look) -> Outcome {

@@ -172,12 +172,10 @@ fn ask(
         let one_each: Vec<Option<Port>> = ports.iter().copied().map(Some).collect();
         let filters = if ports.len() <= one_by_one { &one_each[..] } else { &[None] };
         for &port in filters {
-            let bound_to: Vec<IpAddr> = port
-                .and_then(|port| (wish.bound_to)(protocol, port))
-                .into_iter()
-                .flatten()
-                .take(MOST_ADDRESSES + 1)
-                .collect();
+            let filtered = port.as_ref().map_or(&ports[..], std::slice::from_ref);
+            let each = filtered.iter().map(|&port| (wish.bound_to)(protocol, port));
+            let bound_to: BTreeSet<IpAddr> = each.collect::<Option<Vec<_>>>().into_iter().flatten().flatten().collect();
+            let bound_to: Vec<IpAddr> = bound_to.into_iter().take(MOST_ADDRESSES + 1).collect();
             let bound_to = if bound_to.len() > MOST_ADDRESSES { &[][..] } else { &bound_to };
             for &family in families(protocol) {
                 let request = Request { family, protocol, states: states(protocol), port, at: None, bound_to };

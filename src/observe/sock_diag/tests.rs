@@ -353,16 +353,25 @@ fn a_udp_socket_is_found_among_the_waiting_and_with_a_peer_among_the_others() {
     }
 }
 
-/// Which of these sockets the kernel shows where they are wanted at these addresses.
-fn shown(protocol: Protocol, port: u16, addresses: &[&str], own: &[Inode]) -> BTreeSet<IpAddr> {
-    let (wanted, seen) = ([(protocol, Port::new(port).unwrap())], std::cell::RefCell::default());
+type Dumped = fn(&[(Protocol, Port)], &Wish<'_>) -> Result<Vec<Socket>, SockDiagError>;
+
+/// Which of these sockets the kernel shows where they are wanted at these addresses, and so many other ports are asked for.
+fn shown(
+    dump: Dumped,
+    (protocol, port, more): (Protocol, u16, u16),
+    addresses: &[&str],
+    own: &[Inode],
+) -> BTreeSet<IpAddr> {
+    let others = (1..=more).map(|number| port.checked_sub(number).unwrap());
+    let wanted: Vec<_> = others.chain([port]).map(|port| (protocol, Port::new(port).unwrap())).collect();
+    let seen = std::cell::RefCell::default();
     let addresses: BTreeSet<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
     let keep = |socket: &Socket| {
         let seen: &mut BTreeSet<IpAddr> = &mut seen.borrow_mut();
         own.contains(&socket.inode) && seen.insert(socket.local.ip())
     };
     let bound_to = |_, _| (!addresses.is_empty()).then(|| addresses.clone());
-    listeners(&wanted, &Wish { keep: &keep, bound_to: &bound_to, interrupt: &Interrupt::default() }).unwrap();
+    dump(&wanted, &Wish { keep: &keep, bound_to: &bound_to, interrupt: &Interrupt::default() }).unwrap();
     seen.into_inner()
 }
 
@@ -373,6 +382,8 @@ fn the_kernel_leaves_out_what_is_bound_elsewhere() {
     let at = |address: &str| SocketAddr::new(address.parse().unwrap(), port);
     let tcp = everything.map(|address| TcpListener::bind(at(address)).unwrap());
     let udp = everything.map(|address| UdpSocket::bind(at(address)).unwrap());
+    let clients = everything.map(|address| TcpStream::connect(at(address)).unwrap());
+    let accepted = tcp.each_ref().map(|listener| listener.accept().unwrap().0);
     let many: Vec<String> = (0..70).map(|number| format!("127.1.0.{number}")).collect();
     let rows: [(Vec<&str>, &[&str]); 7] = [
         (vec![], &everything),
@@ -386,13 +397,20 @@ fn the_kernel_leaves_out_what_is_bound_elsewhere() {
     ];
     for (addresses, expected) in rows {
         let expected: BTreeSet<IpAddr> = expected.iter().map(|address| address.parse().unwrap()).collect();
-        assert_eq!(shown(Protocol::Tcp, port, &addresses, &tcp.each_ref().map(inode_of)), expected, "{addresses:?}");
-        assert_eq!(shown(Protocol::Udp, port, &addresses, &udp.each_ref().map(inode_of)), expected, "{addresses:?}");
+        let tcp_and_udp =
+            [(Protocol::Tcp, tcp.each_ref().map(inode_of)), (Protocol::Udp, udp.each_ref().map(inode_of))];
+        // One port, and more than are asked for one by one.
+        for ((protocol, own), more) in tcp_and_udp.iter().flat_map(|each| [(each, 0), (each, 20)]) {
+            assert_eq!(shown(listeners, (*protocol, port, more), &addresses, own), expected, "{addresses:?}");
+        }
+        let own = accepted.each_ref().map(inode_of);
+        assert_eq!(shown(others, (Protocol::Tcp, port, 0), &addresses, &own), expected, "{addresses:?}");
     }
+    drop(clients);
     let everywhere = TcpListener::bind("[::]:0").unwrap();
     let port = everywhere.local_addr().unwrap().port();
     for (addresses, is_shown) in [(&["127.0.0.1", "0.0.0.0", "::"][..], true), (&["127.0.0.1", "0.0.0.0"], false)] {
-        let seen = shown(Protocol::Tcp, port, addresses, &[inode_of(&everywhere)]);
+        let seen = shown(listeners, (Protocol::Tcp, port, 0), addresses, &[inode_of(&everywhere)]);
         assert_eq!(!seen.is_empty(), is_shown, "{addresses:?}");
     }
 }

@@ -150,7 +150,8 @@ pub(super) fn own_socket_unit_beside_somebody_who_hangs_is_refused_if_the_policy
     m.when("the service is started in the midst of that");
     let start = m.sh(&format!("echo >/run/go; sleep 0.05; systemctl start {APP}"));
 
-    m.then("that is waited for, and it is up in time");
+    m.then("that is waited for and said, and it is up in time");
     assert!(start.status.success(), "{start:?}");
+    assert_names(&m.journal(APP), &["could not be listed in time"]);
     assert_in_time(m);
 }

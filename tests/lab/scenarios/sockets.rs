@@ -531,7 +531,7 @@ pub(super) fn worker_that_hangs_in_execve_for_a_moment_and_shares_the_own_listen
     m.ok(&format!("systemctl stop {APP}"));
 
     m.when("the service is started in the midst of that");
-    let start = m.sh(&format!("kill -TERM {clinging}; systemctl start {APP}"));
+    let start = m.sh(&format!("kill -TERM {clinging}; sleep 0.05; systemctl start {APP}"));
 
     m.then("both are stopped, and the service is up");
     assert!(start.status.success(), "{start:?}");
