@@ -409,6 +409,18 @@ mod tests {
         assert!(is_known(ROOM + 1) && !is_known(ROOM + 2));
     }
 
+    /// The size of a folder says how many there are of a tmpfs alone.
+    #[test]
+    fn room_is_made_for_no_fewer_names_than_are_too_many_wherever_the_folder_is() {
+        let root = tempfile::tempdir().unwrap();
+        for number in 1..MAX_UNITS + ROOM {
+            std::fs::write(root.path().join(format!("a@{number}.service")), "").unwrap();
+        }
+        let (dir, _) = open_folder(root.path()).unwrap();
+        make_room(&dir, |_| false);
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), MAX_UNITS + ROOM - 1);
+    }
+
     #[test]
     fn a_killed_writer_hinders_nobody() {
         let root = tempfile::tempdir().unwrap();

@@ -267,14 +267,17 @@ fn set_alarm(first: Duration, again: Duration) {
     unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
 }
 
-/// Whether we are root, without a system call: execve(2) has left it where getauxval(3) finds it, and nothing in here
-/// changes it.
-pub(crate) fn is_root() -> bool {
+/// Our effective user id, without a system call: execve(2) has left it where getauxval(3) finds it, and nothing in here changes it.
+pub(crate) fn euid() -> Option<u32> {
     nix::errno::Errno::clear();
     // SAFETY: getauxval(3) takes any number, and reads what the C library keeps of the start.
     let euid = unsafe { libc::getauxval(libc::AT_EUID) };
     // What is not there reads as 0 as well, with ENOENT.
-    euid == 0 && nix::errno::Errno::last_raw() == 0
+    u32::try_from(euid).ok().filter(|_| nix::errno::Errno::last_raw() == 0)
+}
+
+pub(crate) fn is_root() -> bool {
+    euid() == Some(0)
 }
 
 /// In the place of the C library's own: host names are never looked up here (nor are users and groups, which

@@ -160,6 +160,18 @@ fn whoever_lets_go_of_its_socket_is_known_by_the_kernels_word() {
     assert!(began.elapsed() < LOOK_AFTER && server.lives());
 }
 
+/// As where others have the socket as well.
+#[test]
+fn whoever_ends_is_known_to_at_once_though_no_end_of_a_socket_is_told() {
+    let server = Judged::one(Role::Listen);
+    let closings = Closings::of(Awaited::default()).unwrap();
+    let ladder = Ladder { patience: SECOND * 10, ..WHOLE };
+    let began = Instant::now();
+    let stopped = server.stop_targets(&server.targets(), Some(&closings), &ladder, |_| ());
+    assert_eq!(stopped, (Count { ended: 1, alive: 0 }, "Te".to_owned()));
+    assert!(began.elapsed() < LOOK_AFTER);
+}
+
 /// On a machine that is busy it can take longer than it gets, but not again and again.
 #[test]
 fn whoever_lets_go_of_its_socket_as_it_ends_is_said_to_have_ended() {

@@ -594,6 +594,7 @@ mod tests {
         ("８０",                    1, "'８' is not plain ASCII"),
         ("8010-8000/tcp",          1, "the range is reversed: 8000-8010"),
         ("1-1025",                 1, "1025 ports: a range has at most 1024"),
+        ("2000-3024",              1, "1025 ports: a range has at most 1024"),
         ("1-65535",                1, "65535 ports: a range has at most 1024"),
         ("8000-",                  6, "missing port"),
         ("80-90-100",              6, "unexpected \"-100\" after the port"),

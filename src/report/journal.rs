@@ -10,7 +10,6 @@ use log::{Level, Record};
 use nix::sys::socket::{SockaddrStorage, UnixAddr, getsockname};
 use rustix::fs::{FileType, FsWord, Mode, fstat, fstatfs};
 use rustix::io::write;
-use rustix::process::geteuid;
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 
 use super::Entry;
@@ -161,7 +160,7 @@ fn is_fifo_of_others(file: BorrowedFd<'_>) -> bool {
     let Ok(status) = fstat(file) else { return false };
     let of_others = || {
         let may_read = Mode::from_raw_mode(status.st_mode).intersects(Mode::RGRP | Mode::ROTH);
-        may_read || status.st_uid != geteuid().as_raw()
+        may_read || Some(status.st_uid) != sys::euid()
     };
     FileType::from_raw_mode(status.st_mode).is_fifo()
         && of_others()
