@@ -276,6 +276,7 @@ pub(crate) fn euid() -> Option<u32> {
     u32::try_from(euid).ok().filter(|_| nix::errno::Errno::last_raw() == 0)
 }
 
+/// See [`euid`].
 pub(crate) fn is_root() -> bool {
     euid() == Some(0)
 }

@@ -523,22 +523,21 @@ impl Place {
             all.retain(is_contested);
             Ok::<_, String>(all)
         };
-        let (waiting, rest): (Vec<_>, Vec<_>) =
-            match sock_diag::listeners(wanted, &Wish { keep: &is_contested, bound_to: &bound_to, interrupt }) {
-                Ok(waiting) => {
-                    let are_explained = are_explained(probed, &waiting);
-                    if are_explained && !others {
-                        return Ok(Tables::new(waiting, fallback));
-                    }
-                    // However many connections the port has, those of its listeners are not kept.
-                    let addresses: Addresses = waiting.iter().collect();
-                    let keep = |socket: &Socket| is_contested(socket) && !(are_explained && addresses.meet(socket));
-                    let rest = sock_diag::others(wanted, &Wish { keep: &keep, bound_to: &bound_to, interrupt })
-                        .or_else(of_proc)?;
-                    (waiting, rest)
+        let wish = Wish { keep: &is_contested, bound_to: &bound_to, interrupt };
+        let (waiting, rest): (Vec<_>, Vec<_>) = match sock_diag::listeners(wanted, &wish) {
+            Ok(waiting) => {
+                let are_explained = are_explained(probed, &waiting);
+                if are_explained && !others {
+                    return Ok(Tables::new(waiting, fallback));
                 }
-                Err(netlink) => of_proc(netlink)?.into_iter().partition(waits),
-            };
+                // However many connections the port has, those of its listeners are not kept.
+                let addresses: Addresses = waiting.iter().collect();
+                let keep = |socket: &Socket| is_contested(socket) && !(are_explained && addresses.meet(socket));
+                let rest = sock_diag::others(wanted, &Wish { keep: &keep, ..wish }).or_else(of_proc)?;
+                (waiting, rest)
+            }
+            Err(netlink) => of_proc(netlink)?.into_iter().partition(waits),
+        };
         let beside = others.then(|| Beside::new(probed, &waiting, rules, interrupt));
         Ok(Tables::new(in_the_way(probed, waiting, rest, beside), fallback))
     }

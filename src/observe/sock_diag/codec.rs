@@ -111,8 +111,8 @@ impl Request<'_> {
             Family::Both => (TCPDIAG_GETSOCK, REQUEST_BYTES, [0, 0], 68, 20),
         };
         let mut bytes = vec![0; length as usize];
-        let filter = attribute(INET_DIAG_REQ_BYTECODE, &one_of(self.bound_to)).filter(|_| !self.bound_to.is_empty());
-        let filter = filter.unwrap_or_default();
+        let program = (!self.bound_to.is_empty()).then(|| one_of(self.bound_to));
+        let filter = program.and_then(|program| attribute(INET_DIAG_REQ_BYTECODE, &program)).unwrap_or_default();
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         put(0, &(length + u32::try_from(filter.len()).unwrap_or(0)).to_ne_bytes());
         put(4, &kind.to_ne_bytes());
