@@ -35,6 +35,8 @@ pub(crate) struct Deadlines {
     aftermath: Option<Instant>,
     /// The same, while a unit is on its way down that has some of it.
     going: Option<Instant>,
+    /// By when waiting for those who hang has to be over; set when it begins after a stop or a wait.
+    hang_until: Option<Instant>,
     /// When stopping has to be over; set when it begins.
     stop_by: Option<Instant>,
     /// Whether a stop was in vain whose time is none of the unit's own.
@@ -52,6 +54,7 @@ impl Deadlines {
             give_up_at: None,
             aftermath: None,
             going: None,
+            hang_until: None,
             stop_by: None,
             was_in_vain: false,
         }
@@ -76,13 +79,17 @@ impl Deadlines {
     /// What was stopped may have taken its time, which is no wait's; and its own processes get theirs to be gone.
     pub(crate) fn stopped(&mut self) {
         self.settled();
-        (self.aftermath, self.going) = (None, None);
+        self.moments_begin_anew();
     }
 
     /// The same where nothing was there any more to stop, which gives nobody another moment: it can be so again and again.
     pub(crate) fn settled(&mut self) {
         self.go_on();
         self.waiting_since = None;
+    }
+
+    fn moments_begin_anew(&mut self) {
+        (self.aftermath, self.going, self.hang_until) = (None, None, None);
     }
 
     fn be_idle(&mut self) {
@@ -100,7 +107,7 @@ impl Deadlines {
     pub(crate) fn wait_for(&mut self, patience: Option<Duration>) -> Option<Duration> {
         self.be_idle();
         self.wait_until = *self.waiting_since.get_or_insert_with(Instant::now) + patience.unwrap_or_default();
-        (self.aftermath, self.going) = (None, None);
+        self.moments_begin_anew();
         let give_up_at = self.give_up_at?;
         if self.may_notify {
             return self.extension(self.wait_left());
@@ -131,6 +138,16 @@ impl Deadlines {
             &mut self.aftermath
         };
         let until = *since.get_or_insert_with(Instant::now) + span;
+        self.left_until(until)
+    }
+
+    /// The same for those who hang, who have cost `lost` of it already when it begins.
+    pub(crate) fn hang_left(&mut self, span: Duration, lost: Duration) -> (Duration, Option<Duration>) {
+        let until = *self.hang_until.get_or_insert_with(|| Instant::now() + span.saturating_sub(lost));
+        self.left_until(until)
+    }
+
+    fn left_until(&mut self, until: Instant) -> (Duration, Option<Duration>) {
         self.be_idle();
         let until = self.give_up_at.filter(|_| !self.may_notify).map_or(until, |give_up_at| until.min(give_up_at));
         let left = until.saturating_duration_since(Instant::now());
@@ -229,6 +246,7 @@ mod tests {
             |deadlines: &mut Deadlines| deadlines.wait_for(None),
             |deadlines: &mut Deadlines| deadlines.aftermath_left(Duration::from_mins(1), true).1,
             |deadlines: &mut Deadlines| deadlines.aftermath_left(Duration::from_mins(1), false).1,
+            |deadlines: &mut Deadlines| deadlines.hang_left(Duration::from_mins(1), Duration::ZERO).1,
         ] {
             let mut deadlines = Deadlines::new();
             let _ = deadlines.ladder(&rules, &look(None));
@@ -357,9 +375,34 @@ mod tests {
         let mut deadlines = Deadlines::new();
         let _ = deadlines.aftermath_left(moment, false);
         deadlines.aftermath = deadlines.aftermath.and_then(|since| since.checked_sub(moment));
+        deadlines.hang_until = Some(Instant::now());
         assert_eq!(deadlines.aftermath_left(moment, false).0, Duration::ZERO);
+        assert_eq!(deadlines.hang_left(moment, Duration::ZERO).0, Duration::ZERO);
         let _ = deadlines.wait_for(Some(moment));
         assert!(!deadlines.aftermath_left(moment, false).0.is_zero());
+        assert!(!deadlines.hang_left(moment, Duration::ZERO).0.is_zero());
+    }
+
+    #[test]
+    fn whoever_hangs_has_what_the_looks_at_them_have_left_once_until_something_is_stopped() {
+        let seconds = Duration::from_secs;
+        let mut deadlines = Deadlines::new();
+        let left = deadlines.hang_left(seconds(20), seconds(5)).0;
+        assert!(left > seconds(14) && left <= seconds(15), "{left:?}");
+        deadlines.hang_until = deadlines.hang_until.and_then(|until| until.checked_sub(seconds(6)));
+        deadlines.settled();
+        // What it has cost since is of the same time.
+        let left = deadlines.hang_left(seconds(20), seconds(18)).0;
+        assert!(left > seconds(8) && left <= seconds(9), "{left:?}");
+        deadlines.stopped();
+        assert_eq!(deadlines.hang_left(seconds(5), seconds(6)).0, Duration::ZERO);
+        deadlines.stopped();
+        // It does not outlive the start, but where systemd listens, and is asked for that time.
+        deadlines.know(&look(Some(seconds(2))), Path::new("/run"));
+        assert!(deadlines.hang_left(seconds(20), Duration::ZERO).0 <= seconds(2));
+        deadlines.may_notify = true;
+        let (left, extend) = deadlines.hang_left(seconds(20), Duration::ZERO);
+        assert!(left > seconds(19) && extend == Some(left + Budget::GRACE), "{left:?} {extend:?}");
     }
 
     #[test]

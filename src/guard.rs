@@ -33,7 +33,8 @@ const MAX_STOPS: usize = 8;
 const LONG: Duration = Duration::from_secs(1);
 const TO_THE_END: &str = "looking for all who may have the port, in all open files of all processes,";
 
-/// How long who hangs may keep a start from being refused, with the look that has shown it. Nothing wakes whoever waits for that.
+/// How long those who hang may keep a start from being refused, with what the looks at them have lost to them. Nothing wakes
+/// whoever waits for that.
 const WHO_HANGS: Duration = Duration::from_millis(1750);
 const BETWEEN_TWO_GLANCES: Duration = Duration::from_millis(20);
 
@@ -69,7 +70,6 @@ pub fn run(args: &Cli, place: &Place, policies: &policy::Roots, report: &mut Rep
         wait: Wait::default(),
         least: Thorough::IfNobodyFound,
         has_looked_long: false,
-        hang_until: None,
         told: BTreeSet::new(),
     };
     let mut outcome = guard.run();
@@ -119,8 +119,6 @@ struct Guard<'a> {
     least: Thorough,
     /// Whether all processes were looked at once until somebody was found.
     has_looked_long: bool,
-    /// By when it is refused for those who hang.
-    hang_until: Option<Instant>,
     /// What could not be seen, and what was asked instead of what is asked first, as it was said.
     told: BTreeSet<String>,
 }
@@ -333,19 +331,22 @@ impl Guard<'_> {
         }
     }
 
-    /// Whether nobody hangs any more, where it would be refused for those alone. Waits for that, and says for whom.
+    /// Whether nobody hangs any more, where it would be refused for those alone: then it is looked anew. Waits for that, and says
+    /// for whom.
     fn until_nobody_hangs(&mut self, look: &Look, deadlines: &mut Deadlines) -> Result<bool, ActError> {
-        let until = *self.hang_until.get_or_insert(self.looked + WHO_HANGS);
-        if look.has_passed_over() || Instant::now() >= until {
+        if look.has_passed_over() {
             return Ok(false);
         }
+        let (left, extend) = deadlines.hang_left(WHO_HANGS, word::lost());
+        let until = Instant::now() + left;
         self.tell_of_blind_spots(look, false);
-        deadlines.tell_manager(None, "waiting for a process that hangs");
+        deadlines.tell_manager(extend, "waiting for a process that hangs");
         while word::has_left_any() && Instant::now() < until && !self.interrupt.has_come() {
             self.interrupt.wait_for(&[], BETWEEN_TWO_GLANCES).map_err(ActError::Wait)?;
         }
         self.place.forget_who_was_late();
-        Ok(!word::has_left_any())
+        // Whoever ends us is told of first.
+        Ok(!word::has_left_any() || self.interrupt.has_come())
     }
 
     /// Whether all that is refused may be gone in a moment: what is of units that went down under our eyes, what no process

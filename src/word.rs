@@ -149,11 +149,15 @@ const MOMENTS: Duration = Duration::from_millis(750);
 /// Where less of that is left, no more is tried. What is less and is waited comes of locks that are soon free.
 const MOMENT: Duration = Duration::from_millis(1);
 
+/// What was waited in vain for all that were late.
+pub(crate) fn lost() -> Duration {
+    Duration::from_micros(LOST.load(Ordering::Relaxed))
+}
+
 /// How long the next may take: half of what is left of `all`, so that one that is late leaves some to the others. `spent`: what
 /// else counts. `None` where nothing is left.
 pub(crate) fn patience(all: Duration, spent: Duration) -> Option<Duration> {
-    let lost = Duration::from_micros(LOST.load(Ordering::Relaxed));
-    Some(all.saturating_sub(lost + spent) / 2).filter(|half| *half >= MOMENT)
+    Some(all.saturating_sub(lost() + spent) / 2).filter(|half| *half >= MOMENT)
 }
 
 /// The same for one that is not left out for what others have cost: as long as one that does not hang takes, and more, until

@@ -505,11 +505,13 @@ mod tests {
 
     #[test]
     fn a_backslash_in_a_units_name_is_one_where_toml_has_it_so() {
-        let text = r#"[unit.'a\x2db.service'] [unit."a\\x2dc.service"] [unit."a\x5cx2dd.service"]"#.replace(' ', "\n");
+        let text =
+            r#"[unit.'a\x2db.service'] [unit."a\\x2dc.service"] [unit."a\x5cx2dd.service"] [unit."a\u002de.service"]"#
+                .replace(' ', "\n");
         let (policy, problems) = parse(&text, &Arc::from(Path::new("p")), None);
         assert!(problems.is_empty(), "{problems:?}");
         let names: Vec<&str> = policy.units.keys().map(UnitName::as_str).collect();
-        assert_eq!(names, [r"a\x2db.service", r"a\x2dc.service", r"a\x2dd.service"]);
+        assert_eq!(names, ["a-e.service", r"a\x2db.service", r"a\x2dc.service", r"a\x2dd.service"]);
     }
 
     #[test]

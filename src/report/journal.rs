@@ -155,16 +155,16 @@ fn is_a_clients(file: BorrowedFd<'_>) -> bool {
     }
 }
 
-/// Pipes are of a file system of their own, and have no name.
+/// Pipes are of a file system of their own, and have no name. What cannot be told is a FIFO of others.
 fn is_fifo_of_others(file: BorrowedFd<'_>) -> bool {
-    let Ok(status) = fstat(file) else { return false };
+    let Ok(status) = fstat(file) else { return true };
     let of_others = || {
         let may_read = Mode::from_raw_mode(status.st_mode).intersects(Mode::RGRP | Mode::ROTH);
         may_read || Some(status.st_uid) != sys::euid()
     };
     FileType::from_raw_mode(status.st_mode).is_fifo()
         && of_others()
-        && fstatfs(file).is_ok_and(|system| system.f_type != PIPEFS)
+        && !fstatfs(file).is_ok_and(|system| system.f_type == PIPEFS)
 }
 
 /// `PIPEFS_MAGIC`, Linux `include/uapi/linux/magic.h`.

@@ -174,11 +174,12 @@ fn ask(
         for &port in filters {
             let filtered = port.as_ref().map_or(&ports[..], std::slice::from_ref);
             let each = filtered.iter().map(|&port| (wish.bound_to)(protocol, port));
-            let bound_to: BTreeSet<IpAddr> = each.collect::<Option<Vec<_>>>().into_iter().flatten().flatten().collect();
-            let bound_to: Vec<IpAddr> = bound_to.into_iter().take(MOST_ADDRESSES + 1).collect();
-            let bound_to = if bound_to.len() > MOST_ADDRESSES { &[][..] } else { &bound_to };
+            // One that is wanted at any address is shown with those of all others.
+            let all: BTreeSet<IpAddr> = each.collect::<Option<Vec<_>>>().into_iter().flatten().flatten().collect();
+            let bound_to: Vec<IpAddr> = if all.len() > MOST_ADDRESSES { Vec::new() } else { all.into_iter().collect() };
             for &family in families(protocol) {
-                let request = Request { family, protocol, states: states(protocol), port, at: None, bound_to };
+                let request =
+                    Request { family, protocol, states: states(protocol), port, at: None, bound_to: &bound_to };
                 found.append(&mut asker.dump(request, &ports, wish)?);
             }
         }

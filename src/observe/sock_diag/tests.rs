@@ -355,22 +355,28 @@ fn a_udp_socket_is_found_among_the_waiting_and_with_a_peer_among_the_others() {
 
 type Dumped = fn(&[(Protocol, Port)], &Wish<'_>) -> Result<Vec<Socket>, SockDiagError>;
 
-/// Which of these sockets the kernel shows where they are wanted at these addresses, and so many other ports are asked for.
+/// At which addresses a port is wanted: at any, where there are none.
+type Addresses<'a> = &'a [&'a str];
+
+/// Which of these sockets the kernel shows where they are wanted at these addresses, and so many other ports are asked for at
+/// those of their own.
 fn shown(
     dump: Dumped,
     (protocol, port, more): (Protocol, u16, u16),
-    addresses: &[&str],
+    [addresses, of_others]: [Addresses<'_>; 2],
     own: &[Inode],
 ) -> BTreeSet<IpAddr> {
     let others = (1..=more).map(|number| port.checked_sub(number).unwrap());
     let wanted: Vec<_> = others.chain([port]).map(|port| (protocol, Port::new(port).unwrap())).collect();
     let seen = std::cell::RefCell::default();
-    let addresses: BTreeSet<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
     let keep = |socket: &Socket| {
         let seen: &mut BTreeSet<IpAddr> = &mut seen.borrow_mut();
         own.contains(&socket.inode) && seen.insert(socket.local.ip())
     };
-    let bound_to = |_, _| (!addresses.is_empty()).then(|| addresses.clone());
+    let bound_to = |_, asked: Port| {
+        let addresses = if asked.get() == port { addresses } else { of_others };
+        (!addresses.is_empty()).then(|| addresses.iter().map(|address| address.parse().unwrap()).collect())
+    };
     dump(&wanted, &Wish { keep: &keep, bound_to: &bound_to, interrupt: &Interrupt::default() }).unwrap();
     seen.into_inner()
 }
@@ -401,16 +407,32 @@ fn the_kernel_leaves_out_what_is_bound_elsewhere() {
             [(Protocol::Tcp, tcp.each_ref().map(inode_of)), (Protocol::Udp, udp.each_ref().map(inode_of))];
         // One port, and more than are asked for one by one.
         for ((protocol, own), more) in tcp_and_udp.iter().flat_map(|each| [(each, 0), (each, 20)]) {
-            assert_eq!(shown(listeners, (*protocol, port, more), &addresses, own), expected, "{addresses:?}");
+            let seen = shown(listeners, (*protocol, port, more), [&addresses; 2], own);
+            assert_eq!(seen, expected, "{addresses:?}");
         }
         let own = accepted.each_ref().map(inode_of);
-        assert_eq!(shown(others, (Protocol::Tcp, port, 0), &addresses, &own), expected, "{addresses:?}");
+        for more in [0, 20] {
+            assert_eq!(shown(others, (Protocol::Tcp, port, more), [&addresses; 2], &own), expected, "{addresses:?}");
+        }
+    }
+    // All ports of one dump are told as one: what is wanted of any of them is shown.
+    for (addresses, expected) in [
+        ([&["127.0.0.1"][..], &[]], &everything[..]),
+        ([&[], &["127.0.0.1"]], &everything),
+        ([&["127.0.0.1"], &["127.0.0.2"]], &everything[..2]),
+    ] {
+        let expected: BTreeSet<IpAddr> = expected.iter().map(|address| address.parse().unwrap()).collect();
+        let [of_tcp, of_udp, of_accepted] =
+            [tcp.each_ref().map(inode_of), udp.each_ref().map(inode_of), accepted.each_ref().map(inode_of)];
+        assert_eq!(shown(listeners, (Protocol::Tcp, port, 20), addresses, &of_tcp), expected, "{addresses:?}");
+        assert_eq!(shown(listeners, (Protocol::Udp, port, 20), addresses, &of_udp), expected, "{addresses:?}");
+        assert_eq!(shown(others, (Protocol::Tcp, port, 20), addresses, &of_accepted), expected, "{addresses:?}");
     }
     drop(clients);
     let everywhere = TcpListener::bind("[::]:0").unwrap();
     let port = everywhere.local_addr().unwrap().port();
     for (addresses, is_shown) in [(&["127.0.0.1", "0.0.0.0", "::"][..], true), (&["127.0.0.1", "0.0.0.0"], false)] {
-        let seen = shown(listeners, (Protocol::Tcp, port, 0), addresses, &[inode_of(&everywhere)]);
+        let seen = shown(listeners, (Protocol::Tcp, port, 0), [addresses, &[]], &[inode_of(&everywhere)]);
         assert_eq!(!seen.is_empty(), is_shown, "{addresses:?}");
     }
 }

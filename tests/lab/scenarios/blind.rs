@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::faults::{assert_in_time, file_hangs_who_closes_it, hang_no_more, processes_hang};
+use super::holders::{assert_called_off, start_until};
 use super::sockets::activated_app;
 use super::{
     APP, SOON, app_service, assert_names, assert_nobody_signalled, finding, message, policy, while_systemd_is_silent,
@@ -130,6 +131,15 @@ pub(super) fn own_socket_unit_beside_somebody_who_hangs_is_refused_if_the_policy
     let verdict = finding(m, APP, &[("VERDICT", "not-permitted"), ("EXIT_STATUS", "77")]);
     assert_names(message(&verdict), &["8080/tcp could not be checked"]);
     assert_in_time(m);
+
+    m.when("it is started anew, and stopped while it is waited for who hangs");
+    m.ok(&format!("systemctl reset-failed {APP}"));
+    m.forget_journal();
+    start_until(m, "start", "could not be listed in time");
+
+    m.then("it is over at once, that is what is said, and nobody was refused");
+    assert_called_off(m, &[]);
+    assert!(m.entries(APP).iter().all(|entry| !entry.contains_key("PORTGUARD_ACTION")), "{:?}", m.journal(APP));
 
     m.when("it is started once nobody hangs any more");
     hang_no_more(m);

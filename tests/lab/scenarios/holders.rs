@@ -529,13 +529,13 @@ pub(super) fn wait_goes_on_where_systemd_gives_more_time(m: &Machine) {
 }
 
 /// Starts app.service, and waits until portguard has said this.
-fn start_until(m: &Machine, verb: &str, said: &str) {
+pub(super) fn start_until(m: &Machine, verb: &str, said: &str) {
     m.ok(&format!("systemctl {verb} --no-block {APP}"));
     m.wait_until(&format!("portguard says: {said}"), SOON, || m.journal(APP).contains(said));
 }
 
 /// Calls the start off. It is over at once, and the last line says that it was, and this.
-fn assert_called_off(m: &Machine, words: &[&str]) {
+pub(super) fn assert_called_off(m: &Machine, words: &[&str]) {
     let begin = Instant::now();
     m.stop(APP);
     assert!(begin.elapsed() < BOUND, "it took {:?}", begin.elapsed());
