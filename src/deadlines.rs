@@ -35,8 +35,8 @@ pub(crate) struct Deadlines {
     aftermath: Option<Instant>,
     /// The same, while a unit is on its way down that has some of it.
     going: Option<Instant>,
-    /// By when waiting for those who hang has to be over; set when it begins after a stop or a wait.
-    hang_until: Option<Instant>,
+    /// How long it was waited for those who hang.
+    hung: Duration,
     /// When stopping has to be over; set when it begins.
     stop_by: Option<Instant>,
     /// Whether a stop was in vain whose time is none of the unit's own.
@@ -54,7 +54,7 @@ impl Deadlines {
             give_up_at: None,
             aftermath: None,
             going: None,
-            hang_until: None,
+            hung: Duration::ZERO,
             stop_by: None,
             was_in_vain: false,
         }
@@ -79,17 +79,13 @@ impl Deadlines {
     /// What was stopped may have taken its time, which is no wait's; and its own processes get theirs to be gone.
     pub(crate) fn stopped(&mut self) {
         self.settled();
-        self.moments_begin_anew();
+        (self.aftermath, self.going) = (None, None);
     }
 
     /// The same where nothing was there any more to stop, which gives nobody another moment: it can be so again and again.
     pub(crate) fn settled(&mut self) {
         self.go_on();
         self.waiting_since = None;
-    }
-
-    fn moments_begin_anew(&mut self) {
-        (self.aftermath, self.going, self.hang_until) = (None, None, None);
     }
 
     fn be_idle(&mut self) {
@@ -107,7 +103,7 @@ impl Deadlines {
     pub(crate) fn wait_for(&mut self, patience: Option<Duration>) -> Option<Duration> {
         self.be_idle();
         self.wait_until = *self.waiting_since.get_or_insert_with(Instant::now) + patience.unwrap_or_default();
-        self.moments_begin_anew();
+        (self.aftermath, self.going) = (None, None);
         let give_up_at = self.give_up_at?;
         if self.may_notify {
             return self.extension(self.wait_left());
@@ -141,10 +137,14 @@ impl Deadlines {
         self.left_until(until)
     }
 
-    /// The same for those who hang, who have cost `lost` of it already when it begins.
+    /// The same of so long for those who hang, in all of a run: the looks have `lost` some of it to them.
     pub(crate) fn hang_left(&mut self, span: Duration, lost: Duration) -> (Duration, Option<Duration>) {
-        let until = *self.hang_until.get_or_insert_with(|| Instant::now() + span.saturating_sub(lost));
-        self.left_until(until)
+        self.left_until(Instant::now() + span.saturating_sub(lost + self.hung))
+    }
+
+    /// It was waited for them.
+    pub(crate) fn hung_for(&mut self, waited: Duration) {
+        self.hung += waited;
     }
 
     fn left_until(&mut self, until: Instant) -> (Duration, Option<Duration>) {
@@ -375,34 +375,31 @@ mod tests {
         let mut deadlines = Deadlines::new();
         let _ = deadlines.aftermath_left(moment, false);
         deadlines.aftermath = deadlines.aftermath.and_then(|since| since.checked_sub(moment));
-        deadlines.hang_until = Some(Instant::now());
         assert_eq!(deadlines.aftermath_left(moment, false).0, Duration::ZERO);
-        assert_eq!(deadlines.hang_left(moment, Duration::ZERO).0, Duration::ZERO);
         let _ = deadlines.wait_for(Some(moment));
         assert!(!deadlines.aftermath_left(moment, false).0.is_zero());
-        assert!(!deadlines.hang_left(moment, Duration::ZERO).0.is_zero());
     }
 
     #[test]
-    fn whoever_hangs_has_what_the_looks_at_them_have_left_once_until_something_is_stopped() {
+    fn those_who_hang_have_so_long_in_all_with_what_the_looks_have_lost() {
         let seconds = Duration::from_secs;
         let mut deadlines = Deadlines::new();
         let left = deadlines.hang_left(seconds(20), seconds(5)).0;
         assert!(left > seconds(14) && left <= seconds(15), "{left:?}");
-        deadlines.hang_until = deadlines.hang_until.and_then(|until| until.checked_sub(seconds(6)));
-        deadlines.settled();
-        // What it has cost since is of the same time.
-        let left = deadlines.hang_left(seconds(20), seconds(18)).0;
-        assert!(left > seconds(8) && left <= seconds(9), "{left:?}");
+        deadlines.hung_for(seconds(6));
+        deadlines.hung_for(seconds(1));
+        // Neither a stop nor a wait gives it anew.
         deadlines.stopped();
-        assert_eq!(deadlines.hang_left(seconds(5), seconds(6)).0, Duration::ZERO);
-        deadlines.stopped();
+        let _ = deadlines.wait_for(Some(seconds(1)));
+        let left = deadlines.hang_left(seconds(20), seconds(7)).0;
+        assert!(left > seconds(5) && left <= seconds(6), "{left:?}");
+        assert_eq!(deadlines.hang_left(seconds(20), seconds(14)).0, Duration::ZERO);
         // It does not outlive the start, but where systemd listens, and is asked for that time.
         deadlines.know(&look(Some(seconds(2))), Path::new("/run"));
         assert!(deadlines.hang_left(seconds(20), Duration::ZERO).0 <= seconds(2));
         deadlines.may_notify = true;
         let (left, extend) = deadlines.hang_left(seconds(20), Duration::ZERO);
-        assert!(left > seconds(19) && extend == Some(left + Budget::GRACE), "{left:?} {extend:?}");
+        assert!(left > seconds(12) && extend == Some(left + Budget::GRACE), "{left:?} {extend:?}");
     }
 
     #[test]

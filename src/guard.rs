@@ -33,9 +33,9 @@ const MAX_STOPS: usize = 8;
 const LONG: Duration = Duration::from_secs(1);
 const TO_THE_END: &str = "looking for all who may have the port, in all open files of all processes,";
 
-/// How long those who hang may keep a start from being refused, with what the looks at them have lost to them. Nothing wakes
-/// whoever waits for that.
-const WHO_HANGS: Duration = Duration::from_millis(1750);
+/// How long those who hang may keep a start from being refused, all together, with what all looks have lost to such. Nothing
+/// wakes whoever waits for that.
+const WHO_HANGS: Duration = Duration::from_millis(1500);
 const BETWEEN_TWO_GLANCES: Duration = Duration::from_millis(20);
 
 /// How long that gets which may be gone in a moment. systemd does not wait for all that it has killed.
@@ -338,12 +338,16 @@ impl Guard<'_> {
             return Ok(false);
         }
         let (left, extend) = deadlines.hang_left(WHO_HANGS, word::lost());
-        let until = Instant::now() + left;
+        if left.is_zero() {
+            return Ok(false);
+        }
         self.tell_of_blind_spots(look, false);
         deadlines.tell_manager(extend, "waiting for a process that hangs");
-        while word::has_left_any() && Instant::now() < until && !self.interrupt.has_come() {
+        let began = Instant::now();
+        while word::has_left_any() && began.elapsed() < left && !self.interrupt.has_come() {
             self.interrupt.wait_for(&[], BETWEEN_TWO_GLANCES).map_err(ActError::Wait)?;
         }
+        deadlines.hung_for(began.elapsed());
         self.place.forget_who_was_late();
         // Whoever ends us is told of first.
         Ok(!word::has_left_any() || self.interrupt.has_come())

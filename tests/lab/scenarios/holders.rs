@@ -535,7 +535,7 @@ pub(super) fn start_until(m: &Machine, verb: &str, said: &str) {
 }
 
 /// Calls the start off. It is over at once, and the last line says that it was, and this.
-pub(super) fn assert_called_off(m: &Machine, words: &[&str]) {
+fn assert_called_off(m: &Machine, words: &[&str]) {
     let begin = Instant::now();
     m.stop(APP);
     assert!(begin.elapsed() < BOUND, "it took {:?}", begin.elapsed());
