@@ -681,9 +681,12 @@ pub(super) fn two_hundred_starts_at_once_are_all_up(m: &Machine) {
     for port in 10_000..10_000 + MANY {
         write!(all, "many@{port}.service ").expect("a String takes everything");
     }
-    let begin = Instant::now();
-    m.ok(&format!("systemctl start {all}"));
-    let with_free_ports = begin.elapsed();
+    let with_free_ports = || {
+        let begin = Instant::now();
+        m.ok(&format!("systemctl start {all}"));
+        begin.elapsed()
+    };
+    let before = with_free_ports();
     m.ok(&format!("systemctl stop {all}"));
     let listening = || m.ok("ss -Hltn 'sport >= :10000 and sport < :10200'").lines().count();
     assert_eq!(listening(), MANY, "not all have left something");
@@ -696,9 +699,12 @@ pub(super) fn two_hundred_starts_at_once_are_all_up(m: &Machine) {
     let up = || m.ok("systemctl list-units --state=active 'many@*' --no-legend").lines().count() == MANY;
     m.wait_until("all are up", Duration::from_mins(2), up);
     let took = begin.elapsed();
-    // Four such machines share the cores with whatever else is tested.
-    assert!(took < 3 * with_free_ports + BOUND, "{took:?}, and {with_free_ports:?} with free ports");
     assert_eq!(listening(), MANY);
     let freed = m.ok("journalctl --sync; journalctl -o cat PORTGUARD_VERDICT=freed").lines().count();
     assert_eq!(freed, MANY);
+    // Such machines share the cores with whatever else is tested, which may be more now than it was at first.
+    m.ok(&format!("systemctl stop {all}; kill $(pgrep -x perl)"));
+    m.wait_until("all ports are free", SOON, || listening() == 0);
+    let after = with_free_ports();
+    assert!(took < 3 * before.max(after) + BOUND, "{took:?}; {before:?} and {after:?} with free ports");
 }
