@@ -294,9 +294,7 @@ impl Host {
             table.add(&Row::ratio("  killport / portguard", &times, &ours, Bound::None));
         }
         table.add(&Row::size("peak memory of portguard", portguard.peak_rss()?, Bound::AtMost(8.0)));
-        let calls_now = system_calls(&portguard)?;
-        table.add(&no_more("system calls, as on the small host", &calls, &calls_now));
-        Table::note(&growing(&calls, &calls_now));
+        no_more(table, "system calls, as on the small host", &calls, &system_calls(&portguard)?);
         self.other_holders(table, &load)?;
         self.moved_holders(table, &load)?;
         if is_growth_wanted()? {
@@ -353,13 +351,9 @@ impl Host {
         {
             let holder = Holder::bind_udp(PORT, &birth)?;
             self.move_away(&holder, &birth)?;
-            let calls = self.walk(
-                table,
-                &format!("The same with UDP, for which all are looked at: {what}"),
-                ("udp", PORT),
-                &holder,
-            )?;
-            table.add(&files_looked_at(&calls));
+            let title = format!("The same with UDP, for which all are looked at: {what}");
+            let portguard = self.walk(table, &title, ("udp", PORT), &holder)?;
+            table.add(&files_looked_at(&counted_calls(&portguard)?));
         }
         load.move_to(&birth)?;
         let holder = Holder::listen(PORT + 6, &birth)?;
@@ -374,14 +368,14 @@ impl Host {
         fs::remove_dir(birth).map_err(|error| format!("{}: {error}", birth.display()))
     }
 
-    /// The calls that it takes.
+    /// What was run.
     fn walk(
         &self,
         table: &mut Table,
         title: &str,
         (protocol, port): (&str, u16),
         holder: &Holder,
-    ) -> Result<BTreeMap<String, u64>, String> {
+    ) -> Result<Contender, String> {
         table.section(title);
         let portguard = dry_run(&self.guard, &format!("{port}/{protocol}"), holder);
         let fuser = fuser(protocol, port, holder.pid());
@@ -394,7 +388,7 @@ impl Host {
             Ok(vec![Row::time("portguard", ours, None), Row::time(fuser.name, theirs, None), ratio])
         })?;
         table.add(&Row::size("peak memory of portguard", portguard.peak_rss()?, Bound::AtMost(8.0)));
-        counted_calls(&portguard)
+        Ok(portguard)
     }
 }
 
@@ -552,9 +546,7 @@ fn grow(table: &mut Table, load: &mut Load, at_home: &Contender, elsewhere: &Con
     for times in [2, 4, MOST] {
         load.set(times * FULL)?;
         Table::note(&format!("{}; {} MiB of memory are left", Load::counted(), header::available_mib()));
-        let calls_now = system_calls(at_home)?;
-        table.add(&no_more("system calls, holder in the socket's cgroup", &calls[0], &calls_now));
-        Table::note(&growing(&calls[0], &calls_now));
+        no_more(table, "system calls, holder in the socket's cgroup", &calls[0], &system_calls(at_home)?);
         let [now] = race([elsewhere], FEW_AND_SLOW)?;
         table.add(&Row::time("holder elsewhere", &now, None));
         table.add(&Row::ratio(&format!("  {times} x / full host"), &now, &away, Bound::None));
@@ -603,11 +595,12 @@ fn counted_calls(contender: &Contender) -> Result<BTreeMap<String, u64>, String>
 /// By how much the system calls of one thing may differ from run to run.
 const FEW_CALLS: u64 = 20;
 
-/// All system calls, which a larger load must not make more.
-fn no_more(what: &str, before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> Row {
-    let [before, now] = [before, now].map(|calls| calls.values().sum::<u64>());
+/// All system calls, which a larger load must not make more, and those that grow.
+fn no_more(table: &mut Table, what: &str, calls_before: &BTreeMap<String, u64>, calls_now: &BTreeMap<String, u64>) {
+    let [before, now] = [calls_before, calls_now].map(|calls| calls.values().sum::<u64>());
     let most = u32::try_from(before + FEW_CALLS).map_or(Bound::AtMost(0.0), |most| Bound::AtMost(most.into()));
-    Row::count(what, now, most, "")
+    table.add(&Row::count(what, now, most, ""));
+    Table::note(&growing(calls_before, calls_now));
 }
 
 /// Who is not found within half a second is looked for anew, in another order, until somebody is, and the others are left out then:

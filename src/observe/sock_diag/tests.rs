@@ -390,6 +390,8 @@ fn the_kernel_leaves_out_what_is_bound_elsewhere() {
     let udp = everything.map(|address| UdpSocket::bind(at(address)).unwrap());
     let clients = everything.map(|address| TcpStream::connect(at(address)).unwrap());
     let accepted = tcp.each_ref().map(|listener| listener.accept().unwrap().0);
+    let tcp_and_udp = [(Protocol::Tcp, tcp.each_ref().map(inode_of)), (Protocol::Udp, udp.each_ref().map(inode_of))];
+    let accepted = accepted.each_ref().map(inode_of);
     let many: Vec<String> = (0..=MOST_ADDRESSES).map(|number| format!("127.1.0.{number}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let rows: [(Vec<&str>, &[&str]); 8] = [
@@ -405,16 +407,14 @@ fn the_kernel_leaves_out_what_is_bound_elsewhere() {
     ];
     for (addresses, expected) in rows {
         let expected: BTreeSet<IpAddr> = expected.iter().map(|address| address.parse().unwrap()).collect();
-        let tcp_and_udp =
-            [(Protocol::Tcp, tcp.each_ref().map(inode_of)), (Protocol::Udp, udp.each_ref().map(inode_of))];
         // One port, and more than are asked for one by one.
         for ((protocol, own), more) in tcp_and_udp.iter().flat_map(|each| [(each, 0), (each, 20)]) {
             let seen = shown(listeners, (*protocol, port, more), [&addresses; 2], own);
             assert_eq!(seen, expected, "{addresses:?}");
         }
-        let own = accepted.each_ref().map(inode_of);
         for more in [0, 20] {
-            assert_eq!(shown(others, (Protocol::Tcp, port, more), [&addresses; 2], &own), expected, "{addresses:?}");
+            let seen = shown(others, (Protocol::Tcp, port, more), [&addresses; 2], &accepted);
+            assert_eq!(seen, expected, "{addresses:?}");
         }
     }
     // All ports of one dump are told as one: what is wanted of any of them is shown.
@@ -424,11 +424,10 @@ fn the_kernel_leaves_out_what_is_bound_elsewhere() {
         ([&["127.0.0.1"], &["127.0.0.2"]], &everything[..2]),
     ] {
         let expected: BTreeSet<IpAddr> = expected.iter().map(|address| address.parse().unwrap()).collect();
-        let [of_tcp, of_udp, of_accepted] =
-            [tcp.each_ref().map(inode_of), udp.each_ref().map(inode_of), accepted.each_ref().map(inode_of)];
-        assert_eq!(shown(listeners, (Protocol::Tcp, port, 20), addresses, &of_tcp), expected, "{addresses:?}");
-        assert_eq!(shown(listeners, (Protocol::Udp, port, 20), addresses, &of_udp), expected, "{addresses:?}");
-        assert_eq!(shown(others, (Protocol::Tcp, port, 20), addresses, &of_accepted), expected, "{addresses:?}");
+        for (protocol, own) in &tcp_and_udp {
+            assert_eq!(shown(listeners, (*protocol, port, 20), addresses, own), expected, "{addresses:?}");
+        }
+        assert_eq!(shown(others, (Protocol::Tcp, port, 20), addresses, &accepted), expected, "{addresses:?}");
     }
     drop(clients);
     let everywhere = TcpListener::bind("[::]:0").unwrap();
